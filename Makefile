@@ -1,0 +1,42 @@
+# Two commands: `make repro` runs the pipeline, `make test` checks the code. Both set up .venv from requirements.lock first.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: repro test lint venv bench lock clean help
+
+help:            ## what there is
+	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  +##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+
+repro: $(READY)  ## run whatever of the pipeline has changed
+	dvc repro
+
+test: lint       ## lint, types, tests
+	pytest -n 2 --dist loadfile
+
+lint: $(READY)   ## style and strict types
+	ruff check .
+	ruff format --check .
+	mypy
+
+venv: $(READY)   ## the environment alone
+
+# Lines of the lock that end in "# files only" are packages whose files are read and whose code is never imported.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; try make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	sed '/# files only/d' requirements.lock > $(VENV)/with-dependencies.txt
+	sed -n '/# files only/p' requirements.lock > $(VENV)/files-only.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -r $(VENV)/with-dependencies.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r $(VENV)/files-only.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
+	touch $@
+
+lock: $(READY)   ## write requirements.lock anew from what is installed
+	$(BIN)/python -m tests.lock
+
+clean:           ## remove the environment and scratch files, never data, models or the registry
+	rm -rf $(VENV) .stm .mypy_cache .ruff_cache .pytest_cache

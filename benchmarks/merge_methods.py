@@ -1,0 +1,206 @@
+"""Four LoRA experts to one model on disk: this project's streaming merge against SentenceTransformer.merge from the
+same experts.
+
+usage: python -m benchmarks.merge_methods [--shapes smollm2-135m qwen3-0.6b] [--method linear] [--runs 3] [--output
+FILE]
+
+Each run is a process of its own; its time starts after imports, its peak memory is that of the whole process. The
+other side gets its four full models in memory, made from the adapters, since it takes no adapters; nothing is written
+for it but the result.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "smollm2-135m": {
+        "architecture": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
+        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64, "dtype": "float32",
+    },
+    "qwen3-0.6b": {
+        "architecture": "qwen3", "vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072,
+        "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "dtype": "bfloat16",
+    },
+    "tiny": {
+        "architecture": "llama", "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "dtype": "float32",
+    },
+}  # fmt: skip
+WEIGHTS = {"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1}
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+RANK = 16
+
+
+def prepare(shape: str, folder: Path) -> None:
+    """Write a random base of the shape and four random adapters on all its linear layers."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, AutoModel
+
+    from stm.backbone import assemble, close_with_eos, make_bidirectional
+    from stm.files import write_json
+    from tests.pico import pico_params, pico_tokenizer
+
+    settings = dict(SHAPES[shape])
+    dtype = getattr(torch, settings.pop("dtype"))
+    config = AutoConfig.for_model(
+        settings.pop("architecture"), **settings, pad_token_id=0, bos_token_id=None, eos_token_id=1
+    )
+    torch.manual_seed(0)
+    model = make_bidirectional(AutoModel.from_config(config, dtype=dtype), 0)
+    base = folder / "base"
+    base.mkdir()
+    assemble(model, close_with_eos(pico_tokenizer(), 48), pico_params(dtype=str(dtype).removeprefix("torch.")), base)
+    linear = {n: m.weight.shape for n, m in model.named_modules() if n.rsplit(".", 1)[-1] in TARGETS}
+    for seed, name in enumerate(WEIGHTS):
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {}
+        for module, (rows, columns) in linear.items():
+            key = f"base_model.model.{module}"
+            tensors[f"{key}.lora_A.weight"] = torch.randn((RANK, columns), generator=generator) * 0.02
+            tensors[f"{key}.lora_B.weight"] = torch.randn((rows, RANK), generator=generator) * 0.02
+        (folder / name).mkdir()
+        save_file(tensors, folder / name / "adapter_model.safetensors")
+        settings = {"peft_type": "LORA", "r": RANK, "lora_alpha": 2 * RANK, "base_model_name_or_path": str(base)}
+        write_json(folder / name / "adapter_config.json", settings)
+
+
+def merge_ours(folder: Path, method: str) -> None:
+    """The streaming merge, adapters in, folder out."""
+    from stm.merge.experts import read_experts
+    from stm.merge.materialise import materialise
+    from stm.merge.recipe import Recipe
+
+    experts = read_experts(folder / "base", {name: folder / name for name in WEIGHTS})
+    densities = dict.fromkeys(WEIGHTS, 0.5)
+    materialise(experts, Recipe(method, WEIGHTS, densities), {"query": "", "document": ""}, folder / "ours")
+
+
+def merge_theirs(folder: Path, method: str) -> None:
+    """Full models from the adapters, SentenceTransformer.merge, save."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from stm.deltas import add_adapter, read_adapter
+
+    def load(name: str = "") -> SentenceTransformer:
+        model = SentenceTransformer(str(folder / "base"), device="cpu", model_kwargs={"dtype": "auto"})
+        if name:
+            add_adapter(model, read_adapter(folder / name))
+        return model
+
+    parameters: dict[str, Any] = {"weight": dict(enumerate(WEIGHTS.values()))}
+    if method in ("ties", "dare_linear", "dare_ties"):
+        parameters["density"] = 0.5
+    base = None if method == "linear" else load()
+    torch.manual_seed(0)
+    merged = SentenceTransformer.merge([load(name) for name in WEIGHTS], method, base_model=base, parameters=parameters)
+    merged.save(str(folder / "theirs"))
+
+
+def work(side: str, folder: Path, method: str) -> None:
+    """One run in this process; prints seconds and the peak memory in megabytes as JSON."""
+    import torch
+
+    if side == "ours":
+        import stm.merge.materialise  # noqa: F401 - imports are not what is timed
+    else:
+        import mergekit.merge_methods  # noqa: F401
+        import sentence_transformers  # noqa: F401
+    torch.set_num_threads(2)
+    at_start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    started = time.perf_counter()
+    (merge_ours if side == "ours" else merge_theirs)(folder, method)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    sys.stdout.write(json.dumps({"seconds": seconds, "peak_mb": peak, "imports_mb": at_start}) + "\n")
+
+
+def run_process(*arguments: str) -> dict[str, float]:
+    """One worker process; returns what it printed last."""
+    command = [sys.executable, "-m", "benchmarks.merge_methods", *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    lines = done.stdout.strip().splitlines()
+    return dict(json.loads(lines[-1])) if lines else {}
+
+
+def summarise(runs: list[dict[str, float]]) -> dict[str, Any]:
+    """Median, smallest and largest of each figure."""
+    return {
+        key: {"median": statistics.median(values), "min": min(values), "max": max(values)}
+        for key in runs[0]
+        for values in [[run[key] for run in runs]]
+    }
+
+
+def largest_difference(folder: Path) -> float:
+    """The largest difference between the weights that both sides wrote."""
+    from safetensors.torch import load_file
+
+    ours, theirs = (load_file(folder / side / "model.safetensors") for side in ("ours", "theirs"))
+    return max(float((ours[name].float() - theirs[name].float()).abs().max()) for name in ours)
+
+
+def compare(shape: str, method: str, runs: int) -> dict[str, Any]:
+    """Both sides in turn, `runs` times each, from the same folder."""
+    with tempfile.TemporaryDirectory() as scratch:
+        run_process("--prepare", scratch, "--shapes", shape)
+        found: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": []}
+        for _ in range(runs):
+            for side, results in found.items():
+                results.append(run_process("--worker", side, "--folder", scratch, "--method", method))
+        sides = {side: summarise(results) for side, results in found.items()}
+        difference = largest_difference(Path(scratch)) if not method.startswith("dare") else None
+    ratios = {key: sides["theirs"][key]["median"] / sides["ours"][key]["median"] for key in ("seconds", "peak_mb")}
+    return {
+        "shape": SHAPES[shape],
+        "method": method,
+        "runs": runs,
+        **sides,
+        "theirs_over_ours": ratios,
+        "largest_difference": difference,
+    }
+
+
+def main() -> None:
+    """Run the benchmark, or one of its worker processes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["smollm2-135m", "qwen3-0.6b"])
+    parser.add_argument("--method", default="linear")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--output", default="benchmarks/results/merge_methods.json")
+    parser.add_argument("--worker", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.prepare:
+        prepare(options.shapes[0], Path(options.prepare))
+    elif options.worker:
+        work(options.worker, Path(options.folder), options.method)
+    else:
+        from stm.files import write_json
+        from stm.progress import say
+
+        packages = ("torch", "transformers", "sentence-transformers", "mergekit", "safetensors")
+        machine = {"processor": platform.machine(), "python": platform.python_version(), "system": platform.system()}
+        results = {}
+        for shape in options.shapes:
+            results[shape] = compare(shape, options.method, options.runs)
+            say(f"{shape}: {json.dumps(results[shape]['theirs_over_ours'])} (theirs over ours)")
+        write_json(
+            options.output, {"machine": machine, "versions": {p: version(p) for p in packages}, "results": results}
+        )
+
+
+if __name__ == "__main__":
+    main()

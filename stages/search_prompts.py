@@ -1,0 +1,43 @@
+"""Search the query instruction of one split: models/experts/<split>-ft and data/tasks/dev ->
+data/instructions/searched/<split>.json."""
+
+from pathlib import Path
+
+from stm.encode import Encoder
+from stm.files import write_json
+from stm.llm.client import complete_all
+from stm.llm.server import serve
+from stm.llm.store import AnswerStore
+from stm.models import load_model
+from stm.params.base import load_section
+from stm.params.search_prompts import SearchPromptsParams
+from stm.progress import say
+from stm.prompts import read_prompts, render
+from stm.search_prompts.halves import pick_tasks
+from stm.search_prompts.ledger import Ledger
+from stm.search_prompts.search import search_instruction
+from stm.stage import run_stage
+from stm.tasks import read_tasks
+
+
+def body(split: str) -> None:
+    """Run the stage for one split."""
+    params = load_section("search_prompts", SearchPromptsParams)
+    expert = Path("models/experts") / f"{split}-ft"
+    prompts = read_prompts(expert)
+    dev = read_tasks("data/tasks/dev", "dev")
+    tasks = pick_tasks(dev, params.tasks, params.max_queries, params.max_passages, params.seed)
+    encoder = Encoder(load_model(expert), params.batch_tokens)
+    with AnswerStore() as store, serve(params.endpoint) as endpoint:
+        ledger = Ledger(lambda requests: complete_all(requests, endpoint, store, "write instructions"))
+        found = search_instruction(
+            tasks, prompts.instruction, encoder, lambda text: render(prompts.template, text).query, ledger, params
+        )
+    write_json(Path("reports/search_prompts") / f"{split}.json", {"split": split, **found.report})
+    searched = {"instruction": found.instruction, "pool": found.pool}
+    write_json(Path("data/instructions/searched") / f"{split}.json", searched)
+    say(f"{split}: {found.report['reason']}; instruction: {found.instruction!r}")
+
+
+if __name__ == "__main__":
+    run_stage(body, "split")

@@ -1,0 +1,24 @@
+"""Score every expert on the dev tasks and copy the best variant of each split to models/selected."""
+
+from stm.files import write_json
+from stm.merge.dev import make_dev_set
+from stm.params.base import load_section
+from stm.params.experts import load_experts
+from stm.params.select import SelectParams
+from stm.select import Variant, select_experts
+from stm.stage import run_stage
+from stm.tasks import read_tasks
+
+
+def main() -> None:
+    """Run the stage."""
+    params = load_section("select", SelectParams)
+    variants = [Variant(name, row.split, row.negatives, row.instruction) for name, row in load_experts().items()]
+    tasks = read_tasks("data/tasks/dev", "dev")
+    dev = make_dev_set(tasks, params.tasks, params.max_queries, params.max_passages, params.seed)
+    report = select_experts(variants, "models/experts", dev, "models/selected")
+    write_json("reports/select.json", report)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,25 @@
+"""Train the baseline that merging must beat: one adapter on the rows of all splits together, for as many steps as the
+experts in sum.
+"""
+
+from pathlib import Path
+
+from stm.files import write_json
+from stm.params.base import load_section
+from stm.params.experts import load_splits
+from stm.params.train import TrainParams
+from stm.stage import run_stage
+from stm.train.expert import Share, train_expert
+
+
+def main() -> None:
+    """Run the stage."""
+    splits, params = load_splits(), load_section("train", TrainParams)
+    budget = params.model_copy(update={"max_steps": params.max_steps * len(splits)})
+    shares = [Share(Path(f"data/mined/{s}.parquet"), Path(f"data/instructions/seed/{s}.json")) for s in splits]
+    report = train_expert("models/warm_up", shares, budget, "models/baselines/all", ".stm/train_all", "all")
+    write_json("reports/train_all.json", report)
+
+
+if __name__ == "__main__":
+    run_stage(main)

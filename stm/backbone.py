@@ -1,0 +1,144 @@
+"""A decoder-only language model in, a bidirectional sentence-transformers folder with last-token pooling out.
+
+The attention is declared bidirectional in the config, EOS is appended by the saved tokenizer itself, and only
+safetensors are written, so that every consumer gets the same vectors without code of ours. Knows nothing of training or
+data.
+"""
+
+import importlib.metadata
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from stm.errors import ModelError
+from stm.files import atomic_directory
+from stm.params.backbone import BackboneParams, FolderSource, HubSource, PackageSource
+from stm.progress import say
+from stm.prompts import render, write_prompts
+
+# Families whose bidirectional attention is proven by a test on a pico model of that architecture.
+FAMILIES = ("llama", "qwen3", "gemma", "gemma2", "phi3", "mistral")
+logger = logging.getLogger(__name__)
+
+
+def package_file(package: str, name: str) -> Path:
+    """Return the path of a file inside an installed package, without importing the package."""
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ModelError(
+            f"the package {package!r} is not installed; run `make venv` to install the lock files"
+        ) from error
+    for file in files:
+        if file.name == name:
+            path = Path(str(file.locate()))
+            if path.exists():
+                return path
+    raise ModelError(f"the package {package!r} holds no file {name!r}; reinstall the pinned version with `make venv`")
+
+
+def load_source(source: PackageSource | FolderSource | HubSource) -> tuple[PreTrainedModel, Any]:
+    """Load the decoder (without its language-model head) and its tokenizer, in float32."""
+    extra: dict[str, str] = {}
+    if isinstance(source, PackageSource):
+        path = package_file(source.package, source.file)
+        location, extra["gguf_file"] = str(path.parent), path.name
+    elif isinstance(source, FolderSource):
+        location = source.path
+        if not (Path(location) / "config.json").exists():
+            raise ModelError(f"backbone.source.path {location!r} is no transformers folder: it has no config.json")
+    else:
+        location, extra["revision"] = source.id, source.revision
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **extra)
+        model = AutoModel.from_pretrained(location, dtype=torch.float32, trust_remote_code=False, **extra)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"cannot load the backbone {location!r}: {reason}") from error
+    return model, tokenizer
+
+
+def make_bidirectional(model: PreTrainedModel, layers: int) -> PreTrainedModel:
+    """Keep the first `layers` layers (0: all) and declare bidirectional attention; both config keys are set.
+
+    `is_causal` is what transformers >= 5.2 reads, `use_bidirectional_attention` what Text Embeddings Inference reads.
+    """
+    config = model.config
+    if config.model_type not in FAMILIES:
+        raise ModelError(f"unknown backbone family {config.model_type!r}; known: {', '.join(FAMILIES)}")
+    if layers > config.num_hidden_layers:
+        raise ModelError(f"backbone.layers is {layers}, but the model has {config.num_hidden_layers} layers")
+    if layers:
+        model.layers = model.layers[:layers]
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:layers]
+    config.is_causal = False
+    config.use_bidirectional_attention = True
+    config.use_cache = False
+    # Left by the GGUF reader, although the weights are plain by now; saving refuses while it is there.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model.hf_quantizer = None
+    return model
+
+
+def close_with_eos(tokenizer: Any, max_tokens: int) -> PreTrainedTokenizerFast:
+    """Return a generic fast tokenizer whose own post-processor appends EOS, after truncation too.
+
+    A BOS is kept where the given tokenizer adds one. Padding is on the right; EOS stands in for a missing pad token.
+    """
+    if not tokenizer.is_fast:
+        raise ModelError("the backbone's tokenizer has no tokenizer.json; a fast tokenizer is needed to append EOS")
+    if tokenizer.eos_token is None:
+        raise ModelError("the backbone's tokenizer has no EOS token; last-token pooling needs one")
+    first = tokenizer("a")["input_ids"][:1]
+    bos = tokenizer.bos_token if tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id] else None
+    tokens = [
+        (token, tokenizer.convert_tokens_to_ids(token)) for token in dict.fromkeys([bos, tokenizer.eos_token]) if token
+    ]
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = TemplateProcessing(
+        single=f"{bos + ':0 ' if bos else ''}$A:0 {tokenizer.eos_token}:0", pair=None, special_tokens=tokens
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token,
+        unk_token=tokenizer.unk_token,
+        pad_token=tokenizer.pad_token or tokenizer.eos_token,
+        padding_side="right",
+        model_max_length=max_tokens,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def assemble(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, params: BackboneParams, folder: Path) -> None:
+    """Write the sentence-transformers folder: decoder, last-token pooling, normalisation, prompts."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    transformer = Transformer(str(folder), max_seq_length=params.max_tokens)
+    pooling = Pooling(model.config.hidden_size, pooling_mode="lasttoken")
+    prompts = render(params.query_template, params.instruction, params.passage_prompt)
+    encoder = SentenceTransformer(
+        modules=[transformer, pooling, Normalize()], prompts=prompts.as_model_prompts(), device="cpu"
+    )
+    encoder.save(str(folder), create_model_card=False)
+    write_prompts(prompts, folder)
+
+
+def build_backbone(params: BackboneParams, folder: Path | str) -> None:
+    """Load, cut, declare and save the backbone at `folder`, whole or not at all."""
+    say(f"backbone: loading {params.source.kind} source")
+    model, tokenizer = load_source(params.source)
+    model = make_bidirectional(model, params.layers).to(getattr(torch, params.dtype))
+    with atomic_directory(folder) as scratch:
+        assemble(model, close_with_eos(tokenizer, params.max_tokens), params, scratch)
+    config = model.config
+    say(f"backbone: {config.model_type}, {config.num_hidden_layers} layers, {model.num_parameters():,} parameters")

@@ -1,0 +1,104 @@
+"""BM25 over passages: an exact index that returns the best k per query, and a scorer for texts that no index holds.
+
+Settings, stopwords and stemmer are those of mteb's own baseline `mteb/baseline-bm25s` (revision 0_3_0), so that our
+BM25 figures are its figures. Scores are made query by query: no queries x passages matrix ever exists. Does not know
+what is retrieved for what.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import bm25s
+import numpy as np
+import numpy.typing as npt
+import Stemmer
+
+from stm.errors import DataError
+
+K1, B = 1.5, 0.75
+METHOD = "lucene"
+STOPWORDS = "en"
+Floats = npt.NDArray[np.float32]
+Positions = npt.NDArray[np.int32]
+NOTHING = -1  # fills up rows of `search` where fewer than k passages share a term with the query
+
+
+def tokenize(texts: Sequence[str]) -> list[list[str]]:
+    """Lower-cased words of two and more characters, without English stopwords, stemmed (Snowball English)."""
+    stemmer = Stemmer.Stemmer("english")
+    tokens = bm25s.tokenize(list(texts), stopwords=STOPWORDS, stemmer=stemmer, return_ids=False, show_progress=False)
+    return [list(words) for words in tokens]
+
+
+def top_k(scores_P: Floats, k: int) -> Positions:
+    """Positions of the k best positive scores, best first; equal scores in order of position."""
+    found = np.flatnonzero(scores_P > 0)
+    if len(found) > k:
+        values = scores_P[found]
+        kth = np.partition(values, len(values) - k)[len(values) - k]
+        found = found[values >= kth]  # with all ties of the k-th, so that the cut depends on nothing but scores
+    order = np.argsort(-scores_P[found], kind="stable")[:k]
+    return found[order].astype(np.int32)
+
+
+class Index:
+    """BM25 (Lucene's variant) over P passages, addressed by position."""
+
+    def __init__(self, passages: Sequence[str]) -> None:
+        if not passages:
+            raise DataError("cannot build a BM25 index over no passages; check the corpus")
+        self.size = len(passages)
+        self._bm25 = bm25s.BM25(k1=K1, b=B, method=METHOD)
+        words = tokenize(passages)
+        if not any(words):
+            raise DataError("none of the passages holds a word that BM25 could index; check the corpus")
+        self._bm25.index(words, show_progress=False)
+
+    def score(self, queries: Sequence[str]) -> Iterator[Floats]:
+        """Yield, query by query, the scores of all P passages (`scores_P`, fresh each time)."""
+        for words in tokenize(queries):
+            ids = self._bm25.get_tokens_ids(words)
+            yield self._bm25.get_scores_from_ids(ids) if ids else np.zeros(self.size, np.float32)
+
+    def search(self, queries: Sequence[str], k: int) -> tuple[Positions, Floats]:
+        """Return positions and scores of the best k passages, both [Q, k], best first.
+
+        Passages that share no term with the query are not found; their places hold `NOTHING` (-1) and 0.
+        """
+        positions_QK = np.full((len(queries), k), NOTHING, dtype=np.int32)
+        scores_QK = np.zeros((len(queries), k), dtype=np.float32)
+        for row, scores_P in enumerate(self.score(queries)):
+            best = top_k(scores_P, k)
+            positions_QK[row, : len(best)], scores_QK[row, : len(best)] = best, scores_P[best]
+        return positions_QK, scores_QK
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """Term statistics of a corpus, enough to give any text the score that it would have as one of its passages."""
+
+    size: int
+    mean_length: float
+    frequencies: Counter[str]  # in how many passages a term occurs
+
+    @classmethod
+    def fit(cls, passages: Sequence[str]) -> "Lexicon":
+        """Count terms over passages."""
+        words = tokenize(passages)
+        frequencies: Counter[str] = Counter()
+        for row in words:
+            frequencies.update(set(row))
+        return cls(len(words), max(1.0, sum(map(len, words)) / max(1, len(words))), frequencies)
+
+    def score(self, queries: Sequence[str], passages: Sequence[str]) -> list[float]:
+        """BM25 score of each passage for the query of the same place; the formula of `Index` (Lucene's, bm25s 0.3)."""
+        return [self._score(q, p) for q, p in zip(tokenize(queries), tokenize(passages), strict=True)]
+
+    def _score(self, query: Sequence[str], passage: Sequence[str]) -> float:
+        counts, norm = Counter(passage), K1 * (1 - B + B * len(passage) / self.mean_length)
+        return sum(self._idf(term) * counts[term] / (counts[term] + norm) for term in query if term in counts)
+
+    def _idf(self, term: str) -> float:
+        seen = self.frequencies.get(term, 0)
+        return float(np.log(1 + (self.size - seen + 0.5) / (seen + 0.5)))

@@ -1,0 +1,207 @@
+"""The command line `stm`: try a retriever, check the machine, work on the model registry.
+
+A thin shell: it reads arguments and params, calls one function and shows the result. Heavy libraries are imported
+inside the commands.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from stm.errors import ParamsError
+from stm.stage import guard
+
+if TYPE_CHECKING:
+    from stm.params.promote import PromoteParams
+    from stm.promote.decision import Outcome
+    from stm.promote.registry import Registry
+
+app = typer.Typer(
+    help="Build, try, promote and roll back merged retrievers.", no_args_is_help=True, add_completion=False
+)
+MERGED = Path("models/merged")
+WIDTH_WITHOUT_TERMINAL = 160
+MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
+
+
+def _run(action: Callable[[], None]) -> None:
+    """Run a command's body; a user's error is one line on stderr and exit code 1."""
+    code = guard(action)
+    if code:
+        raise typer.Exit(code)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(width=WIDTH_WITHOUT_TERMINAL, highlight=False)
+
+
+def _params() -> "PromoteParams":
+    from stm.params.base import load_section
+    from stm.params.promote import PromoteParams
+
+    return load_section("promote", PromoteParams)
+
+
+def _registry() -> "Registry":
+    from stm.promote.registry import Registry
+
+    params = _params()
+    return Registry.open(params.tracking_uri, params.registered_model)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    champion: Annotated[
+        bool, typer.Option("--champion", help="Use the registered champion, not models/merged.")
+    ] = False,
+    corpus: Annotated[
+        Path | None, typer.Option(help="A .jsonl file (_id, title, text) or a text file, one passage a line.")
+    ] = None,
+    task: Annotated[str, typer.Option(help="The test task whose corpus is searched; by default a medical one.")] = "",
+    k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="Number of passages.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per passage.")] = False,
+) -> None:
+    """Try the merged retriever on the embedded test corpus or on your own."""
+
+    def body() -> None:
+        from stm.search import champion_folder, read_corpus, read_embedded, search
+
+        model = MERGED
+        if champion:
+            registry = _registry()
+            model = champion_folder(registry.require("champion"), registry.name)
+        passages = read_corpus(corpus) if corpus else read_embedded(task)[1]
+        console = _console()
+        for hit in search(model, passages, query, k):
+            if as_json:
+                typer.echo(json.dumps(asdict(hit), ensure_ascii=False))
+                continue
+            console.print(f"{hit.position:>3}  {hit.score:.3f}  [bold]{escape(hit.passage_id)}[/]  {escape(hit.title)}")
+            console.print(f"            {escape(hit.text[:240])}")
+
+    _run(body)
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine and checkout, say what is missing and what to do; exit with 1 if something essential is."""
+    from stm.doctor import examine
+
+    findings = examine(Path())
+    table = Table("check", "", "found", "next step", box=None)
+    for finding in findings:
+        table.add_row(finding.name, MARKS[finding.state], escape(finding.found), escape(finding.next_step))
+    _console().print(table)
+    missing = [finding.name for finding in findings if finding.state == "missing"]
+    typer.echo(f"missing: {', '.join(missing)}" if missing else "everything needed is here")
+    if missing:
+        raise typer.Exit(1)
+
+
+@app.command()
+def promote(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge only; publish, register and move nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make it the champion in spite of its gates.")] = False,
+    reason: Annotated[str, typer.Option(help="Why; needed with --force and recorded.")] = "",
+) -> None:
+    """Publish the reports and the merged model to MLflow, and make it the champion if the gates let it through."""
+
+    def body() -> None:
+        from stm.promote.actor import current_actor
+        from stm.promote.promotion import preview, promote
+
+        if force != bool(reason.strip()):
+            raise ParamsError(
+                '--force and --reason go together: stm promote --force --reason "why the gates are wrong here"'
+            )
+        params = _params()
+        if dry_run:
+            _show(preview(params, force=reason.strip()))
+        else:
+            _show(promote(params, current_actor(), force=reason.strip()))
+
+    _run(body)
+
+
+def _show(outcome: "Outcome") -> None:
+    table = Table("gate", "", "detail", box=None)
+    for verdict in outcome.verdicts:
+        mark = "[green]passed[/]" if verdict.passed else ("[red]missed[/]" if verdict.required else "[yellow]noted[/]")
+        table.add_row(escape(verdict.name), mark, escape(verdict.detail))
+    _console().print(table)
+    typer.echo(outcome.line())
+
+
+@app.command()
+def rollback(
+    version: Annotated[int | None, typer.Argument(help="An earlier champion; by default the previous one.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; recorded in the history.")] = "no reason given",
+    other_backbone: Annotated[
+        bool, typer.Option("--other-backbone", help="Allow a version whose vectors need rebuilt indexes.")
+    ] = False,
+) -> None:
+    """Make an earlier champion the champion again."""
+
+    def body() -> None:
+        from stm.promote.actor import current_actor
+        from stm.promote.history import roll_back
+        from stm.promote.promotion import only_one
+
+        registry = _registry()
+        with only_one(Path()):
+            entry = roll_back(registry, version, current_actor(), reason, other_backbone=other_backbone)
+        typer.echo(f"version {entry.version} is the champion again (before: version {entry.previous})")
+
+    _run(body)
+
+
+@app.command()
+def models(
+    history: Annotated[bool, typer.Option("--history", help="Show who moved the champion, when and why.")] = False,
+) -> None:
+    """List the registered versions with aliases, scores and dates."""
+
+    def body() -> None:
+        from stm.promote.history import read_history
+
+        registry = _registry()
+        if history:
+            table = Table("what", "version", "before", "when", "who", "why", box=None)
+            for entry in read_history(registry):
+                table.add_row(
+                    entry.kind,
+                    str(entry.version),
+                    str(entry.previous or "-"),
+                    entry.when,
+                    escape(entry.who),
+                    escape(entry.why),
+                )
+        else:
+            table = Table(
+                "version", "alias", "nDCG@10", "medical", "general", "method", "decision", "git", "created", box=None
+            )
+            for item in registry.versions():
+                tags = item.tags
+                scores = [tags.get(f"ndcg_at_10.{name}", "-")[:5] for name in ("all", "medical", "general")]
+                git = tags.get("git.revision", "-")[:8] + ("*" if tags.get("git.dirty") == "true" else "")
+                created = item.created.strftime("%Y-%m-%d %H:%M")
+                method, decision = tags.get("merge.method", "-"), tags.get("decision", "-")
+                table.add_row(
+                    str(item.number), ", ".join(item.aliases), *scores, escape(method), decision, git, created
+                )
+        _console().print(table)
+
+    _run(body)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,77 @@
+"""Tasks and benchmarks of mteb by name, loaded from the hub or its local cache.
+
+Returns task objects; a task that cannot be loaded is for the caller to name as not run. Where the hub does not
+answer, the hub client is put into offline mode, so that cached tasks still run and missing ones fail at once.
+"""
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+from urllib.parse import urlparse
+
+import datasets.config
+import huggingface_hub.constants
+import mteb
+from mteb.abstasks.retrieval import AbsTaskRetrieval
+
+from stm.errors import ParamsError
+from stm.tasks import Domain
+
+PROBE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class NamedTask:
+    """A task of mteb and the average that it belongs to."""
+
+    task: AbsTaskRetrieval
+    domain: Domain
+
+
+def is_hub_reachable(seconds: float = PROBE_SECONDS) -> bool:
+    """Say whether the hub's host accepts a connection; a proxy in the environment is taken at its word."""
+    if any(proxy in os.environ for proxy in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    address = urlparse(huggingface_hub.constants.ENDPOINT)
+    try:
+        with socket.create_connection((address.hostname or "", address.port or 443), timeout=seconds):
+            return True
+    except OSError:
+        return False
+
+
+def go_offline() -> None:
+    """Make the hub client use its cache only."""
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    datasets.config.HF_HUB_OFFLINE = True
+
+
+def _domain(task: AbsTaskRetrieval) -> Domain:
+    return "medical" if "Medical" in (task.metadata.domains or []) else "general"
+
+
+def find_task(name: str, subsets: Sequence[str] = (), splits: Sequence[str] = (), domain: str = "") -> NamedTask:
+    """Return the mteb task of that name; `ParamsError` if there is none, it is no retrieval task, or lacks a
+    subset.
+    """
+    try:
+        task = mteb.get_task(name, hf_subsets=list(subsets) or None, eval_splits=list(splits) or None)
+    except (KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ParamsError(f"evaluate.hub_tasks: mteb cannot give the task {name!r}: {reason}") from error
+    if not isinstance(task, AbsTaskRetrieval):
+        raise ParamsError(f"evaluate.hub_tasks: {name!r} is a {task.metadata.type} task; only retrieval tasks run here")
+    return NamedTask(task, cast(Domain, domain) if domain else _domain(task))
+
+
+def find_benchmark(name: str) -> list[NamedTask]:
+    """Return the retrieval tasks of an mteb benchmark in its order; `ParamsError` if there is none of that name."""
+    try:
+        benchmark = mteb.get_benchmark(name)
+    except (KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ParamsError(f"evaluate.benchmarks: mteb has no benchmark {name!r}: {reason}") from error
+    tasks = [task for task in benchmark.tasks if isinstance(task, AbsTaskRetrieval)]
+    return [NamedTask(task, _domain(task)) for task in tasks]

@@ -1,0 +1,73 @@
+"""Dense retrievers as models that mteb runs.
+
+The prompts are passed explicitly, the model's own, and never mteb's per-task prompts. Does not know where a model
+comes from.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from mteb.models.model_meta import ModelMeta
+from mteb.types import PromptType
+
+from stm.errors import DataError
+
+Floats = npt.NDArray[np.float32]
+
+
+class TextEncoder(Protocol):
+    """Whatever turns texts into vectors, such as `stm.encode.Encoder`."""
+
+    def encode(self, texts: Sequence[str], prompt: str = "", description: str = "encode") -> Floats:
+        """Return float32 unit rows [N, D] in the order of `texts`, each text after `prompt`."""
+        ...
+
+
+def model_meta(name: str, revision: str) -> ModelMeta:
+    """Return what mteb wants to know of a model; its name in mteb is `stm/<name>`."""
+    return ModelMeta.create_empty({"name": f"stm/{name}", "revision": revision})
+
+
+class DenseModel:
+    """An `mteb` EncoderProtocol around a text encoder and the prompts of its model.
+
+    `prompts` has the keys "query" and "document". A vector that is not finite is a `DataError`, never a low score.
+    """
+
+    def __init__(self, encoder: TextEncoder, prompts: Mapping[str, str | None], name: str, revision: str) -> None:
+        self._encoder = encoder
+        self._prompts = {key: prompts.get(key) or "" for key in ("query", "document")}
+        self._name = name
+        self.mteb_model_meta = model_meta(name, revision)
+
+    def encode(
+        self,
+        inputs: Iterable[Mapping[str, Any]],
+        *,
+        task_metadata: Any,
+        prompt_type: PromptType | None = None,
+        **_: Any,
+    ) -> Floats:
+        """Encode all texts of a data loader at once, so that batches of similar length can be formed."""
+        texts = [text for batch in inputs for text in batch["text"]]
+        side = "query" if prompt_type == PromptType.query else "document"
+        plural = "queries" if side == "query" else "passages"
+        vectors = self._encoder.encode(texts, self._prompts[side], f"{task_metadata.name}: {plural}")
+        broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(broken):
+            raise DataError(
+                f"model {self._name!r} gives NaN or infinity for {len(broken)} of {len(texts)} {plural} of "
+                f"{task_metadata.name!r}, first for {texts[broken[0]][:60]!r}; its weights are broken"
+            )
+        return vectors
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        """Cosine of unit rows: [N, D] and [M, D] to [N, M]."""
+        return torch.as_tensor(embeddings1) @ torch.as_tensor(embeddings2).T
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        """Cosine of unit rows, row by row: [N, D] and [N, D] to [N]."""
+        return (torch.as_tensor(embeddings1) * torch.as_tensor(embeddings2)).sum(dim=-1)

@@ -1,0 +1,131 @@
+"""One model's evaluation over all tasks, as the plain data that the report reads.
+
+Runs the local tasks, which are the pipeline's own, and beside them tasks of the hub; the two are never averaged
+together. Does not know what kind of model it runs.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mteb.results import TaskResult
+
+from stm.errors import DataError
+from stm.evaluate.run import MissingTaskError, TaskScores, run_task
+from stm.evaluate.tasks import SPLIT, SUBSET, LocalTask
+from stm.files import atomic_directory, read_json, sha256_text, sha256_tree, write_text
+from stm.progress import say
+from stm.tasks import Task, read_task
+
+METRICS = ("ndcg_at_10", "recall_at_10")
+LIBRARIES = ("mteb", "torch", "transformers", "sentence-transformers", "peft", "numpy", "bm25s")
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+@dataclass
+class Evaluation:
+    """What one model scored: rows per task (local and of the hub), tasks that could not run, and mteb's own
+    results.
+    """
+
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    hub_tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    not_run: dict[str, str] = field(default_factory=dict)
+    results: dict[str, TaskResult] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return scores and averages as plain data."""
+        hub = {"tasks": self.hub_tasks, "averages": average_tasks(self.hub_tasks), "not_run": self.not_run}
+        return {"tasks": self.tasks, "averages": average_tasks(self.tasks), "hub": hub}
+
+
+def average_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return the unweighted means over tasks: of each domain that has any, and of "all"."""
+    averages = {}
+    for scope in ("medical", "general", "all"):
+        rows = [row for row in tasks.values() if scope in ("all", row["domain"])]
+        if rows:
+            averages[scope] = {metric: sum(row[metric] for row in rows) / len(rows) for metric in METRICS}
+    return averages
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that shape a score; a missing one is left out."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hash_model(path: Path | str) -> str:
+    """Return the hash of a model folder; for an adapter that of the adapter and the base that it names."""
+    path = Path(path)
+    config = path / ADAPTER_CONFIG
+    if not config.exists():
+        return sha256_tree(path)
+    base = Path(str(read_json(config).get("base_model_name_or_path", "")))
+    return sha256_text(sha256_tree(path), sha256_tree(base) if base.is_dir() else "")
+
+
+def read_local_tasks(root: Path | str) -> list[tuple[Task, str]]:
+    """Return the task folders under `root` in name order, each with the hash of its data."""
+    folders = sorted(path for path in Path(root).glob("*") if path.is_dir() and not path.name.startswith("."))
+    if not folders:
+        raise DataError(f"{root} holds no tasks; run `dvc repro prepare`, or name test tasks in params.yaml")
+    return [(read_task(folder, SPLIT), sha256_tree(folder)) for folder in folders]
+
+
+def run_local(evaluation: Evaluation, model: Any, tasks: Iterable[tuple[Task, str]]) -> None:
+    """Run the pipeline's own tasks and add their rows to `evaluation`."""
+    for task, revision in tasks:
+        scores, result = run_task(model, LocalTask(task, revision))
+        row = scores[SPLIT, SUBSET]
+        own = {"full_queries": len(task.queries), "full_passages": len(task.corpus)}
+        full = {key: task.notes.get(key, size) for key, size in own.items()}
+        evaluation.tasks[task.name] = {**row.as_json(), "domain": task.domain, "data": revision, **full}
+        evaluation.results[task.name] = result
+        say(f"  {task.name}: nDCG@10 {row.ndcg_at_10:.3f} ({row.queries} queries, {row.seconds:.0f} s)")
+
+
+def run_hub(evaluation: Evaluation, model: Any, tasks: Iterable[Any]) -> None:
+    """Run tasks of the hub (`stm.evaluate.hub.NamedTask`); one whose data cannot be had is named in `not_run`."""
+    for named in tasks:
+        name = named.task.metadata.name
+        try:
+            scores, result = run_task(model, named.task)
+        except MissingTaskError as error:
+            evaluation.not_run[name] = str(error)
+            say(f"  {name}: not run; {error}")
+            continue
+        for (split, subset), row in scores.items():
+            evaluation.hub_tasks[_row_name(name, scores, split, subset)] = _hub_row(named, row)
+        evaluation.results[name] = result
+
+
+def _row_name(name: str, scores: Mapping[tuple[str, str], TaskScores], split: str, subset: str) -> str:
+    return name if len(scores) == 1 else f"{name} ({subset}, {split})"
+
+
+def _hub_row(named: Any, row: TaskScores) -> dict[str, Any]:
+    sizes = {"full_queries": row.queries, "full_passages": row.passages}
+    return {**row.as_json(), "domain": named.domain, "data": named.task.metadata.revision, **sizes}
+
+
+def describe(name: str, label: str, role: str, path: str, model_hash: str) -> dict[str, Any]:
+    """Return what identifies the evaluated model and the libraries that ran it."""
+    return {
+        "model": name, "label": label or name, "role": role, "path": path,
+        "hashes": {"model": model_hash}, "versions": library_versions(),
+    }  # fmt: skip
+
+
+def write_results(results: Mapping[str, TaskResult], folder: Path | str) -> None:
+    """Write mteb's own result file of every task into `folder`, all or none."""
+    with atomic_directory(folder) as scratch:
+        for name in sorted(results):
+            write_text(scratch / f"{name}.json", results[name].model_dump_json(indent=2) + "\n")

@@ -1,0 +1,119 @@
+"""Runs a model on tasks through mteb and keeps the scores of every query.
+
+The rankings are mteb's; the scores per query are computed from them by `stm.metrics`, and their mean must agree with
+the nDCG@10 that mteb reports, or the run fails. Knows nothing of files but a scratch folder.
+"""
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import mteb
+from mteb.abstasks.retrieval import AbsTaskRetrieval
+from mteb.results import TaskResult
+
+from stm.errors import STMError
+from stm.files import read_json
+from stm.metrics import mean, missing_queries, ndcg_at_k, order_passages, recall_at_k
+
+TOLERANCE = 1e-4  # mteb rounds to five decimals
+TOP = 3  # passages per query that are kept for reading failures
+DECIMALS = 6
+Run = dict[str, dict[str, float]]
+LOADER_BATCH = 1024  # texts per step of mteb's data loader; batches for the model are formed by the encoder
+
+
+class MissingTaskError(STMError):
+    """A task's data cannot be had, for example because the hub is out of reach."""
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Scores of one model on one task (one split and subset of it)."""
+
+    ndcg_at_10: float
+    recall_at_10: float
+    queries: int
+    passages: int
+    missing: int  # queries for which nothing was retrieved; they score 0
+    per_query: Mapping[str, Mapping[str, float]]  # metric -> query id -> score
+    top: Mapping[str, list[str]]  # query id -> ids of the first passages
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain data; scores per query are rounded to 1e-6."""
+        rounded = {
+            metric: {query_id: round(score, DECIMALS) for query_id, score in scores.items()}
+            for metric, scores in self.per_query.items()
+        }
+        return {**vars(self), "per_query": rounded, "seconds": round(self.seconds, 1)}
+
+
+def _drop(task: AbsTaskRetrieval, query_id: str, found: dict[str, float]) -> dict[str, float]:
+    """What mteb leaves out before it scores: the query itself (ArguAna's rule), or whatever came first."""
+    if task.ignore_identical_ids:
+        found = {key: score for key, score in found.items() if key != query_id}
+    if task.skip_first_result:
+        found = {key: found[key] for key in order_passages(found, len(found), query_id)[1:]}
+    return found
+
+
+def _score(task: AbsTaskRetrieval, found: Run, split: str, subset: str, seconds: float) -> TaskScores:
+    data = task.dataset[subset][split]
+    qrels = data["relevant_docs"]
+    run = {query_id: _drop(task, query_id, scores) for query_id, scores in found.items()}
+    ndcg, recall = ndcg_at_k(qrels, run), recall_at_k(qrels, run)
+    return TaskScores(
+        ndcg_at_10=mean(ndcg), recall_at_10=mean(recall), queries=len(ndcg), passages=len(data["corpus"]),
+        missing=len(missing_queries(qrels, run)), per_query={"ndcg_at_10": ndcg, "recall_at_10": recall},
+        top={query_id: order_passages(run.get(query_id, {}), TOP) for query_id in ndcg}, seconds=seconds,
+    )  # fmt: skip
+
+
+def _check(scores: TaskScores, found: Run, reported: float, name: str) -> None:
+    ndcg = scores.per_query["ndcg_at_10"]
+    answered = sum(query_id in found for query_id in ndcg)  # mteb averages over the queries that the run names
+    ours = sum(ndcg.values()) / max(1, answered)
+    if abs(ours - reported) > TOLERANCE:
+        raise STMError(
+            f"task {name!r}: nDCG@10 is {ours:.5f} by this project's contract but {reported:.5f} by mteb; "
+            "one of the two changed, so no score is written. Install the locked versions"
+        )
+
+
+def _without_clock(result: TaskResult) -> TaskResult:
+    blank = {"evaluation_time": None, "date": None, "evaluation_phases": None, "kg_co2_emissions": None}
+    return result.model_copy(update=blank)
+
+
+def run_task(model: Any, task: AbsTaskRetrieval) -> tuple[dict[tuple[str, str], TaskScores], TaskResult]:
+    """Run an mteb model on a task; return the scores per (split, subset), and mteb's own result without its clock.
+
+    Raises `MissingTaskError` if the task's data cannot be loaded, and `STMError` if mteb's nDCG@10 differs from ours.
+    """
+    datasets.disable_progress_bars()
+    try:
+        task.load_data()
+    except OSError as error:  # connection errors and missing cache entries of the hub client are all OSErrors
+        reason = " ".join(str(error).split())[:200]
+        raise MissingTaskError(f"the data of {task.metadata.name} cannot be loaded: {reason}") from error
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        results = mteb.evaluate(
+            model, task, co2_tracker=False, cache=None, prediction_folder=scratch, show_progress_bar=False,
+            encode_kwargs={"batch_size": LOADER_BATCH, "show_progress_bar": False},
+        )  # fmt: skip
+        runs = read_json(Path(scratch) / task.prediction_file_name)
+    seconds = time.monotonic() - started
+    result = results.task_results[0]
+    scores = {}
+    for split, rows in sorted(result.scores.items()):
+        for row in sorted(rows, key=lambda row: str(row["hf_subset"])):
+            subset = str(row["hf_subset"])
+            scores[split, subset] = _score(task, runs[subset][split], split, subset, seconds)
+            _check(scores[split, subset], runs[subset][split], float(row["ndcg_at_10"]), task.metadata.name)
+    return scores, _without_clock(result)

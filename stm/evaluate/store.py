@@ -1,0 +1,99 @@
+"""A bounded store of embeddings on disk, so that no text is encoded twice by the same model with the same prompt.
+
+One SQLite file per key of a model (its weights, precision and libraries); when the folder outgrows its bound, the
+models that were used longest ago go first. The store is a cache outside the pipeline's outputs: deleting it costs
+time only.
+"""
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from stm.errors import STMError
+from stm.evaluate.models import Floats, TextEncoder
+
+FOLDER = Path(".stm/embeddings")
+LOOKUPS_AT_ONCE = 500  # SQLite allows some ten thousand variables; small statements keep memory flat
+
+
+def _key(prompt: str, text: str) -> bytes:
+    return hashlib.sha256(f"{len(prompt)}:{prompt}{text}".encode("utf-8", "surrogatepass")).digest()
+
+
+class EmbeddingStore:
+    """Embeddings of one model, identified by `model_key`, under `folder`."""
+
+    def __init__(self, model_key: str, megabytes: int, folder: Path | str = FOLDER) -> None:
+        self._folder, self._bytes = Path(folder), megabytes * 1_000_000
+        self._path = self._folder / f"{model_key}.sqlite"
+
+    @contextmanager
+    def _connect(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self._path, timeout=60)) as connection, connection:
+                connection.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB)")
+                yield connection
+        except (sqlite3.Error, OSError) as error:
+            raise STMError(
+                f"the embedding store {self._path} cannot be used ({error}); "
+                "delete it, or set evaluate.store_megabytes to 0"
+            ) from error
+
+    def read(self, prompt: str, texts: Sequence[str]) -> dict[str, Floats]:
+        """Return the stored vectors of those texts that have one."""
+        keys = {_key(prompt, text): text for text in texts}
+        found: dict[str, Floats] = {}
+        wanted = list(keys)
+        with self._connect() as connection:
+            for start in range(0, len(wanted), LOOKUPS_AT_ONCE):
+                part = wanted[start : start + LOOKUPS_AT_ONCE]
+                marks = ",".join("?" * len(part))
+                rows = connection.execute(f"SELECT key, vector FROM vectors WHERE key IN ({marks})", part)
+                found.update({keys[key]: np.frombuffer(vector, dtype="<f4") for key, vector in rows})
+        os.utime(self._path)
+        return found
+
+    def write(self, prompt: str, texts: Sequence[str], vectors: Floats) -> None:
+        """Store one vector per text, then drop the least recently used models while the folder is over its bound."""
+        rows = [(_key(prompt, text), row.astype("<f4").tobytes()) for text, row in zip(texts, vectors, strict=True)]
+        with self._connect() as connection:
+            connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+        self._evict()
+
+    def _evict(self) -> None:
+        files = sorted(self._folder.glob("*.sqlite"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+        total = sum(path.stat().st_size for path in files)
+        for path in files:
+            if total <= self._bytes:
+                return
+            total -= path.stat().st_size
+            path.unlink(missing_ok=True)
+
+
+class StoredEncoder:
+    """A text encoder that asks the store first; `encoded` and `reused` count distinct texts."""
+
+    def __init__(self, encoder: TextEncoder, store: EmbeddingStore) -> None:
+        self._encoder, self._store = encoder, store
+        self.encoded = self.reused = 0
+
+    def encode(self, texts: Sequence[str], prompt: str = "", description: str = "encode") -> Floats:
+        """Return float32 unit rows [N, D]; texts that are equal are encoded once."""
+        distinct = list(dict.fromkeys(texts))
+        found = self._store.read(prompt, distinct)
+        new = [text for text in distinct if text not in found]
+        self.encoded, self.reused = self.encoded + len(new), self.reused + len(found)
+        vectors = self._encoder.encode(new, prompt, description)
+        if new:
+            if np.isfinite(vectors).all():
+                self._store.write(prompt, new, vectors)
+            found.update(zip(new, vectors, strict=True))
+        if not texts:
+            return vectors
+        return np.stack([found[text] for text in texts])

@@ -1,0 +1,65 @@
+"""Retrieval tasks of this project as mteb tasks.
+
+Takes a `stm.tasks.Task` in memory and returns a task object that mteb runs like any of its own. Knows no hub: nothing
+is downloaded, and the task is in no registry of mteb.
+"""
+
+from typing import Any
+
+from datasets import Dataset
+from mteb.abstasks.retrieval import AbsTaskRetrieval
+from mteb.abstasks.task_metadata import TaskMetadata
+
+from stm.tasks import Task
+
+SPLIT, SUBSET = "test", "default"
+
+
+def _metadata(task: Task, revision: str) -> TaskMetadata:
+    return TaskMetadata(
+        name=task.name,
+        description="A retrieval task of this project, run by mteb; it is no part of any MTEB benchmark.",
+        type="Retrieval",
+        category="t2t",
+        dataset={"path": f"local/{task.name}", "revision": revision},
+        eval_splits=[SPLIT],
+        eval_langs=["eng-Latn"],
+        main_score="ndcg_at_10",
+        domains=["Medical"] if task.domain == "medical" else None,
+    )
+
+
+class LocalTask(AbsTaskRetrieval):  # type: ignore[misc]
+    """One `Task` in mteb's form; `revision` is the hash of its data.
+
+    ArguAna's rule (the query's own passage does not count) is on where the task's notes say `ignore_identical_ids`.
+    """
+
+    def __init__(self, task: Task, revision: str) -> None:
+        self.metadata = _metadata(task, revision)
+        self.ignore_identical_ids = bool(task.notes.get("ignore_identical_ids", False))
+        super().__init__()
+        self._task = task
+
+    def load_data(self, **_: Any) -> None:
+        """Fill `dataset` from the task in memory, queries without a judgement left out."""
+        queries = {key: text for key, text in self._task.queries.items() if self._task.qrels.get(key)}
+        corpus = self._task.corpus
+        passages = list(corpus.values())
+        self.dataset = {
+            SUBSET: {
+                SPLIT: {
+                    "corpus": Dataset.from_dict(
+                        {
+                            "id": list(corpus),
+                            "title": [passage.title for passage in passages],
+                            "text": [passage.text for passage in passages],
+                        }
+                    ),
+                    "queries": Dataset.from_dict({"id": list(queries), "text": list(queries.values())}),
+                    "relevant_docs": {key: dict(self._task.qrels[key]) for key in queries},
+                    "top_ranked": None,
+                }
+            }
+        }
+        self.data_loaded = True

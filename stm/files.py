@@ -1,0 +1,120 @@
+"""Whole-or-nothing output, and hashes of what lies on disk.
+
+Writers get a scratch path beside the target and the target appears by rename, so that an interrupted stage never leaves
+something that could be taken for a result. Knows nothing of what the files hold.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from stm.errors import DataError, STMError
+
+
+def _scratch(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise STMError(f"cannot create the folder {path.parent}: {error.strerror}; check its permissions") from error
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path | str) -> Iterator[Path]:
+    """Yield a scratch path; rename it to `path` when the block ends without an error, remove it otherwise."""
+    path = Path(path)
+    scratch = _scratch(path)
+    try:
+        yield scratch
+        os.replace(scratch, path)
+    except PermissionError as error:
+        raise STMError(f"cannot write {path}: {error.strerror}; check its permissions") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path | str) -> Iterator[Path]:
+    """Yield an empty scratch directory; swap it in for `path` when the block ends without an error."""
+    path = Path(path)
+    scratch = _scratch(path)
+    try:
+        scratch.mkdir()
+        yield scratch
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(scratch, path)
+    except PermissionError as error:
+        raise STMError(f"cannot write {path}: {error.strerror}; check its permissions") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    with atomic_file(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+def _finite(value: Any, where: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise DataError(f"{where} is {value}; JSON outputs hold finite numbers only")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _finite(item, f"{where}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _finite(item, f"{where}[{index}]")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as sorted, indented JSON; a NaN or an infinity is a `DataError` that names its place."""
+    _finite(value, Path(path).name)
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read JSON; a missing or broken file is a `DataError` that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; run `dvc repro` to make it") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}); delete it and run `dvc repro`") from error
+
+
+def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object per line, in the order given."""
+    with atomic_file(path) as scratch, scratch.open("w", encoding="utf-8") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def sha256_text(*parts: str) -> str:
+    """Hex digest of the parts, each closed by a zero byte so that ("ab", "c") and ("a", "bc") differ."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()
+
+
+def sha256_file(path: Path | str) -> str:
+    """Hex digest of a file's bytes."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_tree(path: Path | str) -> str:
+    """Hex digest of a file, or of a folder: the sorted relative names and the bytes of all files in it."""
+    path = Path(path)
+    if path.is_file():
+        return sha256_file(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return sha256_text(*(f"{p.relative_to(path).as_posix()}:{sha256_file(p)}" for p in files))

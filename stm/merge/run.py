@@ -1,0 +1,112 @@
+"""The merge stage's core: experts and dev tasks in, a merged model folder and its trace out.
+
+Orders the steps (check, choose prompts, search, guard, write) and leaves each to its own module.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stm.encode import Encoder
+from stm.merge.dev import as_texts, make_dev_set
+from stm.merge.evaluator import Evaluator
+from stm.merge.experts import read_experts
+from stm.merge.guard import Decision, decide
+from stm.merge.materialise import materialise
+from stm.merge.mixer import Mixer
+from stm.merge.plan import fixed_recipe, inputs_key, make_space, search_space
+from stm.merge.similarity import compare_experts
+from stm.merge.trials import Trial
+from stm.models import load_model
+from stm.params.merge import MergeParams
+from stm.progress import say
+from stm.prompts import read_prompts
+from stm.tasks import Task
+
+
+def merge_experts(
+    params: MergeParams,
+    base: Path | str,
+    folders: Mapping[str, Path],
+    tasks: Sequence[Task],
+    output: Path | str,
+    storage: Path | str,
+) -> dict[str, Any]:
+    """Merge the adapters in `folders` (expert -> folder) into `base`, write the model to `output`, return the trace.
+
+    `storage` is the folder of search storages that params do not name. Raises `ModelError`, `ParamsError` or
+    `DataError` before any encoding for whatever can be known to be wrong by then.
+    """
+    experts = read_experts(base, folders)
+    spaces = [make_space(params, method, experts.names) for method in params.methods]
+    fixed = fixed_recipe(params, experts.names)
+    dev = make_dev_set(tasks, params.tasks, params.max_queries, params.max_passages, params.seed)
+    model = load_model(experts.base)
+    prompts = {"base": as_texts(model.prompts)}
+    prompts |= {name: read_prompts(adapter.folder).as_model_prompts() for name, adapter in experts.adapters.items()}
+    with Mixer(model, experts) as mixer:
+        evaluator = Evaluator(mixer, Encoder(model), dev, prompts)
+        simplest = spaces[0].recipe(spaces[0].uniform())
+        first = evaluator.choose_prompts(simplest)
+        say(f"merge: query prompt {evaluator.prompts['query']!r}")
+        found = _Found()
+        if fixed is None:
+            key = inputs_key(experts, dev, evaluator.prompts)
+            for space in spaces:
+                found.add(*search_space(params, space, key, evaluator, dev, Path(storage)))
+            decision = decide(found.trials)
+        else:
+            found.trials = [evaluator.evaluate("uniform", simplest), evaluator.evaluate("fixed", fixed)]
+            decision = Decision(found.trials[1], found.trials[1], found.trials[0], "params.yaml gives the weights")
+        last = (
+            first if decision.taken.recipe.key() == simplest.key() else evaluator.choose_prompts(decision.taken.recipe)
+        )
+    say(f"merge: {decision.reason}; {decision.taken.recipe.method}, weights {dict(decision.taken.recipe.weights)}")
+    materialise(experts, decision.taken.recipe, evaluator.prompts, output)
+    tried = {"with_uniform": [p.as_dict() for p in first], "final": [p.as_dict() for p in last]}
+    return {
+        "decision": decision.as_dict(),
+        "prompts": {"chosen": dict(evaluator.prompts), **tried},
+        "trials": [trial.as_dict() for trial in found.trials],
+        "ablation": ablation(found.trials),
+        "surrogate": found.trusts,
+        "experts": compare_experts(experts.adapters),
+        "dev": {"tasks": dev.sizes, "seed": params.seed, "metric": "ndcg_at_10"},
+        "search": params.search.model_dump(exclude={"storage"}),
+        "cost": evaluator.cost(),
+    }
+
+
+@dataclass
+class _Found:
+    """What the searches of all methods have brought so far."""
+
+    trials: list[Trial] = field(default_factory=list)
+    trusts: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, trials: list[Trial], trust: dict[str, Any] | None) -> None:
+        self.trials += trials
+        self.trusts += [trust] if trust else []
+
+
+def ablation(trials: Sequence[Trial]) -> dict[str, dict[str, dict[str, float]]]:
+    """Per method and expert: its score alone, uniform weights without it, and what uniform weights lose by that.
+
+    Means over tasks of both halves; a negative loss says that the mix is better without the expert.
+    """
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    whole: dict[str, float] = {}
+    for trial in trials:
+        kind, _, expert = trial.origin.partition(":")
+        mean = (trial.scores.mean("search") + trial.scores.mean("holdout")) / 2
+        if kind == "uniform":
+            whole[trial.recipe.method] = mean
+        elif kind in ("single", "without"):
+            row = table.setdefault(trial.recipe.method, {}).setdefault(expert, {})
+            row["alone" if kind == "single" else "without"] = mean
+    for method, rows in table.items():
+        for row in rows.values():
+            if "without" in row:
+                row["loss_without"] = whole[method] - row["without"]
+    return table

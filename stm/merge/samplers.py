@@ -1,0 +1,112 @@
+"""Where the next candidate comes from: a grid, Optuna's random and TPE samplers, or CMA-ES through the package cma.
+
+Samplers see the search half's scores only, through the study. They know nothing of models.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import cma
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from stm.merge.space import Point, Space
+from stm.merge.trials import Trial
+
+Proposer = Callable[[Sequence[Trial]], Point | None]  # the next point, or None where there is none left
+
+
+class CmaSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]
+    """CMA-ES (Hansen 2016, arXiv 1604.00772) on the box of the space.
+
+    Its state is not stored: it is replayed from the study's finished trials, so that a search goes on after an
+    interruption exactly as it would have.
+    """
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self._intervals = space.intervals()
+        self._seed = seed
+        self._fallback = optuna.samplers.RandomSampler(seed=seed)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All dimensions are sampled together."""
+        del study, trial
+        return {name: optuna.distributions.FloatDistribution(i.low, i.high) for name, i in self._intervals.items()}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The next member of the current generation, rounded to the steps of the space."""
+        del trial, search_space
+        lows = np.array([i.low for i in self._intervals.values()])
+        widths = np.array([i.high - i.low for i in self._intervals.values()])
+        # cma numbers seeds from 1; 0 would mean the clock.
+        options = {"seed": self._seed + 1, "bounds": [0, 1], "verbose": -9}
+        strategy = cma.CMAEvolutionStrategy(np.full(len(lows), 0.5), 0.3, options)
+        done = [
+            t
+            for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if t.user_attrs.get("origin", "search") == "search"
+        ]
+        generation = strategy.ask()
+        while len(done) >= strategy.popsize:
+            told, done = done[: strategy.popsize], done[strategy.popsize :]
+            strategy.tell(generation, [-float(t.value or 0.0) for t in told])
+            generation = strategy.ask()
+        chosen = lows + widths * np.asarray(generation[len(done) % strategy.popsize])
+        return {
+            name: _round(float(value), interval.low, interval.high, interval.step)
+            for (name, interval), value in zip(self._intervals.items(), chosen, strict=True)
+        }
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Never needed here, since all dimensions are relative; kept for Optuna's contract."""
+        return self._fallback.sample_independent(study, trial, param_name, param_distribution)
+
+
+def _round(value: float, low: float, high: float, step: float) -> float:
+    rounded = low + round((value - low) / step) * step if step else value
+    return round(min(high, max(low, rounded)), 10)
+
+
+def make_sampler(kind: str, space: Space, seed: int) -> optuna.samplers.BaseSampler:
+    """The Optuna sampler of that kind; kinds that propose points themselves get the random one, never asked."""
+    if kind == "tpe":
+        return optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, n_startup_trials=5, warn_independent_sampling=False
+        )
+    if kind == "cma":
+        return CmaSampler(space, seed)
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def grid_proposer(space: Space, trials: int) -> Proposer:
+    """Propose the grid point by point, leaving out what gives a recipe that has been proposed or evaluated.
+
+    With fewer `trials` than points every n-th point is taken, so that the whole range is covered.
+    """
+    seen: set[str] = set()
+    points = _distinct(space)
+    total = sum(1 for _ in _distinct(space))
+    stride = max(1, total // trials) if trials else 1
+    chosen = itertools.islice(points, 0, None, stride)
+
+    def propose(done: Sequence[Trial]) -> Point | None:
+        seen.update(trial.recipe.key() for trial in done)
+        return next((point for point in chosen if space.recipe(point).key() not in seen), None)
+
+    return propose
+
+
+def _distinct(space: Space) -> Iterator[Point]:
+    keys: set[str] = set()
+    for point in space.grid():
+        key = space.recipe(point).key()
+        if key not in keys:
+            keys.add(key)
+            yield point

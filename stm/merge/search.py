@@ -1,0 +1,78 @@
+"""The search: fixed rows first, then candidates until the budget is spent, each recorded as it is finished.
+
+Takes a function that evaluates a recipe; knows neither models nor tasks. A candidate that gives the same model as an
+earlier one is not evaluated again.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import optuna
+
+from stm.errors import ParamsError
+from stm.merge.recipe import Recipe
+from stm.merge.samplers import Proposer
+from stm.merge.space import Space, fixed_rows
+from stm.merge.trials import Trial, ask, enqueue, finished_trials, origins, tell
+from stm.progress import Meter
+
+Evaluate = Callable[[str, Recipe], Trial]  # origin and recipe -> a finished trial
+
+
+def run_search(
+    space: Space, study: optuna.Study, evaluate: Evaluate, trials: int, propose: Proposer | None, is_shared: bool
+) -> list[Trial]:
+    """Evaluate the fixed rows and `trials` distinct candidates of the search; return all trials of the study.
+
+    `propose` gives the next point; without it the study's own sampler does. What the study already holds counts, so
+    that an interrupted search goes on.
+    """
+    known = origins(study, is_shared)
+    rows = fixed_rows(space)
+    for origin, point in rows:
+        if origin not in known:
+            enqueue(study, point, origin)
+    goal = len(rows) + trials
+    done = finished_trials(study, space)
+    steps = len(rows) + 5 * trials + 20  # a sampler on a coarse grid may repeat itself for ever
+    with Meter(f"merge {space.method}", goal) as meter:
+        meter.advance(_distinct(done))
+        for _ in range(steps):
+            if _distinct(done) >= goal:
+                break
+            is_waiting = bool(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)))
+            proposed = propose(done) if propose and not is_waiting else None
+            if propose and not is_waiting:
+                if proposed is None:
+                    break
+                enqueue(study, proposed, "search")
+            before = _distinct(done)
+            _step(space, study, evaluate, done)
+            done = finished_trials(study, space)
+            meter.advance(_distinct(done) - before, f"best {max(trial.value for trial in done):.4f}" if done else "")
+    return done
+
+
+def _distinct(trials: list[Trial]) -> int:
+    """The fixed rows, and the distinct models among the others that are none of them."""
+    fixed = [trial.recipe.key() for trial in trials if trial.origin != "search"]
+    return len(fixed) + len({trial.recipe.key() for trial in trials} - set(fixed))
+
+
+def _step(space: Space, study: optuna.Study, evaluate: Evaluate, done: list[Trial]) -> None:
+    trial = ask(study, space)
+    try:
+        recipe = space.recipe(trial.params)
+    except ParamsError:  # all weights zero: there is nothing to merge, and nothing to learn for the sampler
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        return
+    origin = trial.user_attrs.get("origin", "search")
+    same = next((other for other in done if other.recipe.key() == recipe.key()), None)
+    try:
+        result = (
+            replace(same, origin=origin, recipe=recipe, tokens=0, seconds=0.0) if same else evaluate(origin, recipe)
+        )
+    except BaseException:
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        raise
+    tell(study, trial, result)

@@ -1,0 +1,88 @@
+"""safetensors files as streams: headers read without loading weights, tensors rewritten one at a time.
+
+Used to look at a base's shapes and to write a merged model whose peak memory is one tensor. Does not know what the
+tensors mean.
+"""
+
+import json
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from stm.errors import ModelError
+
+HEADER_LIMIT = 100_000_000  # bytes; the limit of the format's reference implementation
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One safetensors file: its raw header, and the shape of each tensor in the order of the data."""
+
+    path: Path
+    header: bytes
+    shapes: dict[str, tuple[int, ...]]
+
+
+def read_shard(path: Path) -> Shard:
+    """Read the header of a safetensors file; `ModelError` if it is missing or broken."""
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > HEADER_LIMIT:
+                raise ValueError("its header is too long")
+            header = stream.read(length)
+        entries: dict[str, Any] = json.loads(header)
+        entries.pop("__metadata__", None)
+        order = sorted(entries, key=lambda name: int(entries[name]["data_offsets"][0]))
+        size = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+        if path.stat().st_size != 8 + length + size:
+            raise ValueError("its size does not fit its header")
+        return Shard(path, header, {name: tuple(entries[name]["shape"]) for name in order})
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} is missing; make the base model again with `dvc repro`") from error
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise ModelError(f"{path} is not a whole safetensors file ({error}); make the base model again") from error
+
+
+def find_shards(folder: Path) -> list[Shard]:
+    """All weight files of a model folder in name order, those that an index names included.
+
+    `ModelError` names a missing shard, and refuses a folder without safetensors.
+    """
+    paths = set(folder.rglob("*.safetensors"))
+    for index in sorted(folder.rglob("*.safetensors.index.json")):
+        paths |= {index.parent / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    if not paths:
+        raise ModelError(f"{folder} holds no safetensors weights; only those are read")
+    return [read_shard(path) for path in sorted(paths)]
+
+
+def read_tensors(shard: Shard) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in the order in which they are stored, one in memory at a time."""
+    try:
+        with safe_open(shard.path, framework="pt") as stream:
+            for name in shard.shapes:
+                yield name, stream.get_tensor(name)
+    except SafetensorError as error:
+        raise ModelError(
+            f"{shard.path} is not a whole safetensors file ({error}); make the base model again"
+        ) from error
+
+
+def rewrite_shard(shard: Shard, path: Path, change: Callable[[str, Tensor], Tensor]) -> None:
+    """Write the shard to `path` with `change(name, tensor)` in place of each tensor; names, shapes, types and
+    metadata stay.
+    """
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(shard.header)) + shard.header)
+        for name, tensor in read_tensors(shard):
+            changed = change(name, tensor)
+            if changed.shape != tensor.shape or changed.dtype != tensor.dtype:
+                raise ModelError(f"{shard.path}: {name!r} would change from {tensor.dtype} {list(tensor.shape)}")
+            stream.write(changed.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -1,0 +1,89 @@
+"""A cheap stand-in for the score of a mix: the same mix of the experts' own embeddings, never a forward pass.
+
+To first order in the deltas, the embedding of a mixed model is the mix of the experts' embeddings: `e(w) = (1 - sum
+w) e_base + sum_k w_k e_k`. The stand-in ranks candidates in bulk; how far it may be trusted is measured elsewhere.
+Knows nothing of the search.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from stm.merge.dev import DevSet, Floats, K
+
+Doubles = npt.NDArray[np.float64]
+CANDIDATES_PER_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class _TaskGrams:
+    """One task's inner products between all pairs of anchors (A anchors, Q queries of the search half, P
+    passages).
+    """
+
+    scores: Tensor  # [A * A, Q * P]: query of anchor i with passage of anchor j
+    norms: Tensor  # [A * A, P]: passage of anchor i with the same passage of anchor j
+    gains: Tensor  # [Q, P]: judged relevance
+    ideal: Tensor  # [Q]: the best DCG@10
+
+
+class Surrogate:
+    """Bulk scores of mixes from the embeddings of `anchors`: one pair (queries, passages) per anchor, as
+    `score_model` makes them.
+    """
+
+    def __init__(self, dev: DevSet, anchors: Sequence[tuple[Floats, Floats]]) -> None:
+        self._size = len(anchors)
+        queries_AQD = torch.stack([torch.from_numpy(queries) for queries, _ in anchors])
+        passages_APD = torch.stack([torch.from_numpy(passages) for _, passages in anchors])
+        self._tasks, start = [], 0
+        for task in dev.tasks:
+            halves = dev.halves[task.name]
+            kept = [index for index, query_id in enumerate(task.queries) if halves[query_id] == "search"]
+            ids = [query_id for query_id in task.queries if halves[query_id] == "search"]
+            block_AQD = queries_AQD[:, start : start + len(task.queries)][:, kept]
+            start += len(task.queries)
+            gains = _gains([task.qrels[query_id] for query_id in ids], list(task.corpus))
+            self._tasks.append(_make_grams(block_AQD, passages_APD[:, list(dev.rows[task.name])], gains))
+
+    def score(self, weights_CA: Doubles) -> Doubles:
+        """Mean nDCG@10 over tasks on the search half, for C candidates with one weight per anchor."""
+        weights = torch.from_numpy(np.asarray(weights_CA, dtype=np.float32))
+        pairs = (weights[:, :, None] * weights[:, None, :]).reshape(len(weights), self._size**2)
+        blocks = [
+            torch.stack([_score_block(block, task) for task in self._tasks]).mean(dim=0)
+            for block in torch.split(pairs, CANDIDATES_PER_BLOCK)
+        ]
+        return torch.cat(blocks).double().numpy()
+
+
+def _gains(judged: Sequence[Mapping[str, int]], passage_ids: Sequence[str]) -> Tensor:
+    return torch.tensor([[float(max(0, row.get(p, 0))) for p in passage_ids] for row in judged])
+
+
+def _discounts(depth: int) -> Tensor:
+    return 1 / torch.log2(torch.arange(depth) + 2.0)
+
+
+def _make_grams(queries_AQD: Tensor, passages_APD: Tensor, gains: Tensor) -> _TaskGrams:
+    anchors = len(queries_AQD)
+    scores = torch.einsum("iqd,jpd->ijqp", queries_AQD, passages_APD).reshape(anchors**2, -1)
+    norms = torch.einsum("ipd,jpd->ijp", passages_APD, passages_APD).reshape(anchors**2, -1)
+    depth = min(K, gains.shape[1])
+    ideal = (gains.topk(depth, dim=1).values * _discounts(depth)).sum(dim=1)
+    return _TaskGrams(scores, norms, gains, ideal)
+
+
+def _score_block(pairs: Tensor, task: _TaskGrams) -> Tensor:
+    """Mean nDCG@10 per candidate. A query's own norm does not change its ranking and is left out."""
+    queries, passages = task.gains.shape
+    scores = (pairs @ task.scores).view(len(pairs), queries, passages)
+    norms = (pairs @ task.norms).clamp_min(1e-12).sqrt()
+    depth = min(K, passages)
+    top = (scores / norms[:, None, :]).topk(depth, dim=2).indices
+    gains = task.gains.expand(len(pairs), -1, -1).gather(2, top)
+    return ((gains * _discounts(depth)).sum(dim=2) / task.ideal).mean(dim=1)

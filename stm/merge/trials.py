@@ -1,0 +1,137 @@
+"""One search's memory: an Optuna study that survives an interruption and can be shared by processes.
+
+Opens the study of a space, refuses one of another space, and turns its trials into values. Does not evaluate
+anything.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from stm.errors import ParamsError
+from stm.merge.dev import Scores
+from stm.merge.recipe import Recipe
+from stm.merge.space import Point, Space
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate; `origin` is "uniform", "single:<expert>", "without:<expert>", "fixed" or "search"."""
+
+    origin: str
+    recipe: Recipe
+    scores: Scores
+    tokens: int
+    seconds: float
+
+    @property
+    def value(self) -> float:
+        """What the search maximises: mean nDCG@10 over tasks on the search half."""
+        return self.scores.mean("search")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for the trace."""
+        return {
+            "origin": self.origin,
+            **self.recipe.as_dict(),
+            "search": self.value,
+            "holdout": self.scores.mean("holdout"),
+            "tasks": self.scores.tasks(),
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def storage_url(storage: str, key: str, folder: Path) -> str:
+    """The URL of the named storage; an empty name gives a file of this search alone under `folder`."""
+    if "://" in storage:
+        return storage
+    path = Path(storage) if storage else folder / f"{key[:16]}.db"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ParamsError(f"cannot create the folder {path.parent} for the search storage: {error.strerror}") from error
+    return f"sqlite:///{path}"
+
+
+def open_study(
+    space: Space, key: str, url: str | optuna.storages.BaseStorage, sampler: optuna.samplers.BaseSampler
+) -> optuna.Study:
+    """Open or create the study of this space; `key` is the hash of everything that a score depends on.
+
+    `ParamsError` if the storage holds a search of another space or of other inputs under this name, or cannot be
+    opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    name = f"stm-merge-{space.method}"
+    try:
+        study = optuna.create_study(
+            storage=url, study_name=name, direction="maximize", load_if_exists=True, sampler=sampler
+        )
+    except Exception as error:  # SQLAlchemy raises a different class for every way in which a file is no database
+        raise ParamsError(
+            f"cannot open the search storage {url}: {type(error).__name__}; name another merge.search.storage"
+        ) from error
+    known = study.user_attrs
+    if "key" not in known:
+        study.set_user_attr("space", space.describe())
+        study.set_user_attr("key", key)
+    elif known["key"] != key:
+        raise ParamsError(
+            f"the search storage {url} holds a search of {_difference(known['space'], space)}; "
+            "name another merge.search.storage"
+        )
+    return study
+
+
+def _difference(known: Mapping[str, Any], space: Space) -> str:
+    ours = json.loads(json.dumps(space.describe()))
+    for name in sorted(set(known) | set(ours)):
+        if known.get(name) != ours.get(name):
+            return f"another space ({name} {known.get(name)}, now {ours.get(name)})"
+    return "other experts, dev tasks or prompts"
+
+
+def finished_trials(study: optuna.Study, space: Space) -> list[Trial]:
+    """All complete trials in their order."""
+    trials = []
+    for frozen in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        result = frozen.user_attrs["result"]
+        scores, origin = Scores(result["per_query"]), frozen.user_attrs.get("origin", "search")
+        trials.append(Trial(origin, space.recipe(frozen.params), scores, result["tokens"], result["seconds"]))
+    return trials
+
+
+def origins(study: optuna.Study, is_shared: bool) -> set[str]:
+    """The origins of trials that are complete or still to come.
+
+    Running trials of a private storage are left over from an interruption and do not count; in a shared one somebody
+    else is at them.
+    """
+    states = [TrialState.COMPLETE, TrialState.WAITING] + ([TrialState.RUNNING] if is_shared else [])
+    return {trial.user_attrs.get("origin", "") for trial in study.get_trials(deepcopy=False, states=tuple(states))}
+
+
+def enqueue(study: optuna.Study, point: Point, origin: str) -> None:
+    """Make `point` the next one that the study asks for."""
+    study.enqueue_trial(point, user_attrs={"origin": origin})
+
+
+def ask(study: optuna.Study, space: Space) -> optuna.Trial:
+    """The next enqueued point, or one of the sampler's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a fixed row such as 1/3 may lie between the steps of the grid
+        return study.ask(dict(space.distributions()))
+
+
+def tell(study: optuna.Study, trial: optuna.Trial, result: Trial) -> None:
+    """Record a finished candidate; its result goes first, so that a complete trial always has it."""
+    cost = {"tokens": result.tokens, "seconds": result.seconds}
+    trial.set_user_attr("result", {"per_query": result.scores.per_query, **cost})
+    study.tell(trial, result.value)

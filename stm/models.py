@@ -1,0 +1,76 @@
+"""Model folders in, sentence-transformers models out: full folders, or adapter folders applied to their base.
+
+Also the one place that decides on which device and in which precision a model runs. Does not know what is encoded with
+it.
+"""
+
+import logging
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers.utils import logging as transformers_logging
+
+from stm.deltas import CONFIG_FILE, add_adapter, read_adapter
+from stm.errors import ModelError
+from stm.prompts import read_prompts
+
+
+@lru_cache(maxsize=1)
+def device() -> torch.device:
+    """The first GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@lru_cache(maxsize=1)
+def compute_dtype() -> torch.dtype:
+    """bfloat16 where the hardware multiplies it natively, else float32.
+
+    A CPU without AVX512-BF16 or AMX emulates bfloat16 at a fraction of the float32 rate.
+    """
+    if device().type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def quiet_libraries() -> None:
+    """Silence the libraries' own bars and notices; the pipeline shows its own progress."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
+
+
+def _load_folder(folder: Path) -> SentenceTransformer:
+    if not (folder / "modules.json").exists():
+        raise ModelError(
+            f"{folder} is no sentence-transformers folder: it has no modules.json; run `dvc repro` to make it"
+        )
+    quiet_libraries()
+    try:
+        return SentenceTransformer(
+            str(folder), device=str(device()), trust_remote_code=False, local_files_only=True,
+            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot load the model {folder}: {' '.join(str(error).split())[:300]}") from error
+
+
+def load_model(folder: Path | str) -> SentenceTransformer:
+    """Load a sentence-transformers folder, or a PEFT adapter folder added to the base that its config names, in
+    float32.
+
+    An adapter's prompts replace the base's. `ModelError` if the folder is neither, or the base is missing or of another
+    shape.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG_FILE).exists():
+        return _load_folder(folder)
+    adapter = read_adapter(folder)
+    model = _load_folder(Path(adapter.base))
+    add_adapter(model, adapter)
+    model.prompts = read_prompts(folder).as_model_prompts()
+    return model

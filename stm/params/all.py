@@ -1,0 +1,68 @@
+"""The whole of `params.yaml` as one model, and what its sections must agree on.
+
+Read by the stage `check` and by the command line only: a stage depends on its own section alone.
+"""
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from stm.params.backbone import BackboneParams
+from stm.params.base import PARAMS_FILE, Section, parse_section, read_params
+from stm.params.evaluate import EvaluateParams, ModelEntry
+from stm.params.experts import ExpertRow, Name
+from stm.params.merge import MergeParams
+from stm.params.mine import MineParams
+from stm.params.prepare import PrepareParams
+from stm.params.promote import PromoteParams
+from stm.params.report import ReportParams
+from stm.params.search_prompts import SearchPromptsParams
+from stm.params.select import SelectParams
+from stm.params.synthesize import SynthesizeParams
+from stm.params.train import TrainParams
+
+
+class Params(Section):
+    """Every table and section."""
+
+    splits: list[Name] = Field(min_length=1, description="names of the training splits")
+    experts: dict[Name, ExpertRow] = Field(min_length=1, description="expert name -> how it is trained")
+    models: dict[Name, ModelEntry] = Field(min_length=1, description="model name -> what is evaluated")
+    backbone: BackboneParams
+    prepare: PrepareParams
+    mine: MineParams
+    synthesize: SynthesizeParams
+    warm_up: TrainParams
+    train: TrainParams
+    search_prompts: SearchPromptsParams
+    select: SelectParams
+    merge: MergeParams
+    evaluate: EvaluateParams
+    report: ReportParams
+    promote: PromoteParams
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Params":
+        splits = set(self.splits)
+        if len(splits) != len(self.splits):
+            raise ValueError("splits names a split twice")
+        if splits != set(self.prepare.splits):
+            raise ValueError(
+                f"splits has {sorted(splits)}, but prepare.splits has {sorted(self.prepare.splits)}; name the same"
+            )
+        for name, row in self.experts.items():
+            if row.split not in splits:
+                raise ValueError(f"experts.{name}.split is {row.split!r}; the table splits has {sorted(splits)}")
+        for split in self.splits:
+            first = self.experts.get(f"{split}-ft")
+            if first is None or (first.split, first.negatives, first.instruction) != (split, "mined", "seed"):
+                raise ValueError(
+                    f"the split {split!r} needs an expert '{split}-ft' with mined negatives and the seed instruction: "
+                    "prompt search starts from it"
+                )
+        return self
+
+
+def load_params(path: Path | str = PARAMS_FILE) -> Params:
+    """Load and validate everything; `ParamsError` with one line per fault."""
+    return parse_section(read_params(path), Params, "")

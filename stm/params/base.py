@@ -1,0 +1,63 @@
+"""The base of all params sections and their loader.
+
+A section is a frozen model that refuses unknown keys and values out of range, with one sentence per field. Loading
+reads one section of `params.yaml`; it does not know which sections there are.
+"""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stm.errors import ParamsError
+
+PARAMS_FILE = Path("params.yaml")
+
+
+class Section(BaseModel):
+    """A frozen group of params; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def read_params(path: Path | str = PARAMS_FILE) -> dict[str, Any]:
+    """Return the whole params file as plain data; `ParamsError` if it is missing or not a YAML mapping."""
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParamsError(f"cannot read {path}: {error.strerror}; run from the project's root") from error
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ParamsError(f"{path} holds no sections; restore it with `git checkout {path}`")
+    return data
+
+
+def explain(error: ValidationError, where: str) -> str:
+    """Turn a pydantic error into one line per fault: the dotted key, what is wrong, the value given."""
+    lines = []
+    for fault in error.errors():
+        key = ".".join([where, *(str(part) for part in fault["loc"])]).strip(".")
+        given = "" if fault["type"] in ("missing", "extra_forbidden") else f" (given: {fault['input']!r})"
+        lines.append(f"{key}: {fault['msg']}{given}")
+    return "\n".join(lines)
+
+
+def parse_section(data: Any, model: type[SectionType], where: str) -> SectionType:
+    """Validate plain data as `model`; `ParamsError` with one line per fault."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ParamsError(f"params.yaml is wrong:\n{explain(error, where)}") from error
+
+
+def load_section(name: str, model: type[SectionType], path: Path | str = PARAMS_FILE) -> SectionType:
+    """Load and validate one top-level section of the params file."""
+    data = read_params(path)
+    if name not in data:
+        raise ParamsError(f"{path} has no section {name!r}; it has {', '.join(sorted(data))}")
+    return parse_section(data[name], model, name)

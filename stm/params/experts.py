@@ -1,0 +1,50 @@
+"""The tables `splits` and `experts`: which parts the data has, and which adapters are trained on them."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stm.errors import ParamsError
+from stm.params.base import PARAMS_FILE, Section, parse_section, read_params
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
+
+
+class ExpertRow(Section):
+    """One row of the table `experts`: a variant of one split."""
+
+    split: Name = Field(description="split that it is trained on")
+    negatives: Literal["mined", "synthetic"] = Field(description="whose hard negatives it is trained with")
+    instruction: Literal["seed", "searched"] = Field(description="which query instruction it is trained with")
+
+
+class Tables(Section):
+    """The two tables as one."""
+
+    splits: list[Name] = Field(min_length=1, description="names of the training splits")
+    experts: dict[Name, ExpertRow] = Field(min_length=1, description="expert name -> how it is trained")
+
+
+def load_tables(path: Path | str = PARAMS_FILE) -> Tables:
+    """Load both tables."""
+    data = read_params(path)
+    return parse_section({key: data.get(key) for key in Tables.model_fields}, Tables, "")
+
+
+def load_splits(path: Path | str = PARAMS_FILE) -> list[str]:
+    """The names of the splits, in the order of the table."""
+    return load_tables(path).splits
+
+
+def load_experts(path: Path | str = PARAMS_FILE) -> dict[str, ExpertRow]:
+    """The whole table of experts, by name."""
+    return load_tables(path).experts
+
+
+def load_expert(name: str, path: Path | str = PARAMS_FILE) -> ExpertRow:
+    """One row of the table; `ParamsError` with the known names for another."""
+    experts = load_experts(path)
+    if name not in experts:
+        raise ParamsError(f"params.yaml has no expert {name!r}; the table `experts` has {', '.join(sorted(experts))}")
+    return experts[name]

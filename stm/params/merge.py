@@ -1,0 +1,91 @@
+"""Params of the `merge` stage."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stm.params.base import Section
+
+MethodName = Literal["linear", "task_arithmetic", "ties", "dare_linear", "dare_ties"]
+SearchKind = Literal["grid", "random", "tpe", "cma", "multi_fidelity"]
+Weight = Annotated[float, Field(ge=-2, le=2)]
+Density = Annotated[float, Field(gt=0, le=1)]
+
+
+class Interval(Section):
+    """An interval of one coefficient."""
+
+    low: float = Field(ge=-2, le=2, description="smallest value, a plain factor")
+    high: float = Field(ge=-2, le=2, description="largest value, a plain factor")
+    step: float = Field(ge=0, le=1, description="distance of neighbouring values, a plain factor; 0 is continuous")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Interval":
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        return self
+
+
+class DensityInterval(Interval):
+    """An interval of densities, the fractions kept."""
+
+    low: float = Field(gt=0, le=1, description="smallest fraction kept")
+    high: float = Field(gt=0, le=1, description="largest fraction kept")
+
+
+class SearchParams(Section):
+    """How coefficients are searched on the dev tasks."""
+
+    kind: SearchKind = Field(description="grid, random, tpe, cma or multi_fidelity")
+    trials: int = Field(
+        ge=0, le=1_000_000, description="candidates evaluated per method beside the fixed rows; 0 is none"
+    )
+    seed: int = Field(ge=0, description="seed of the sampler, a whole number")
+    weights: Interval = Field(description="interval of each expert's weight")
+    densities: DensityInterval | None = Field(
+        default=None, description="interval of each expert's density; null takes merge.density for all"
+    )
+    storage: str = Field(
+        default="",
+        description="SQLite file or Optuna URL that processes share; empty takes a file of this search alone",
+    )
+
+
+class MergeParams(Section):
+    """How the selected experts become one model."""
+
+    method: MethodName | list[MethodName] = Field(description="merge method, or the methods to be compared on dev")
+    scale: float = Field(alias="lambda", gt=0, le=4, description="factor of the merged delta")
+    density: Density = Field(description="fraction of each delta kept where densities are not searched")
+    rescale: Literal["l1", "density"] = Field(
+        default="l1",
+        description="DARE: restore the L1 norm as mergekit does, or divide by the density as the paper does",
+    )
+    seed: int = Field(ge=0, description="seed of DARE masks, of the cut of dev and of the caps, a whole number")
+    weights: dict[str, Weight] = Field(
+        default_factory=dict, description="fixed weight per expert, a plain factor; empty searches them"
+    )
+    densities: dict[str, Density] = Field(
+        default_factory=dict, description="fixed fraction kept per expert, used with fixed weights only"
+    )
+    tasks: list[str] = Field(default_factory=list, description="names of the dev tasks that count; empty takes all")
+    max_queries: int = Field(ge=0, description="queries per dev task, both halves together; 0 takes all")
+    max_passages: int = Field(ge=0, description="passages per dev task, judged ones always stay; 0 takes all")
+    search: SearchParams
+
+    @property
+    def methods(self) -> list[MethodName]:
+        """The candidate methods in the order given."""
+        return [self.method] if isinstance(self.method, str) else self.method
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "MergeParams":
+        if not self.methods:
+            raise ValueError("method names no method")
+        if len(set(self.methods)) != len(self.methods):
+            raise ValueError("method names one method twice")
+        if self.densities and not self.weights:
+            raise ValueError("densities are fixed only together with weights")
+        if self.weights and len(self.methods) != 1:
+            raise ValueError("fixed weights need exactly one method")
+        return self

@@ -1,0 +1,32 @@
+"""Params of the stage `mine`."""
+
+from pydantic import Field, model_validator
+
+from stm.params.base import Section
+
+
+class MineParams(Section):
+    """How hard negatives are found for each row."""
+
+    negatives: int = Field(6, ge=1, le=64, description="most negatives per row")
+    max_given: int = Field(
+        3, ge=0, le=64, description="given negatives that come first; more only where retrieved ones lack"
+    )
+    rank_from: int = Field(2, ge=1, description="first rank of retrieved candidates that is considered, counted from 1")
+    rank_to: int = Field(40, ge=1, le=1000, description="last rank of retrieved candidates that is considered")
+    max_ratio: float = Field(
+        0.95, gt=0, le=1, description="a negative's score must be below this share of the positive's score"
+    )
+    min_margin: float = Field(
+        0.0, ge=0, description="and below the positive's score by at least this much (BM25 or cosine)"
+    )
+    check_given: bool = Field(False, description="whether the score margin holds for given negatives as well")
+    dense_model: str = Field(
+        "", description="model folder whose cosine proposes candidates and judges the margin; empty: BM25"
+    )
+
+    @model_validator(mode="after")
+    def _check_window(self) -> "MineParams":
+        if self.rank_to < self.rank_from:
+            raise ValueError("rank_to must not be below rank_from")
+        return self

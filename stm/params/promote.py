@@ -1,0 +1,84 @@
+"""Params of promotion: where MLflow keeps runs and models, and the gates that a merged model has to pass.
+
+Holds bounds and meanings only; no figure is read here.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from stm.params.base import Section
+
+Average = Literal["all", "medical", "general"]
+# Kept out of names: what MLflow forbids in a registered model (/ and :) and what would need escaping in its searches.
+REGISTERED_NAME = r"^[^/:'\"`\\%\s][^/:'\"`\\%]*$"
+
+
+class Comparison(Section):
+    """The model under test must not fall short of an opponent on one average of nDCG@10."""
+
+    against: tuple[str, ...] = Field(
+        min_length=1,
+        description="roles, names or patterns of models, whose best is the opponent; '@champion' is allowed",
+    )
+    average: Average = Field(
+        description="the named average of nDCG@10 that is compared: all tasks, medical or general ones"
+    )
+    min_gain: float = Field(
+        ge=-1,
+        le=1,
+        description="least gain over the opponent, in nDCG@10 of 0 to 1; a negative value is a tolerated loss",
+    )
+    significance: float = Field(
+        ge=0,
+        lt=0.5,
+        description="one-sided level of the paired bootstrap, a probability; 0 compares the means alone",
+    )
+    required: bool = Field(description="whether the gate holds a promotion back, or is only recorded")
+
+
+class Limit(Section):
+    """A measured figure must not exceed a bound."""
+
+    at_most: float = Field(
+        ge=0, allow_inf_nan=False, description="largest value that passes, in the unit of the gate's name"
+    )
+    required: bool = Field(description="whether the gate holds a promotion back, or is only recorded")
+
+
+class Gates(Section):
+    """All gates; each is judged and recorded, the required ones decide."""
+
+    comparisons: dict[str, Comparison] = Field(description="comparisons with other models, by gate name")
+    task_loss: Limit = Field(description="largest loss of any single task against the champion, in nDCG@10 of 0 to 1")
+    contamination: Limit = Field(description="texts shared by training and evaluation data that are left, as a count")
+    reload_difference: Limit = Field(
+        description="largest absolute difference of a vector component after the round trip"
+    )
+    megabytes: Limit = Field(description="size of the model folder in megabytes of 10^6 bytes")
+    query_milliseconds: Limit = Field(description="median time to encode one short query on the CPU, in milliseconds")
+    changed_files: Limit = Field(description="files changed in the git tree since the recorded revision, as a count")
+
+
+class PromoteParams(Section):
+    """Publishing to MLflow and promotion in its model registry."""
+
+    tracking_uri: str = Field(
+        min_length=1, description="MLflow store or server; MLFLOW_TRACKING_URI in the environment wins"
+    )
+    artifact_folder: str = Field(
+        min_length=1, description="folder of the artifacts where the store is a local database"
+    )
+    experiment: str = Field(min_length=1, max_length=500, description="name of the MLflow experiment")
+    registered_model: str = Field(
+        pattern=REGISTERED_NAME,
+        max_length=250,
+        description="name of the registered model, without slash, colon or quotes",
+    )
+    model: str = Field(min_length=1, description="name under which the promoted model was evaluated")
+    resamples: int = Field(ge=100, le=1_000_000, description="bootstrap resamples per comparison, as a count")
+    seed: int = Field(ge=0, le=2**32 - 1, description="seed of the bootstrap")
+    max_trials: int = Field(
+        ge=0, le=10_000, description="merge trials that get an MLflow run of their own, best first, as a count"
+    )
+    gates: Gates = Field(description="the gates")

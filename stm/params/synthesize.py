@@ -1,0 +1,56 @@
+"""Params of the stage `synthesize`."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from stm.params.base import Section
+from stm.params.llm import Endpoint
+
+
+class Validation(Section):
+    """When an LLM-written passage is refused."""
+
+    min_words: int = Field(4, ge=1, le=1000, description="shortest passage, in words")
+    max_words: int = Field(200, ge=2, le=5000, description="longest passage, in words")
+    ngram: int = Field(4, ge=1, le=20, description="length of the word n-grams that show a copy")
+    max_copy: float = Field(
+        0.5, gt=0, le=1, description="largest share of n-grams in common with positive or mined negative"
+    )
+    max_repeat: float = Field(0.3, gt=0, le=1, description="largest share of n-grams that repeat within the passage")
+    min_topic: float = Field(0.05, ge=0, le=1, description="least similarity to the positive, as a share of its own")
+    max_ratio: float = Field(
+        1.0, gt=0, le=2, description="the query's score must be below this share of the positive's score"
+    )
+    min_ratio_to_mined: float = Field(
+        0.0, ge=0, le=2, description="and at least this share of the mined negative's score"
+    )
+    dense_model: str = Field(
+        "", description="model folder whose cosine gives these scores; empty: BM25 over the split's passages"
+    )
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> "Validation":
+        if self.max_words < self.min_words:
+            raise ValueError("max_words must not be below min_words")
+        return self
+
+
+class SynthesizeParams(Section):
+    """How many hard negatives an LLM writes, how it is asked and what is taken."""
+
+    endpoint: Endpoint = Field(default_factory=Endpoint, description="the LLM and its sampling")
+    rows: int = Field(64, ge=0, description="rows per split, from the first, that get a synthetic negative; 0: all")
+    prompt: Literal["short", "full"] = Field(
+        "short", description="short: for models of less than a billion weights; full: others"
+    )
+    max_passage_chars: int = Field(
+        1200, ge=50, le=100000, description="texts in the prompt are cut to this many characters"
+    )
+    max_regenerations: int = Field(2, ge=0, le=20, description="further attempts after a refused answer")
+    max_total_tokens: int = Field(0, ge=0, description="hard limit per split, prompt and answer tokens; 0: none")
+    max_cost: float = Field(
+        0.0, ge=0, description="hard limit per split, in the money units of the endpoint's prices; 0: none"
+    )
+    samples: int = Field(3, ge=0, le=50, description="texts per outcome that the report shows")
+    validation: Validation = Field(default_factory=Validation, description="when an answer is refused")

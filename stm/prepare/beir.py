@@ -1,0 +1,50 @@
+"""Makes pairs from a BEIR folder and a task from pairs.
+
+Queries and judged passages go in, a frame of CANDIDATES comes out, and the other way round. Does not read other kinds
+of files.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from stm.files import sha256_text
+from stm.prepare.candidates import make_frame
+from stm.tasks import Domain, Passage, Task, read_task
+
+
+def read_beir_pairs(folder: Path | str, split: str, label: str) -> pl.DataFrame:
+    """One pair per query and relevant passage; passages judged 0 are the query's given negatives.
+
+    The concept is the query, whose relevant passages are never each other's negatives.
+    """
+    task = read_task(folder, split)
+    columns: dict[str, list[Any]] = {name: [] for name in ("anchor", "positive", "negatives", "concept")}
+    for query_id, judged in task.qrels.items():
+        negatives = [task.corpus[key].full_text() for key, score in judged.items() if score <= 0]
+        for key in (key for key, score in judged.items() if score > 0):
+            row = (task.queries[query_id], task.corpus[key].full_text(), negatives, f"{label}:{query_id}")
+            for name, value in zip(columns, row, strict=True):
+                columns[name].append(value)
+    frame = pl.DataFrame(columns, schema={n: pl.List(pl.String) if n == "negatives" else pl.String for n in columns})
+    return make_frame(frame.to_dict(), str(folder))
+
+
+def make_task(frame: pl.DataFrame, name: str, domain: Domain, notes: Mapping[str, Any]) -> Task:
+    """A task of CANDIDATES: distinct anchors are the queries, distinct positives and negatives the corpus."""
+    corpus: dict[str, Passage] = {}
+    queries: dict[str, str] = {}
+    qrels: dict[str, dict[str, int]] = {}
+    for row in frame.filter((pl.col("anchor") != "") & (pl.col("positive") != "")).iter_rows(named=True):
+        for text in (row["positive"], *row["negatives"]):
+            corpus[_key("p", text)] = Passage("", text)
+        query = _key("q", row["anchor"])
+        queries[query] = row["anchor"]
+        qrels.setdefault(query, {})[_key("p", row["positive"])] = 1
+    return Task(name, domain, corpus, queries, qrels, notes).check()
+
+
+def _key(kind: str, text: str) -> str:
+    return f"{kind}-{sha256_text(text)[:16]}"

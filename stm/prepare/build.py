@@ -1,0 +1,154 @@
+"""The core of `prepare`: from params to pairs per split, the warm-up mix, the tasks and the report, all in memory.
+
+Reads sources, writes nothing. The evaluation tasks come first and whole, because what is trained on may hold nothing
+of them whatever the caps say.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from stm.errors import DataError
+from stm.params.prepare import PrepareParams
+from stm.prepare.candidates import Candidates, tidy
+from stm.prepare.contamination import EvaluationIndex
+from stm.prepare.decontamination import Counts
+from stm.prepare.embedded import Corpora
+from stm.prepare.sampling import as_rows, draw, seeded_permutation, share_out
+from stm.prepare.sources import load_source, load_task
+from stm.progress import say
+from stm.schema import ROWS
+from stm.tasks import Task, cap_task
+
+PARTS = ("dev", "test")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that the stage writes."""
+
+    pairs: dict[str, pl.DataFrame]  # by split
+    warm_up: pl.DataFrame
+    instructions: dict[str, str]  # by split
+    tasks: dict[str, list[Task]]  # by part, capped
+    report: dict[str, Any]
+
+
+def prepare(params: PrepareParams) -> Prepared:
+    """Build all outputs of the stage; the same params and files give the same values."""
+    corpora = Corpora()
+    say("prepare: evaluation tasks")
+    full = {part: load_tasks(params, part, corpora) for part in PARTS}
+    index = EvaluationIndex([task for part in PARTS for task in full[part]], params.max_overlap)
+    tasks = {part: [cap(params, task) for task in full[part]] for part in PARTS}
+    pairs: dict[str, pl.DataFrame] = {}
+    warm_up: dict[str, pl.DataFrame] = {}
+    splits: dict[str, Any] = {}
+    for split, sources in params.splits.items():
+        candidates = tidy([load_source(source, corpora) for source in sources], split)
+        pairs[split], splits[split] = draw_split(params, split, candidates, index)
+        if split in params.warm_up_splits:
+            warm_up[split] = draw_warm_up(params, split, candidates, index)
+        say(f"prepare: {split}: {pairs[split].height} of {sum(c.frame.height for c in candidates)} pairs")
+    mixed = mix([warm_up[split] for split in params.warm_up_splits], params.seed)
+    report = {
+        "seed": params.seed,
+        "caps": params.model_dump(include={"max_pairs", "max_negatives", "max_queries", "max_passages"}),
+        "packages": corpora.versions,
+        "splits": splits,
+        "warm_up": {"pairs": mixed.height, "splits": {split: rows.height for split, rows in warm_up.items()}},
+        "tasks": {part: {task.name: describe_task(task) for task in tasks[part]} for part in PARTS},
+        "contamination": summarise(splits, index),
+    }
+    return Prepared(pairs, mixed, {split: params.instruction_of(split) for split in params.splits}, tasks, report)
+
+
+def cap(params: PrepareParams, task: Task) -> Task:
+    """The task reduced to the caps; one of which no relevant passage is left is a `DataError`."""
+    return cap_task(task, params.max_queries, params.max_passages, params.seed).check()
+
+
+def load_tasks(params: PrepareParams, part: str, corpora: Corpora) -> list[Task]:
+    """The full tasks of "dev" or "test", in name order."""
+    table = getattr(params.tasks, part)
+    return [load_task(table[name], name, part, corpora) for name in sorted(table)]
+
+
+def draw_split(
+    params: PrepareParams, split: str, candidates: list[Candidates], index: EvaluationIndex
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """A split's rows and its part of the report; a split that decontamination leaves empty is a `DataError`."""
+    taken, counts = draw(candidates, index, split=split, total=params.max_pairs, seed=params.seed)
+    rows = as_rows(taken, split, params.seed, params.max_negatives)
+    if rows.is_empty():
+        raise DataError(
+            f"the split {split!r} is empty: every pair is in an evaluation task ({', '.join(_tasks_hit(counts))}); "
+            "give the split other sources, or say `open_corpus: true` where a task shares its passages with training"
+        )
+    return rows, describe_split(candidates, taken, counts, rows)
+
+
+def _tasks_hit(counts: dict[str, Counts]) -> list[str]:
+    return sorted({task for count in counts.values() for task in count.removed_by_task})
+
+
+def describe_split(
+    candidates: list[Candidates], taken: dict[str, pl.DataFrame], counts: dict[str, Counts], rows: pl.DataFrame
+) -> dict[str, Any]:
+    """Counts of a split and its sources, for the report."""
+    kept = {source.label: taken[source.label].height for source in candidates}
+    return {
+        "pairs": rows.height,
+        "negatives_per_pair": round(float(rows["negatives"].list.len().cast(pl.Int64).sum()) / rows.height, 3),
+        "sources": {
+            source.label: {**source.facts, "kept": kept[source.label], "contamination": counts[source.label].describe()}
+            for source in candidates
+        },
+    }
+
+
+def draw_warm_up(
+    params: PrepareParams, split: str, candidates: list[Candidates], index: EvaluationIndex
+) -> pl.DataFrame:
+    """A split's part of the warm-up, from the other end than its own pairs; less than its share if it has less."""
+    shares = share_out(params.warm_up_pairs, [params.warm_up_pairs] * len(params.warm_up_splits))
+    share = shares[params.warm_up_splits.index(split)]
+    if not share:
+        return pl.DataFrame(schema=ROWS)
+    taken, _ = draw(candidates, index, split=split, total=share, seed=params.seed, from_end=True)
+    return as_rows(taken, split, params.seed, params.max_negatives)
+
+
+def mix(frames: list[pl.DataFrame], seed: int) -> pl.DataFrame:
+    """The rows of all frames in a seeded order."""
+    frame = pl.concat(frames)
+    return frame[seeded_permutation(frame.height, str(seed), "warm_up")]
+
+
+def describe_task(task: Task) -> dict[str, Any]:
+    """Sizes and provenance of a capped task, for the report."""
+    judged = sum(len(passages) for passages in task.qrels.values())
+    return {
+        "domain": task.domain,
+        "queries": len(task.queries),
+        "passages": len(task.corpus),
+        "judged": judged,
+        **task.notes,
+    }
+
+
+def summarise(splits: dict[str, Any], index: EvaluationIndex) -> dict[str, Any]:
+    """Contamination over all splits: what was tested, what was removed, by task."""
+    counts = [source["contamination"] for split in splits.values() for source in split["sources"].values()]
+    by_task: Counter[str] = Counter()
+    for count in counts:
+        by_task.update(count["removed_by_task"])
+    sums = {key: sum(count[key] for count in counts) for key in ("tested", "removed", "negatives", "negatives_removed")}
+    return {
+        "max_overlap": index.max_overlap,
+        **index.describe(),
+        **sums,
+        "removed_by_task": dict(sorted(by_task.items())),
+    }

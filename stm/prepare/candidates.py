@@ -1,0 +1,95 @@
+"""Candidates: the rows of one source before sampling, in one form whatever the source's kind.
+
+Columns of text go in, a tidy frame comes out: blank rows, rows that answer themselves and duplicates are gone and
+counted. Knows nothing of evaluation tasks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from stm.errors import DataError
+from stm.prepare.contamination import hash_texts, normalise
+from stm.schema import ROWS
+
+CANDIDATES = pl.Schema({name: ROWS[name] for name in ("anchor", "positive", "negatives", "instruction", "concept")})
+
+
+@dataclass
+class Candidates:
+    """A source's label, its rows (CANDIDATES and a row number) and what is known of them for the report."""
+
+    label: str
+    frame: pl.DataFrame
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def make_frame(columns: Mapping[str, Any], where: str) -> pl.DataFrame:
+    """A frame of CANDIDATES from equally long columns; left-out ones are empty, nulls become empty texts.
+
+    `columns` may hold polars series or lists; negatives are texts or lists of texts. A column of another type is a
+    `DataError`.
+    """
+    frame = pl.DataFrame({name: columns[name] for name in CANDIDATES if name in columns})
+    for name, kind in frame.schema.items():
+        fits = (
+            kind in (pl.String, pl.Null, pl.List(pl.String), pl.List(pl.Null))
+            if name == "negatives"
+            else kind in (pl.String, pl.Null)
+        )
+        if not fits:
+            wanted = "texts or lists of texts" if name == "negatives" else "texts"
+            raise DataError(f"{where}: the column for {name!r} has type {kind}; expected {wanted}")
+    empty = {name: pl.lit("") for name in CANDIDATES if name not in frame.columns and name != "negatives"}
+    frame = frame.with_columns(**empty, negatives=_as_lists(frame))
+    texts = [name for name in CANDIDATES if name != "negatives"]
+    stripped = [pl.col(name).cast(pl.String).fill_null("").str.strip_chars() for name in texts]
+    return frame.with_columns(stripped).select(list(CANDIDATES))
+
+
+def _as_lists(frame: pl.DataFrame) -> pl.Expr:
+    if "negatives" not in frame.columns:
+        return pl.lit([], dtype=pl.List(pl.String))
+    if isinstance(frame.schema["negatives"], pl.List):
+        lists = pl.col("negatives").cast(pl.List(pl.String)).fill_null([])
+    else:
+        lists = pl.concat_list(pl.col("negatives").cast(pl.String)).fill_null([])
+    texts = pl.element().str.strip_chars()
+    return lists.list.eval(texts.filter(texts.is_not_null() & (texts != "")))
+
+
+def _pair_hashes(frame: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
+    return pl.Series(hash_texts(normalise(frame["anchor"]))), pl.Series(hash_texts(normalise(frame["positive"])))
+
+
+def tidy(candidates: list[Candidates], split: str) -> list[Candidates]:
+    """The sources of a split without unusable rows; of equal pairs the first in the order of the sources stays.
+
+    Adds `row`, the number in its source, and counts `candidates`, `blank`, `identical` (the passage is the query) and
+    `duplicates`. A split of which nothing is left is a `DataError`.
+    """
+    seen = pl.DataFrame(schema={"a": pl.UInt64, "p": pl.UInt64})
+    tidied = []
+    for source in candidates:
+        numbered = source.frame.with_row_index("row")
+        filled = numbered.filter((pl.col("anchor") != "") & (pl.col("positive") != ""))
+        anchors, positives = _pair_hashes(filled)
+        hashed = filled.with_columns(a=anchors, p=positives)
+        usable = hashed.filter(pl.col("a") != pl.col("p"))
+        fresh = usable.unique(["a", "p"], keep="first", maintain_order=True).join(
+            seen, on=["a", "p"], how="anti", maintain_order="left"
+        )
+        seen = pl.concat([seen, fresh.select("a", "p")])
+        counts = {
+            "candidates": numbered.height,
+            "blank": numbered.height - filled.height,
+            "identical": filled.height - usable.height,
+            "duplicates": usable.height - fresh.height,
+        }
+        tidied.append(Candidates(source.label, fresh.drop("a", "p"), {**source.facts, **counts}))
+    if not any(source.frame.height for source in tidied):
+        names = ", ".join(source.label for source in tidied)
+        raise DataError(f"the split {split!r} is empty: its sources ({names}) hold no row with a query and a passage")
+    return tidied

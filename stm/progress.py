@@ -1,0 +1,67 @@
+"""Progress that a person can follow: a bar on a terminal, a line every few seconds in a log.
+
+Writes to stderr only. Holds no state beyond the loop that it watches.
+"""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+LOG_EVERY_SECONDS = 10.0
+
+
+def say(message: str) -> None:
+    """Write one line for the user on stderr."""
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()
+
+
+class Meter:
+    """Counts towards `total` and shows it; `advance` may carry a note such as the current loss."""
+
+    def __init__(self, description: str, total: int) -> None:
+        self.description, self.total, self.done, self.note = description, total, 0, ""
+        self._started = self._logged = time.monotonic()
+        self._bar: Progress | None = None
+        console = Console(stderr=True)
+        if console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=console)
+            self._task = self._bar.add_task(description, total=total)
+
+    def __enter__(self) -> "Meter":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+        elif time.monotonic() - self._started > LOG_EVERY_SECONDS:
+            self._log()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Add `count` finished units."""
+        self.done, self.note = self.done + count, note or self.note
+        if self._bar:
+            self._bar.update(self._task, completed=self.done, description=f"{self.description} {self.note}".rstrip())
+        elif time.monotonic() - self._logged > LOG_EVERY_SECONDS:
+            self._log()
+
+    def _log(self) -> None:
+        self._logged = time.monotonic()
+        seconds = self._logged - self._started
+        say(f"  {self.description}: {self.done}/{self.total} in {seconds:.0f} s {self.note}".rstrip())
+
+
+def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
+    """Yield the items while showing how many of `total` are done."""
+    with Meter(description, total) as meter:
+        for item in items:
+            yield item
+            meter.advance()

@@ -1,0 +1,1 @@
+"""Publishing to MLflow, gates, and promotion in the model registry."""

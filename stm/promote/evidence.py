@@ -1,0 +1,96 @@
+"""What the gates judge: scores per query of every evaluated model, and the contamination that was counted.
+
+Reads reports/evaluation/*.json and reports/prepare.json into typed values. Does not know which model is promoted.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from stm.errors import DataError
+from stm.files import read_json
+from stm.params.promote import Average
+
+METRIC = "ndcg_at_10"
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """nDCG@10 of one model on one task; `scores[query_id]` lies in [0, 1]."""
+
+    domain: str
+    digest: str
+    scores: Mapping[str, float]
+
+    @property
+    def mean(self) -> float:
+        """The task's nDCG@10."""
+        return sum(self.scores.values()) / len(self.scores)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluated model: its role in the comparison and its scores by task name."""
+
+    name: str
+    role: str
+    tasks: Mapping[str, TaskScores]
+
+    def within(self, average: Average) -> dict[str, TaskScores]:
+        """The tasks that a named average covers, in name order."""
+        return {name: task for name, task in sorted(self.tasks.items()) if average in ("all", task.domain)}
+
+    def average(self, average: Average) -> float | None:
+        """Mean of the task means, every task counting the same; None where the average covers no task."""
+        tasks = self.within(average)
+        return sum(task.mean for task in tasks.values()) / len(tasks) if tasks else None
+
+    def matches(self, pattern: str) -> bool:
+        """Whether a role, a name or a shell pattern of names means this model."""
+        return pattern == self.role or fnmatchcase(self.name, pattern)
+
+    def same_queries(self, other: "Evaluation") -> bool:
+        """Whether both were scored on the same queries of the same tasks, so that queries can be paired."""
+        return {name: (task.digest, set(task.scores)) for name, task in self.tasks.items()} == {
+            name: (task.digest, set(task.scores)) for name, task in other.tasks.items()
+        }
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read one evaluation report; `DataError` if it lacks scores per query."""
+    data = read_json(path)
+    try:
+        tasks = {name: _task(task) for name, task in sorted(data["tasks"].items())}
+        evaluation = Evaluation(str(data.get("model", path.stem)), str(data.get("role", "")), tasks)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} has no nDCG@10 per query ({error!r}); make it again with `dvc repro -f evaluate`"
+        ) from error
+    if not tasks or any(not task.scores for task in tasks.values()):
+        raise DataError(f"{path} scores no query; name at least one test task under prepare.tasks in params.yaml")
+    return evaluation
+
+
+def _task(task: Mapping[str, Any]) -> TaskScores:
+    scores = {str(query_id): float(score) for query_id, score in task["per_query"][METRIC].items()}
+    return TaskScores(str(task.get("domain", "")), str(task.get("data", "")), scores)
+
+
+def read_evaluations(folder: Path) -> dict[str, Evaluation]:
+    """Read all evaluation reports of a folder, by model name; none is a `DataError`."""
+    found = [read_evaluation(path) for path in sorted(folder.glob("*.json"))]
+    if not found:
+        raise DataError(f"{folder} holds no evaluation; run `dvc repro evaluate`")
+    return {evaluation.name: evaluation for evaluation in found}
+
+
+def read_contamination(path: Path) -> int | None:
+    """Texts shared by training and evaluation data that prepare left; None where it did not count them."""
+    if not path.exists():
+        return None
+    counts = read_json(path).get("contamination") or {}
+    if "left" in counts:
+        return int(counts["left"])
+    return 0 if "removed" in counts else None  # what prepare finds it removes

@@ -1,0 +1,153 @@
+"""The gates: each compares figures with a bound of the params and says in words whether the model passes.
+
+Pure: values in, verdicts out. Does not know where the figures come from or what a verdict leads to.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from stm.params.promote import Comparison, Gates, Limit
+from stm.promote.evidence import Evaluation
+from stm.significance import mean_intervals
+
+CHAMPION = "@champion"
+DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One gate's outcome; `figures` holds the numbers behind it, and `detail` says them in words."""
+
+    name: str
+    passed: bool
+    required: bool
+    detail: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def holds(self) -> bool:
+        """Whether this verdict holds a promotion back."""
+        return self.required and not self.passed
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures of the candidate besides its scores; None stands for what was not measured."""
+
+    contamination: int | None = None
+    reload_difference: float | None = None
+    megabytes: float | None = None
+    query_milliseconds: float | None = None
+    changed_files: int | None = None
+
+
+def judge(
+    rules: Gates,
+    candidate: Evaluation,
+    others: Sequence[Evaluation],
+    champion: Evaluation | None,
+    measured: Measured,
+    *,
+    resamples: int,
+    seed: int,
+) -> list[Verdict]:
+    """Judge every gate, comparisons first, in name order within each kind."""
+    verdicts = [
+        compare(name, rule, candidate, others, champion, resamples=resamples, seed=seed)
+        for name, rule in sorted(rules.comparisons.items())
+    ]
+    verdicts.append(judge_tasks(rules.task_loss, candidate, champion))
+    for name in sorted(vars(measured)):
+        verdicts.append(judge_limit(name, getattr(rules, name), getattr(measured, name)))
+    return verdicts
+
+
+def compare(
+    name: str,
+    rule: Comparison,
+    candidate: Evaluation,
+    others: Sequence[Evaluation],
+    champion: Evaluation | None,
+    *,
+    resamples: int,
+    seed: int,
+) -> Verdict:
+    """Judge one comparison: the lower confidence bound of the gain (or the gain itself) must reach `min_gain`."""
+    rivals = [other for other in others if any(other.matches(pattern) for pattern in rule.against)]
+    rivals = [rival for rival in rivals if rival.name != candidate.name]
+    if CHAMPION in rule.against:
+        if champion is None and not rivals:
+            return Verdict(name, True, rule.required, "there is no other champion to compare with")
+        rivals += [champion] if champion else []
+    if not rivals:
+        return Verdict(name, False, rule.required, f"no evaluated model matches {', '.join(rule.against)}")
+    if candidate.average(rule.average) is None:
+        return Verdict(name, False, rule.required, f"no test task belongs to the average {rule.average!r}")
+    comparable = [rival for rival in rivals if candidate.same_queries(rival)]
+    if len(comparable) < len(rivals):
+        other = next(rival.name for rival in rivals if rival not in comparable)
+        return Verdict(
+            name, False, rule.required, f"{other} was evaluated on other tasks or queries, so it cannot be compared"
+        )
+    rival = max(comparable, key=lambda model: (model.average(rule.average) or 0.0, model.name))
+    return _compare_two(name, rule, candidate, rival, resamples, seed)
+
+
+def _compare_two(
+    name: str, rule: Comparison, mine: Evaluation, rival: Evaluation, resamples: int, seed: int
+) -> Verdict:
+    ours, theirs = mine.average(rule.average) or 0.0, rival.average(rule.average) or 0.0
+    gain = bound = ours - theirs
+    how = "on the means alone"
+    if rule.significance:
+        bound = _lower_bound(rule, mine, rival, resamples, seed)
+        how = f"lower bound {bound:+.4f} at level {rule.significance:g}"
+    passed = bound >= rule.min_gain
+    detail = (
+        f"{ours:.4f} against {theirs:.4f} of {rival.name} (average {rule.average}): {gain:+.4f}, {how}; "
+        f"{'reaches' if passed else 'misses'} {rule.min_gain:+.4f}"
+    )
+    figures = {
+        "candidate": round(ours, DIGITS), "opponent": round(theirs, DIGITS), "opponent_name": rival.name,
+        "gain": round(gain, DIGITS), "lower_bound": round(bound, DIGITS), "min_gain": rule.min_gain,
+        "significance": rule.significance, "average": rule.average,
+    }  # fmt: skip
+    return Verdict(name, passed, rule.required, detail, figures)
+
+
+def _lower_bound(rule: Comparison, mine: Evaluation, rival: Evaluation, resamples: int, seed: int) -> float:
+    """One-sided lower confidence bound of the gain; queries are paired, tasks are strata.
+
+    A one-sided bound at level a is the lower end of the two-sided interval of confidence 1 - 2a.
+    """
+    strata = [
+        np.array([[score - rival.tasks[name].scores[key]] for key, score in sorted(task.scores.items())])
+        for name, task in mine.within(rule.average).items()
+    ]
+    return mean_intervals(strata, resamples, seed, 1 - 2 * rule.significance)[0].low
+
+
+def judge_tasks(rule: Limit, candidate: Evaluation, champion: Evaluation | None) -> Verdict:
+    """Judge that no single task lost more than the bound against the champion."""
+    if champion is None:
+        return Verdict("task_loss", True, rule.required, "there is no other champion to compare with")
+    if not candidate.same_queries(champion):
+        return Verdict("task_loss", False, rule.required, "the champion was evaluated on other tasks or queries")
+    losses = {name: champion.tasks[name].mean - task.mean for name, task in sorted(candidate.tasks.items())}
+    worst = max(losses, key=lambda name: losses[name])
+    loss = max(0.0, losses[worst])
+    passed = loss <= rule.at_most
+    detail = f"the worst task, {worst}, changed by {-losses[worst]:+.4f}; a loss of {rule.at_most:g} is allowed"
+    return Verdict("task_loss", passed, rule.required, detail, {"value": round(loss, DIGITS), "task": worst})
+
+
+def judge_limit(name: str, rule: Limit, value: float | None) -> Verdict:
+    """Judge one figure against its bound; a figure that was not measured does not pass."""
+    if value is None:
+        return Verdict(name, False, rule.required, "not measured", {"at_most": rule.at_most})
+    passed = value <= rule.at_most
+    detail = f"{value:g} {'is within' if passed else 'exceeds'} {rule.at_most:g}"
+    return Verdict(name, passed, rule.required, detail, {"value": value, "at_most": rule.at_most})

@@ -1,0 +1,125 @@
+"""Where a model came from: git revision, pipeline lock, data and backbone hashes, merge recipe, library versions.
+
+Reads the project's folder and git; returns plain values for tags. Knows nothing of MLflow, and of DVC no more than its
+lock file.
+"""
+
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stm.errors import DataError, RegistryError
+from stm.files import sha256_text
+
+LIBRARIES = (
+    "dvc", "mergekit", "mlflow", "mteb", "numpy", "optuna", "peft", "polars", "sentence-transformers", "tokenizers",
+    "torch", "transformers",
+)  # fmt: skip
+# Written by the pipeline itself while it runs, so a change there is no change of code or params.
+OUTPUTS = ("dvc.lock", "reports")
+SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+SHORTEST_SECRET = 8
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """An empty string stands for what could not be known, such as the revision outside of git."""
+
+    revision: str
+    changed_files: tuple[str, ...]
+    lock: str
+    data: str
+    backbone: str
+    libraries: Mapping[str, str]
+
+    def tags(self) -> dict[str, str]:
+        """The lineage as MLflow tags."""
+        return {
+            "git.revision": self.revision or "unknown",
+            "git.dirty": str(bool(self.changed_files)).lower(),
+            "git.changed_files": json.dumps(self.changed_files[:50], ensure_ascii=False),
+            "dvc.lock": self.lock or "unknown",
+            "data": self.data or "unknown",
+            "backbone": self.backbone or "unknown",
+            "libraries": json.dumps(dict(self.libraries), sort_keys=True),
+        }
+
+
+def read_lineage(root: Path) -> Lineage:
+    """Collect the lineage of the project in `root` as it stands."""
+    stages = _locked_stages(root / "dvc.lock")
+    outs = {str(out.get("path")): str(out.get("md5")) for stage in stages.values() for out in stage.get("outs", [])}
+    data = sorted(f"{path}:{digest}" for path, digest in outs.items() if path.startswith("data/"))
+    return Lineage(
+        revision=_git(root, "rev-parse", "--verify", "HEAD").strip(),
+        changed_files=_changed_files(root),
+        lock=sha256_text(json.dumps(stages, sort_keys=True)) if stages else "",
+        data=sha256_text(*data) if data else "",
+        backbone=outs.get("models/backbone", ""),
+        libraries=library_versions(),
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that shape a result; a missing one is left out."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _locked_stages(path: Path) -> dict[str, Any]:
+    """The stages of dvc.lock without promote, whose entry changes by running it; empty while there is no file."""
+    if not path.exists():
+        return {}
+    try:
+        lock = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return {name: stage for name, stage in lock.get("stages", {}).items() if name != "promote"}
+    except (OSError, yaml.YAMLError, AttributeError) as error:
+        raise DataError(f"{path} is not a DVC lock file; restore it with `git checkout {path}`") from error
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """The command's output; empty where there is no git, no repository or no commit."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _changed_files(root: Path) -> tuple[str, ...]:
+    excluded = [f":(exclude){name}" for name in OUTPUTS]
+    listing = _git(root, "status", "--porcelain=v1", "-z", "--no-renames", "--", ".", *excluded)
+    return tuple(sorted(entry[3:] for entry in listing.split("\0") if entry))
+
+
+def refuse_secrets(files: list[Path]) -> None:
+    """Raise `RegistryError` if a text file holds the value of an environment variable that is named like a secret."""
+    secrets = {
+        name: value.encode()
+        for name, value in os.environ.items()
+        if SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET and not Path(value).exists()
+    }
+    for path in files if secrets else []:
+        content = path.read_bytes()
+        found = sorted(name for name, value in secrets.items() if value in content)
+        if found:
+            raise RegistryError(
+                f"{path} holds the value of the environment variable {found[0]}; nothing was published. "
+                "Take it out of params and reports, and consider the key as known to others"
+            )

@@ -1,0 +1,147 @@
+"""The whole promotion: publish, register, measure, judge, decide, and only then move an alias.
+
+Everything up to the alias can be interrupted or repeated without a consumer noticing; the alias moves in one step.
+"""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+from stm.errors import DataError, RegistryError
+from stm.params.promote import PromoteParams
+from stm.promote.candidate import Candidate, read_candidate
+from stm.promote.decision import Outcome, decide
+from stm.promote.evidence import Evaluation, read_evaluation
+from stm.promote.gates import Measured, Verdict, judge
+from stm.promote.history import Actor, Kind, crown, read_history, withdrawn
+from stm.promote.lineage import refuse_secrets
+from stm.promote.plan import Publication, plan_publication
+from stm.promote.publish import ensure_experiment, publish
+from stm.promote.registry import (
+    CHALLENGER,
+    CHAMPION,
+    Registry,
+    Version,
+    explained,
+    local_database,
+    quiet_mlflow,
+    resolve_uri,
+)
+from stm.promote.versions import RoundTrip, find_version, measure, measure_unregistered, register
+
+LOCK = Path(".stm/promotion.lock")
+RUN = "run"  # tag: the parent run that published the version's evidence
+
+
+@contextlib.contextmanager
+def only_one(root: Path) -> Iterator[None]:
+    """Hold the project's promotion lock; `RegistryError` if another process has it."""
+    path = root / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RegistryError(
+                "another promotion or rollback is running in this project; run again when it is done"
+            ) from error
+        yield
+
+
+def promote(params: PromoteParams, actor: Actor, *, root: Path = Path(), force: str = "") -> Outcome:
+    """Publish the reports and the merged model, judge it, and move the alias that it deserves.
+
+    `force` is the reason for making it the champion in spite of its gates. Doing it twice adds nothing.
+    """
+    candidate = read_candidate(root, params.model)
+    publication = plan_publication(root, candidate.folder, params.max_trials)
+    refuse_secrets([*publication.files, *_small_files(candidate.folder)])
+    with only_one(root):
+        registry = Registry.open(params.tracking_uri, params.registered_model, create=True)
+        champion = registry.by_alias(CHAMPION)
+        version, trip = _publish(registry, params, candidate, publication, root)
+        outcome = _decide(registry, params, candidate, champion, version.number, trip, force)
+        registry.tag(version.number, outcome.tags(actor.who, actor.when), version.tags)
+        _move(registry, outcome, actor)
+    return outcome
+
+
+def _small_files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".safetensors"]
+
+
+def _publish(
+    registry: Registry, params: PromoteParams, candidate: Candidate, publication: Publication, root: Path
+) -> tuple[Version, RoundTrip]:
+    experiment = ensure_experiment(registry.client, registry.uri, params.experiment, params.artifact_folder)
+    run_id = publish(registry.client, registry.uri, experiment, publication, root)
+    tags = {**candidate.tags(), RUN: run_id}
+    version = register(registry, experiment, run_id, publication.digest, candidate.folder, tags)
+    return version, measure(f"models:/{registry.name}/{version.number}", candidate.folder)
+
+
+def preview(params: PromoteParams, *, root: Path = Path(), force: str = "") -> Outcome:
+    """Judge as `promote` does, and change nothing anywhere."""
+    candidate = read_candidate(root, params.model)
+    uri = resolve_uri(params.tracking_uri)
+    database = local_database(uri)
+    if database is not None and not database.exists():
+        quiet_mlflow()
+        return _decide(None, params, candidate, None, 0, measure_unregistered(candidate.folder), force, dry_run=True)
+    registry = Registry.open(params.tracking_uri, params.registered_model)
+    version = find_version(registry, candidate.content)
+    trip = (
+        measure(f"models:/{registry.name}/{version.number}", candidate.folder)
+        if version
+        else measure_unregistered(candidate.folder)
+    )
+    number = version.number if version else 0
+    return _decide(registry, params, candidate, registry.by_alias(CHAMPION), number, trip, force, dry_run=True)
+
+
+def _decide(
+    registry: Registry | None, params: PromoteParams, candidate: Candidate, champion: Version | None, number: int,
+    trip: RoundTrip, force: str, *, dry_run: bool = False,
+) -> Outcome:  # fmt: skip
+    rival = champion if champion and champion.number != number else None
+    rival_evaluation = _evaluation_of(registry, rival, params.model) if registry and rival else None
+    verdicts = judge(
+        params.gates, candidate.evaluation, candidate.others, rival_evaluation, _measured(candidate, trip),
+        resamples=params.resamples, seed=params.seed,
+    )  # fmt: skip
+    rollback = withdrawn(read_history(registry), number) if registry else None
+    if rollback:
+        detail = f"{rollback.who} rolled this version back on {rollback.when} ({rollback.why})"
+        verdicts.append(Verdict("not_withdrawn", False, True, detail))
+    previous = champion.number if champion else 0
+    return decide(verdicts, number, previous, candidate.content, force=force, dry_run=dry_run)
+
+
+def _measured(candidate: Candidate, trip: RoundTrip) -> Measured:
+    lineage = candidate.lineage
+    changed = len(lineage.changed_files) if lineage.revision else None
+    return Measured(candidate.contamination, trip.max_difference, trip.megabytes, trip.query_milliseconds, changed)
+
+
+def _evaluation_of(registry: Registry, version: Version, model: str) -> Evaluation:
+    """The champion's evaluation, from the run that published it; without tasks, comparable to nothing, if lost."""
+    import mlflow
+
+    name = f"champion (version {version.number})"
+    try:
+        with explained(registry.uri):
+            path = mlflow.artifacts.download_artifacts(
+                run_id=version.tags.get(RUN, version.run_id), artifact_path=f"reports/evaluation/{model}.json"
+            )
+        return Evaluation(name, "champion", read_evaluation(Path(path)).tasks)
+    except (RegistryError, DataError, OSError):
+        return Evaluation(name, "champion", {})
+
+
+def _move(registry: Registry, outcome: Outcome, actor: Actor) -> None:
+    if outcome.decision == "held":
+        registry.point(CHALLENGER, outcome.version)
+    elif outcome.decision != "unchanged":
+        kind: Kind = "force" if outcome.decision == "forced" else "promote"
+        crown(registry, outcome.version, kind, actor, outcome.reason or "all required gates passed", outcome.previous)

@@ -1,0 +1,184 @@
+"""Registers a sentence-transformers folder as a model version, once per content, and measures it after the round trip.
+
+The files are those of MLflow's sentence-transformers flavor: safetensors and JSON, nothing pickled. Does not know gates
+or aliases.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from stm.errors import ModelError, RegistryError
+from stm.files import sha256_tree
+from stm.promote.publish import KEY, PUBLICATION
+from stm.promote.registry import Registry, Version, explained
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+CONTENT = "model"  # tag: sha256 of the model folder
+LOGGED_NAME = "retriever"
+EXAMPLE = ["lay term for dyspnea"]
+REQUIREMENTS = ("sentence-transformers", "transformers", "torch")
+FORBIDDEN = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".py")
+# Short, empty, long, not English, not letters: what a reload could treat differently.
+PROBES = (
+    "shortness of breath", "", "What is the retina?", "Zöliakie, maladie cœliaque, セリアック病",
+    "🫀 <b>heart</b> & 'vessels' \"", "x", "\n\t tabs and lines \n",
+    "A chronic inflammatory disease of the small intestine that is triggered by gluten. " * 40,
+)  # fmt: skip
+TIMED_QUERIES = 20
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """Figures of a model measured against its registered copy."""
+
+    max_difference: float
+    megabytes: float
+    query_milliseconds: float
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `ModelError` unless this is a sentence-transformers folder of safetensors without pickles or code."""
+    if not (folder / "modules.json").exists():
+        raise ModelError(f"{folder} is no sentence-transformers folder: it has no modules.json; run `dvc repro merge`")
+    refused = sorted(path.name for path in folder.rglob("*") if path.suffix in FORBIDDEN)
+    if refused:
+        raise ModelError(
+            f"{folder} holds {refused[0]}, which could run code when loaded; only safetensors and JSON are registered"
+        )
+
+
+def load_folder(folder: str) -> "SentenceTransformer":
+    """Load a model folder on the CPU in the precision of its file, as any consumer does."""
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    kwargs = {"use_safetensors": True}
+    return SentenceTransformer(
+        folder, device="cpu", trust_remote_code=False, local_files_only=True, model_kwargs=kwargs
+    )
+
+
+def find_version(registry: Registry, content: str) -> Version | None:
+    """The version that holds a model of this content, or None."""
+    return next((version for version in registry.versions() if version.tags.get(CONTENT) == content), None)
+
+
+def register(
+    registry: Registry, experiment: str, run_id: str, publication: str, folder: Path, tags: Mapping[str, str]
+) -> Version:
+    """Return the version of this model folder; it is logged and registered unless it is there already.
+
+    A logged model whose registration broke off is taken up, a half-logged one is deleted and logged again.
+    """
+    content = sha256_tree(folder)
+    version = find_version(registry, content)
+    if version is None:
+        check_folder(folder)
+        with explained(registry.uri):
+            model_id = _find_logged(registry, experiment, content) or _log(
+                registry, run_id, publication, folder, content
+            )
+            if registry.model() is None:
+                registry.client.create_registered_model(registry.name, description="Retrievers merged by this project.")
+            created = registry.client.create_model_version(
+                registry.name, f"models:/{model_id}", run_id=run_id, tags={**tags, CONTENT: content}, model_id=model_id
+            )
+        return registry.version(int(created.version))
+    registry.tag(version.number, tags, version.tags)
+    return registry.version(version.number)
+
+
+def _find_logged(registry: Registry, experiment: str, content: str) -> str | None:
+    """A completely logged model of this content; incomplete ones are deleted on the way."""
+    found = registry.client.search_logged_models([experiment], filter_string=f"tags.`{CONTENT}` = '{content}'")
+    for logged in found:
+        if str(logged.status.value) == "READY":
+            return str(logged.model_id)
+        registry.client.delete_logged_model(logged.model_id)
+    return None
+
+
+def _log(registry: Registry, parent: str, publication: str, folder: Path, content: str) -> str:
+    import mlflow
+
+    model = load_folder(str(folder))
+    tags = {PUBLICATION: publication, KEY: "model", "stm.kind": "model", "mlflow.parentRunId": parent}
+    experiment = registry.client.get_run(parent).info.experiment_id
+    filters = f"tags.`{PUBLICATION}` = '{publication}' AND tags.`{KEY}` = 'model'"
+    before = registry.client.search_runs([experiment], filters)
+    run = before[0] if before else registry.client.create_run(experiment, tags=tags, run_name="model")
+    with mlflow.start_run(run_id=run.info.run_id):
+        logged = mlflow.sentence_transformers.log_model(
+            model, name=LOGGED_NAME, signature=_signature(model), input_example=EXAMPLE,
+            pip_requirements=_requirements(), tags={CONTENT: content},
+        )  # fmt: skip
+    return str(logged.model_id)
+
+
+def _signature(model: "SentenceTransformer") -> object:
+    """Texts in, float32 vectors out. Inferring it would encode, which leaves padding in the saved tokenizer."""
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import ColSpec, Schema, TensorSpec
+
+    width = model.get_embedding_dimension() or -1
+    return ModelSignature(Schema([ColSpec("string")]), Schema([TensorSpec(np.dtype("float32"), (-1, width))]))
+
+
+def _requirements() -> list[str]:
+    from importlib.metadata import version
+
+    return [f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS]
+
+
+def measure(uri: str, folder: Path) -> RoundTrip:
+    """Load an MLflow model as any consumer does and compare its vectors with those of its folder."""
+    import mlflow
+
+    expected, seconds = _encode_probes(load_folder(str(folder)))
+    try:
+        reloaded = mlflow.sentence_transformers.load_model(uri).to("cpu")
+    except Exception as error:  # whatever the store or the loader raises, the model is not fit for use
+        reason = " ".join(str(error).split())[:300]
+        raise RegistryError(f"{uri} cannot be loaded back: {reason}; the champion stays") from error
+    vectors, _ = _encode_probes(reloaded)
+    same = vectors.shape == expected.shape and bool(np.isfinite(vectors).all())
+    difference = float(np.abs(vectors - expected).max()) if same else 1.0
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return RoundTrip(difference, round(size / 1e6, 3), round(1000 * seconds, 2))
+
+
+def measure_unregistered(folder: Path) -> RoundTrip:
+    """The same round trip through a temporary MLflow model, without any registry."""
+    import mlflow
+
+    check_folder(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(scratch) / "model"
+        model = load_folder(str(folder))
+        mlflow.sentence_transformers.save_model(
+            model, str(target), signature=_signature(model), pip_requirements=_requirements()
+        )
+        return measure(str(target), folder)
+
+
+def _encode_probes(model: "SentenceTransformer") -> tuple[npt.NDArray[np.float32], float]:
+    """Vectors of all probes on both sides [2 * probes, D], and the median seconds of one query."""
+    texts = list(PROBES)
+    sides = [model.encode_query(texts, show_progress_bar=False), model.encode_document(texts, show_progress_bar=False)]
+    times = []
+    for _ in range(TIMED_QUERIES):
+        started = time.perf_counter()
+        model.encode_query(texts[:1], show_progress_bar=False)
+        times.append(time.perf_counter() - started)
+    return np.concatenate(sides).astype(np.float32), statistics.median(times)

@@ -1,0 +1,75 @@
+"""Puts the report together: from the stages' reports to the figures, the page and a summary in words.
+
+Reads no files itself and writes none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stm.params.report import ReportParams
+from stm.report import metrics, stages, views
+from stm.report.collect import Reports
+from stm.report.compare import OPPONENTS, Analysis, analyse, percent, verdict
+from stm.report.failures import find_failures
+from stm.report.render import render_page
+from stm.report.scores import build_table
+from stm.tasks import Task
+
+
+@dataclass(frozen=True)
+class Built:
+    """The report: metrics for DVC, the page, CSV files for plots by name, and the summary's lines."""
+
+    metrics: dict[str, Any]
+    page: str
+    plots: dict[str, str]
+    summary: list[str]
+
+
+def build_report(reports: Reports, tasks: Mapping[str, Task], params: ReportParams) -> Built:
+    """Build everything; `tasks` holds the test tasks' texts for the failures, and may be empty."""
+    table = build_table(reports.evaluation, params.subject)
+    analysis = analyse(table, params.subject, params.level, params.resamples, params.seed)
+    losses = {name: stages.losses(report) for name, report in stages.trainings(reports).items()}
+    plots = {
+        "scores.csv": metrics.scores_csv(analysis),
+        "training.csv": metrics.training_csv(losses),
+        "merge.csv": metrics.merge_csv(reports.merge.get("trials", [])),
+    }
+    page = render_page({**_score_views(analysis, params), **_stage_views(reports, params),
+                        "failures": find_failures(analysis, reports.evaluation, tasks, params.failures)})  # fmt: skip
+    return Built(metrics.metrics_json(analysis), page, plots, summarise(analysis))
+
+
+def _score_views(analysis: Analysis, params: ReportParams) -> dict[str, Any]:
+    table = analysis.table
+    return {
+        "verdict": verdict(analysis), "subject": analysis.subject, "headline": views.headline(analysis),
+        "level": percent(params.level), "resamples": params.resamples, "columns": views.score_columns(analysis),
+        "rows": views.score_rows(analysis), "recall": views.recall_rows(analysis), "tasks": table.tasks,
+        "task_count": len(table.tasks), "reduced": sum(task.is_reduced for task in table.tasks),
+        "comparisons": views.comparison_rows(analysis), "charts": views.charts(analysis), "left_out": table.left_out,
+    }  # fmt: skip
+
+
+def _stage_views(reports: Reports, params: ReportParams) -> dict[str, Any]:
+    return {
+        "data": stages.data_view(reports), "contamination": stages.contamination_view(reports),
+        "negatives": stages.negatives_view(reports, params.samples), "training": stages.training_view(reports),
+        "prompts": stages.prompts_view(reports), "selected": stages.select_view(reports),
+        "merge": stages.merge_view(reports), "cost": stages.cost_view(reports),
+        "provenance": stages.provenance_view(reports), "hub": stages.hub_view(reports),
+    }  # fmt: skip
+
+
+def summarise(analysis: Analysis) -> list[str]:
+    """Return the averages of base, best expert, all-data, merged and BM25, and the verdict, as lines for a
+    terminal.
+    """
+    shown = [analysis.strongest((role,)) for role in ("base", "expert", "all_data", "lexical")]
+    models = [model for model in shown if model] + [analysis.subject]
+    width = max(len(model.label) for model in models)
+    lines = [f"average nDCG@10 over {len(analysis.table.tasks)} test tasks:"]
+    lines += [f"  {model.label.ljust(width)}  {analysis.mean('all', model.name):.3f}" for model in models]
+    return [*lines, verdict(analysis)] if analysis.strongest(OPPONENTS) else lines

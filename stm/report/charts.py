@@ -1,0 +1,197 @@
+"""Inline SVG charts: intervals, lines, a search trace, bars.
+
+Takes labels and numbers and returns markup that is safe to insert: every label is escaped here. Colours are CSS
+classes of the page, so that charts follow its light and dark themes. Each chart names itself to a screen reader, and
+the page shows the same figures as a table.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+WIDTH = 480
+LABEL = 150  # width of the column of labels in charts of rows
+ROW = 22
+SERIES = 8  # line colours that the page's style sheet has
+
+
+@dataclass(frozen=True)
+class Span:
+    """A row of an interval chart."""
+
+    label: str
+    mean: float
+    low: float
+    high: float
+    is_subject: bool = False
+
+
+def _svg(height: float, title: str, parts: Sequence[str]) -> Markup:
+    name = escape(title)
+    body = "".join(parts)
+    return Markup(  # every label in the parts is escaped
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{name}"><title>{name}</title>{body}</svg>'
+    )
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> str:
+    style = f' class="{kind}"' if kind else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{style}>{escape(text)}</text>'
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{kind}"/>'
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Return about `count` round numbers that lie in [low, high]."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = min((m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw), default=10 * power)
+    first = math.ceil(low / step - 1e-9)
+    return [round(index * step, 10) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}".replace("-", "\u2212")
+
+
+def _cut(label: str, length: int = 24) -> str:
+    return label if len(label) <= length else label[: length - 1] + "\u2026"
+
+
+def spans(rows: Sequence[Span], title: str, zero: bool = False) -> Markup:
+    """Draw a mean with its interval per row; with `zero` the axis includes 0 and marks it."""
+    if not rows:
+        return Markup("")
+    low, high = min(row.low for row in rows), max(row.high for row in rows)
+    if zero:
+        low, high = min(low, 0.0), max(high, 0.0)
+    pad = (high - low or 1.0) * 0.05
+    low, high = low - pad, high + pad
+    height = ROW * len(rows) + 26
+
+    def place(value: float) -> float:
+        return LABEL + (value - low) / (high - low) * (WIDTH - LABEL - 12)
+
+    parts = []
+    for tick in ticks(low, high):
+        kind = "axis" if zero and tick == 0 else "grid"
+        parts.append(_line(place(tick), 4, place(tick), height - 20, kind))
+        parts.append(_text(place(tick), height - 6, _number(tick), "middle", "tick"))
+    for index, row in enumerate(rows):
+        y = 4 + ROW * index + ROW / 2
+        kind = "subject" if row.is_subject else "other"
+        parts.append(_text(LABEL - 8, y + 4, _cut(row.label), "end", "strong" if row.is_subject else ""))
+        parts.append(_line(place(row.low), y, place(row.high), y, f"span {kind}"))
+        parts.append(f'<circle cx="{place(row.mean):.1f}" cy="{y:.1f}" r="4.5" class="dot {kind}"/>')
+    return _svg(height, title, parts)
+
+
+def _smooth(values: Sequence[float], window: int) -> list[float]:
+    out, total = [], 0.0
+    for index, value in enumerate(values):
+        total += value - (values[index - window] if index >= window else 0.0)
+        out.append(total / min(index + 1, window))
+    return out
+
+
+def _thin(points: Sequence[tuple[float, float]], most: int = 160) -> list[tuple[float, float]]:
+    step = max(1, math.ceil(len(points) / most))
+    return [point for index, point in enumerate(points) if index % step == 0 or index == len(points) - 1]
+
+
+def curves(series: Mapping[str, Sequence[float]], title: str, x_label: str, smooth: bool = True) -> Markup:
+    """Draw one line per series over 1, 2, 3, ...; smoothed by a running mean over a twentieth of its length."""
+    drawn = {name: list(values) for name, values in series.items() if values}
+    if not drawn:
+        return Markup("")
+    lines = {name: _smooth(values, max(1, len(values) // 20)) if smooth else values for name, values in drawn.items()}
+    longest = max(len(values) for values in lines.values())
+    low, high = min(min(v) for v in lines.values()), max(max(v) for v in lines.values())
+    legend_rows = math.ceil(len(lines) / 3)
+    height, left, top, bottom = 250 + 18 * legend_rows, 44, 8, 34 + 18 * legend_rows
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - 1) / max(1, longest - 1) * (WIDTH - left - 10)
+        down = (high - y) / ((high - low) or 1.0) * (height - top - bottom)
+        return left + across, top + down
+
+    parts = []
+    for tick in ticks(low, high):
+        y = place(1, tick)[1]
+        parts += [_line(left, y, WIDTH - 10, y, "grid"), _text(left - 6, y + 4, _number(tick), "end", "tick")]
+    for tick in ticks(1, longest):
+        parts.append(_text(place(tick, low)[0], height - bottom + 16, _number(tick), "middle", "tick"))
+    parts.append(_text(WIDTH - 10, height - bottom + 30, x_label, "end", "tick"))
+    for index, (name, values) in enumerate(lines.items()):
+        points = _thin([place(x, y) for x, y in enumerate(values, 1)])
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        x, y = left + (index % 3) * 145, height - 18 * legend_rows + 18 * (index // 3) + 8
+        parts.append(f'<polyline points="{path}" class="line s{index % SERIES}"/>')
+        parts += [
+            _line(x, y - 4, x + 16, y - 4, f"line s{index % SERIES}"),
+            _text(x + 21, y, _cut(name, 18), kind="tick"),
+        ]
+    return _svg(height, title, parts)
+
+
+def trace(values: Sequence[float], taken: int | None, title: str) -> Markup:
+    """Draw one dot per trial in the order of the search, the best so far as a step line, and a ring around the taken
+    one.
+    """
+    if not values:
+        return Markup("")
+    low, high = min(values), max(values)
+    height, left, top, bottom = 220, 48, 12, 34
+
+    def place(index: int, value: float) -> tuple[float, float]:
+        across = index / max(1, len(values) - 1) * (WIDTH - left - 16)
+        return left + 6 + across, top + (high - value) / ((high - low) or 1.0) * (height - top - bottom)
+
+    parts = []
+    for tick in ticks(low, high):
+        y = place(0, tick)[1]
+        parts += [_line(left, y, WIDTH - 6, y, "grid"), _text(left - 6, y + 4, _number(tick), "end", "tick")]
+    path: list[str] = []
+    best = -math.inf
+    for index, value in enumerate(values):
+        best = max(best, value)
+        x, y = place(index, best)
+        path += [f"{x:.1f},{path[-1].split(',')[1]}"] if path else []
+        path.append(f"{x:.1f},{y:.1f}")
+    parts.append(f'<polyline points="{" ".join(path)}" class="line s0"/>')
+    for index, value in enumerate(values):
+        x, y = place(index, value)
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" class="dot other"/>')
+    if taken is not None:
+        x, y = place(taken, values[taken])
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7" class="ring"/>')
+    parts.append(_text(WIDTH - 6, height - 8, f"trial, 1 to {len(values)}", "end", "tick"))
+    return _svg(height, title, parts)
+
+
+def bars(values: Mapping[str, float], title: str) -> Markup:
+    """Draw a horizontal bar per label from 0 to its value, with the value at its end; negative values go to the
+    left.
+    """
+    if not values:
+        return Markup("")
+    low, high = min(0.0, *values.values()), max(0.0, *values.values())
+    reach = (high - low) or 1.0
+
+    def place(value: float) -> float:
+        return LABEL + (value - low) / reach * (WIDTH - LABEL - 60)
+
+    parts = []
+    for index, (label, value) in enumerate(values.items()):
+        y = ROW * index + 4
+        start, end = sorted((place(0.0), place(value)))
+        parts.append(_text(LABEL - 8, y + 13, _cut(label), "end"))
+        parts.append(f'<rect x="{start:.1f}" y="{y + 2}" width="{max(1.0, end - start):.1f}" height="14" class="bar"/>')
+        parts.append(_text(end + 6, y + 13, _number(value), kind="tick"))
+    return _svg(ROW * len(values) + 8, title, parts)

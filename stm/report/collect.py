@@ -1,0 +1,79 @@
+"""Reads what the stages left under reports/.
+
+Returns plain data per stage; a stage that did not run is an empty mapping, and a file that is broken is an error that
+names it. Does not interpret what it reads.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stm.errors import DataError
+from stm.files import read_json
+
+Section = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Reports:
+    """The JSON of each stage; of stages that run per split, expert or model by that name."""
+
+    evaluation: Mapping[str, Section]
+    prepare: Section = field(default_factory=dict)
+    mine: Mapping[str, Section] = field(default_factory=dict)
+    synthesize: Mapping[str, Section] = field(default_factory=dict)
+    warm_up: Section = field(default_factory=dict)
+    train: Mapping[str, Section] = field(default_factory=dict)
+    train_all: Section = field(default_factory=dict)
+    search_prompts: Mapping[str, Section] = field(default_factory=dict)
+    select: Section = field(default_factory=dict)
+    merge: Section = field(default_factory=dict)
+
+
+def _read(path: Path) -> Section:
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise DataError(f"{path} holds no JSON object; delete it and run `dvc repro`")
+    return data
+
+
+def _one(path: Path) -> Section:
+    return _read(path) if path.exists() else {}
+
+
+def _each(folder: Path) -> dict[str, Section]:
+    return {path.stem: _read(path) for path in sorted(folder.glob("*.json"))}
+
+
+def _evaluations(folder: Path) -> dict[str, Section]:
+    found: dict[str, Section] = {}
+    for path in sorted(folder.glob("*.json")):
+        data = _read(path)
+        name = data.get("model")
+        if not isinstance(name, str) or not isinstance(data.get("tasks"), dict):
+            raise DataError(f"{path} is no evaluation: it lacks 'model' or 'tasks'; run `dvc repro evaluate`")
+        if name in found:
+            raise DataError(f"{path}: a second evaluation of a model named {name!r}; give one of them another name")
+        found[name] = data
+    if not found:
+        raise DataError(f"{folder} holds no evaluation, so there is nothing to report; run `dvc repro evaluate`")
+    return found
+
+
+def collect(root: Path | str) -> Reports:
+    """Read all stage reports under `root`; `DataError` without any evaluation, or for a file that is broken."""
+    root = Path(root)
+    train = _each(root / "train")
+    return Reports(
+        evaluation=_evaluations(root / "evaluation"),
+        prepare=_one(root / "prepare.json"),
+        mine=_each(root / "mine"),
+        synthesize=_each(root / "synthesize"),
+        warm_up=_one(root / "warm_up.json"),
+        train_all=train.pop("all", {}) or _one(root / "train_all.json"),
+        train=train,
+        search_prompts=_each(root / "search_prompts"),
+        select=_one(root / "select.json"),
+        merge=_one(root / "merge.json"),
+    )

@@ -1,0 +1,145 @@
+"""What the scores say: intervals, differences with their tests, winners, and the verdict in words.
+
+Takes the aligned table and returns figures and one sentence; does not know how they are shown.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from stm.report.scores import SCOPES, ModelInfo, Table
+from stm.significance import Comparison, Interval, Resampled, holm, resample
+
+METRIC = "ndcg_at_10"
+OPPONENTS = ("base", "warm_up", "expert", "all_data")
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A comparison of the subject with one model, with its p-value after Holm's correction."""
+
+    model: ModelInfo
+    comparison: Comparison
+    p_holm: float
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the difference stands after the correction."""
+        return self.p_holm < ALPHA
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that is said about the table, at one confidence level.
+
+    Keys of the mappings are task names and the scopes "all", "medical" and "general"; lists follow the models of the
+    table.
+    """
+
+    table: Table
+    subject: ModelInfo
+    level: float
+    intervals: Mapping[str, list[Interval]]
+    tested: Mapping[str, list[Tested]]  # against every model but the subject
+    winners: Mapping[str, list[int]]  # columns of the best models, ties included
+
+    def against(self, scope: str, model: str) -> Tested | None:
+        """Return the comparison of the subject with a model in a scope, or None for the subject itself."""
+        return next((row for row in self.tested[scope] if row.model.name == model), None)
+
+    def mean(self, scope: str, model: str) -> float:
+        """Return a model's nDCG@10 in a scope."""
+        position = self.table.position(model)
+        return self.intervals[scope][position or 0].mean
+
+    def strongest(self, roles: tuple[str, ...]) -> ModelInfo | None:
+        """Return the model of those roles with the best average over all tasks, the subject excluded."""
+        rivals = [model for model in self.table.models if model.role in roles and model.name != self.subject.name]
+        return max(rivals, key=lambda model: (self.mean("all", model.name), model.name), default=None)
+
+
+def choose_subject(table: Table, name: str) -> ModelInfo:
+    """Return the model of that name, else the one of role "merged", else the first of the table."""
+    by_role = next((model for model in table.models if model.role == "merged"), table.models[0])
+    return next((model for model in table.models if model.name == name), by_role)
+
+
+def _correct(rows: Mapping[str, list[Tested]], family: list[str]) -> dict[str, list[Tested]]:
+    """Holm's correction over all comparisons of the scopes in `family`."""
+    flat = [row for scope in family for row in rows[scope]]
+    adjusted = iter(holm([row.comparison.p_value for row in flat]))
+    return {scope: [replace(row, p_holm=next(adjusted)) for row in rows[scope]] for scope in family}
+
+
+def analyse(table: Table, subject: str, level: float, resamples: int, seed: int) -> Analysis:
+    """Compare the subject with every other model, per task and on the averages.
+
+    Holm's correction runs over three families: the comparisons on the average of all tasks, which the verdict rests on;
+    those on the averages of one domain; and those on single tasks.
+    """
+    chosen = choose_subject(table, subject)
+    drawn = resample(table.scores[METRIC], table.position(chosen.name) or 0, resamples, seed)
+    averages = {scope: table.scope(scope) for scope in SCOPES if table.scope(scope)}
+    scopes = {**averages, **{task.name: [index] for index, task in enumerate(table.tasks)}}
+    raw = {scope: _test(drawn, table, chosen, positions, level) for scope, positions in scopes.items()}
+    domains = [scope for scope in averages if scope != "all"]
+    families = [["all"], domains, [task.name for task in table.tasks]]
+    tested = {scope: rows for family in families for scope, rows in _correct(raw, family).items()}
+    intervals = {scope: _clip(drawn.intervals(positions, level)) for scope, positions in scopes.items()}
+    winners = {scope: _winners(rows) for scope, rows in intervals.items()}
+    return Analysis(table, chosen, level, intervals, tested, winners)
+
+
+def _test(drawn: Resampled, table: Table, subject: ModelInfo, positions: list[int], level: float) -> list[Tested]:
+    rows = zip(table.models, drawn.comparisons(positions, level), strict=True)
+    return [Tested(model, row, row.p_value) for model, row in rows if model.name != subject.name]
+
+
+def _clip(rows: list[Interval]) -> list[Interval]:
+    """A score lies in [0, 1], and so do its limits; the widened resamples may pass them by a little."""
+    return [Interval(row.mean, max(0.0, row.low), min(1.0, row.high)) for row in rows]
+
+
+def _winners(rows: list[Interval]) -> list[int]:
+    means_M = np.array([row.mean for row in rows])
+    return [int(index) for index in np.flatnonzero(means_M >= means_M.max() - 1e-9)]
+
+
+def percent(level: float) -> str:
+    """Return a confidence level in words, for example "95 %"."""
+    return f"{100 * level:.0f} %"
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign and three decimals; a true minus sign."""
+    return f"{value:+.3f}".replace("-", "\u2212")
+
+
+def verdict(analysis: Analysis) -> str:
+    """Return one sentence: how the subject stands against the strongest other model of the run, with its interval."""
+    subject, rival = analysis.subject, analysis.strongest(OPPONENTS)
+    count = len(analysis.table.tasks)
+    own = f"{subject.label} scores {analysis.mean('all', subject.name):.3f} nDCG@10 on average over {count} tasks"
+    if rival is None:
+        return f"{own}; no other model of this run was evaluated, so there is nothing to compare it with."
+    row = analysis.against("all", rival.name)
+    if row is None:  # the subject is never its own rival
+        return f"{own}."
+    c = row.comparison
+    interval = f"{percent(analysis.level)} interval {signed(c.low)} to {signed(c.high)}, corrected p = {row.p_holm:.3g}"
+    if row.is_significant and c.difference > 0:
+        claim = f"better than the strongest alternative, {rival.label}, by {c.difference:.3f} ({interval})"
+    elif row.is_significant:
+        claim = f"worse than {rival.label} by {abs(c.difference):.3f} ({interval})"
+    else:
+        claim = f"not distinguishable from {rival.label} (difference {signed(c.difference)}, {interval})"
+    return f"{own}, {claim}{_lexical_clause(analysis)}."
+
+
+def _lexical_clause(analysis: Analysis) -> str:
+    lexical = analysis.strongest(("lexical",))
+    if lexical is None or analysis.mean("all", lexical.name) <= analysis.mean("all", analysis.subject.name):
+        return ""
+    return f"; {lexical.label} scores more, {analysis.mean('all', lexical.name):.3f}"

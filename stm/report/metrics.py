@@ -1,0 +1,79 @@
+"""The figures that `dvc metrics` and `dvc plots` show: one JSON, and flat CSV files.
+
+Takes the analysis and the training reports and returns plain data and text; the numbers are those of the page.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from stm.report.compare import Analysis
+from stm.report.scores import METRICS, SCOPES
+
+DECIMALS = 6
+
+
+def metrics_json(analysis: Analysis) -> dict[str, Any]:
+    """Return scores per model and task, averages, and the subject's differences on averages with their intervals."""
+    table = analysis.table
+    models = {
+        model.name: {
+            "role": model.role,
+            "tasks": {task.name: _metrics(analysis, column, [number]) for number, task in enumerate(table.tasks)},
+            "averages": {s: _metrics(analysis, column, table.scope(s)) for s in SCOPES if table.scope(s)},
+        }
+        for column, model in enumerate(table.models)
+    }
+    comparisons = {
+        row.model.name: {
+            "difference": round(row.comparison.difference, DECIMALS), "low": round(row.comparison.low, DECIMALS),
+            "high": round(row.comparison.high, DECIMALS), "p_value": round(row.comparison.p_value, DECIMALS),
+            "p_holm": round(row.p_holm, DECIMALS), "effect": round(row.comparison.effect, DECIMALS),
+        }
+        for row in analysis.tested["all"]
+    }  # fmt: skip
+    return {"subject": analysis.subject.name, "models": models, "comparisons": comparisons}
+
+
+def _metrics(analysis: Analysis, column: int, tasks: Sequence[int]) -> dict[str, float]:
+    return {
+        metric: round(float(analysis.table.task_means(metric)[list(tasks), column].mean()), DECIMALS)
+        for metric in METRICS
+    }
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def scores_csv(analysis: Analysis) -> str:
+    """Return a row per model and task or average: nDCG@10 with its interval."""
+    rows = [
+        (model.name, scope, *(round(value, DECIMALS) for value in (rows[i].mean, rows[i].low, rows[i].high)))
+        for scope, rows in analysis.intervals.items()
+        for i, model in enumerate(analysis.table.models)
+    ]
+    return _csv(("model", "task", "ndcg_at_10", "low", "high"), rows)
+
+
+def training_csv(losses: Mapping[str, Sequence[float]]) -> str:
+    """Return a row per training and step: the loss."""
+    rows = [
+        (name, step, round(loss, DECIMALS)) for name, values in losses.items() for step, loss in enumerate(values, 1)
+    ]
+    return _csv(("training", "step", "loss"), rows)
+
+
+def merge_csv(trials: Sequence[Any]) -> str:
+    """Return a row per trial of the merge search: scores on both halves and the best so far."""
+    best, rows = float("-inf"), []
+    for number, trial in enumerate(trials, 1):
+        if isinstance(trial, Mapping) and isinstance(trial.get("search"), (int, float)):
+            best = max(best, trial["search"])
+            rows.append((number, trial.get("method", ""), trial["search"], trial.get("holdout", ""), best))
+    return _csv(("trial", "method", "search", "holdout", "best"), rows)

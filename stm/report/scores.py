@@ -1,0 +1,128 @@
+"""Evaluations of several models as one table of aligned scores per query.
+
+Takes the evaluation reports and returns models, tasks and arrays in a fixed order; a model that was scored on other
+queries than the rest is left out by name and never compared. Draws no conclusion.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stm.errors import DataError
+
+METRICS = ("ndcg_at_10", "recall_at_10")
+SCOPES = ("all", "medical", "general")
+ROLES = ("merged", "all_data", "expert", "warm_up", "base", "lexical", "outside")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model of the table."""
+
+    name: str
+    label: str
+    role: str
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """A task of the table: its sizes as evaluated, and those before the caps."""
+
+    name: str
+    domain: str
+    queries: int
+    passages: int
+    full_queries: int
+    full_passages: int
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether caps made the task smaller."""
+        return self.queries < self.full_queries or self.passages < self.full_passages
+
+
+@dataclass(frozen=True)
+class Table:
+    """Aligned scores: `scores[metric][task]` is [N queries, M models], in the order of `query_ids[task]` and
+    `models`.
+    """
+
+    models: list[ModelInfo]
+    tasks: list[TaskInfo]
+    query_ids: list[list[str]]
+    scores: Mapping[str, list[npt.NDArray[np.float64]]]
+    left_out: Mapping[str, str]  # model -> why it is not in the table
+
+    def scope(self, name: str) -> list[int]:
+        """Return the positions of the tasks that the average "all", "medical" or "general" covers."""
+        return [index for index, task in enumerate(self.tasks) if name in ("all", task.domain)]
+
+    def position(self, model: str) -> int | None:
+        """Return the column of a model, or None."""
+        return next((index for index, info in enumerate(self.models) if info.name == model), None)
+
+    def task_means(self, metric: str) -> npt.NDArray[np.float64]:
+        """Return the means [tasks, models]."""
+        return np.array([values_NM.mean(axis=0) for values_NM in self.scores[metric]])
+
+
+def _signature(evaluation: Mapping[str, Any]) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """What makes two evaluations comparable: the same tasks, data and queries."""
+    rows = sorted(evaluation["tasks"].items())
+    return tuple((name, str(row.get("data")), tuple(sorted(row["per_query"][METRICS[0]]))) for name, row in rows)
+
+
+def _order(info: ModelInfo) -> tuple[int, str]:
+    return (ROLES.index(info.role) if info.role in ROLES else len(ROLES), info.name)
+
+
+def build_table(evaluations: Mapping[str, Mapping[str, Any]], subject: str) -> Table:
+    """Align the evaluations that share tasks, data and queries with the subject, or without it with most others."""
+    try:
+        signatures = {name: _signature(data) for name, data in evaluations.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError("an evaluation lacks scores per query; run `dvc repro -f evaluate` to make it again") from error
+    common = Counter(signatures[name] for name in sorted(signatures)).most_common(1)[0][0]
+    wanted = signatures.get(subject, common)
+    if not wanted:
+        raise DataError("the evaluations hold no task; name test tasks under prepare.tasks in params.yaml")
+    kept = {name: data for name, data in evaluations.items() if signatures[name] == wanted}
+    stale = "scored on other tasks or queries; run `dvc repro evaluate` to score it again"
+    models = _distinct_labels(sorted((_model_info(name, data) for name, data in kept.items()), key=_order))
+    tasks = [_task_info(name, kept[models[0].name]["tasks"][name]) for name, _, _ in wanted]
+    order = sorted(range(len(tasks)), key=lambda index: (tasks[index].domain != "medical", tasks[index].name))
+    query_ids = [list(wanted[index][2]) for index in order]
+    tasks = [tasks[index] for index in order]
+    scores = {metric: _arrays(kept, models, tasks, query_ids, metric) for metric in METRICS}
+    return Table(models, tasks, query_ids, scores, {name: stale for name in sorted(evaluations) if name not in kept})
+
+
+def _model_info(name: str, row: Mapping[str, Any]) -> ModelInfo:
+    return ModelInfo(name, str(row.get("label") or name), str(row.get("role", "outside")))
+
+
+def _distinct_labels(models: Sequence[ModelInfo]) -> list[ModelInfo]:
+    counts = Counter(model.label for model in models)
+    return [replace(m, label=f"{m.label} ({m.name})") if counts[m.label] > 1 else m for m in models]
+
+
+def _task_info(name: str, row: Mapping[str, Any]) -> TaskInfo:
+    queries, passages = int(row.get("queries", 0)), int(row.get("passages", 0))
+    return TaskInfo(
+        name, str(row.get("domain", "general")), queries, passages,
+        int(row.get("full_queries", queries)), int(row.get("full_passages", passages)),
+    )  # fmt: skip
+
+
+def _arrays(
+    kept: Mapping[str, Mapping[str, Any]], models: Sequence[ModelInfo], tasks: Sequence[TaskInfo],
+    query_ids: Sequence[Sequence[str]], metric: str,
+) -> list[npt.NDArray[np.float64]]:  # fmt: skip
+    return [
+        np.array([[kept[m.name]["tasks"][task.name]["per_query"][metric][q] for m in models] for q in ids], dtype=float)
+        for task, ids in zip(tasks, query_ids, strict=True)
+    ]

@@ -1,0 +1,228 @@
+"""What the page shows of the other stages: data, negatives, training, prompts, selection, merge, cost, provenance.
+
+Takes their reports as plain data and returns plain values for the template. Reads tolerantly: what a stage did not
+write is left out, never invented.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from stm.report.charts import bars, curves, trace
+from stm.report.collect import Reports
+from stm.report.failures import shorten
+
+SAMPLE_KEYS = ("anchor", "query", "positive", "mined", "negative", "synthetic", "reason", "text")
+
+
+def dig(data: Any, *keys: str, default: Any = None) -> Any:
+    """Return the value under nested keys, or `default` where a step is missing or no mapping."""
+    for key in keys:
+        if not isinstance(data, Mapping) or key not in data:
+            return default
+        data = data[key]
+    return data
+
+
+def numbers(data: Any) -> dict[str, float]:
+    """Return the entries of a mapping that are numbers; anything else gives an empty mapping."""
+    if not isinstance(data, Mapping):
+        return {}
+    return {
+        str(k): float(v) for k, v in sorted(data.items()) if isinstance(v, (int, float)) and not isinstance(v, bool)
+    }
+
+
+def facts(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Return the plain values of nested mappings as (dotted name, value), lists left out."""
+    found: list[tuple[str, Any]] = []
+    for key, value in sorted(data.items()):
+        if isinstance(value, Mapping):
+            found += facts(value, f"{prefix}{key}.")
+        elif isinstance(value, (str, int, float)):
+            found.append((f"{prefix}{key}".replace("_", " "), value))
+    return found
+
+
+def data_view(reports: Reports) -> dict[str, Any]:
+    """Return pairs per split and source, and the tasks."""
+    splits = []
+    for name, split in sorted(dig(reports.prepare, "splits", default={}).items()):
+        sources = [
+            {"name": key, "kept": dig(row, "kept")} for key, row in sorted(dig(split, "sources", default={}).items())
+        ]
+        splits.append({"name": name, "pairs": dig(split, "pairs"), "sources": sources})
+    packages = numbers_or_text(dig(reports.prepare, "packages", default={}))
+    return {"splits": splits, "packages": packages, "warm_up": dig(reports.prepare, "warm_up", "pairs")}
+
+
+def numbers_or_text(data: Any) -> list[tuple[str, str]]:
+    """Return the entries of a flat mapping as text."""
+    return [(str(key), str(value)) for key, value in sorted(data.items())] if isinstance(data, Mapping) else []
+
+
+def contamination_view(reports: Reports) -> dict[str, Any]:
+    """Return what was found and removed, per source and per evaluation task."""
+    total = dig(reports.prepare, "contamination", default={})
+    rows = [
+        {"split": split, "source": source, **dig(row, "contamination", default={})}
+        for split, part in sorted(dig(reports.prepare, "splits", default={}).items())
+        for source, row in sorted(dig(part, "sources", default={}).items())
+    ]
+    return {"total": total, "rows": rows, "by_task": numbers(dig(total, "removed_by_task"))}
+
+
+def samples(data: Mapping[str, Any], count: int) -> list[list[tuple[str, str]]]:
+    """Return the first samples of a report as (field, text) pairs, known fields first."""
+    found = []
+    listed = data.get("samples")
+    for row in listed[:count] if isinstance(listed, list) else []:
+        if isinstance(row, Mapping):
+            keys = sorted(row, key=lambda key: (SAMPLE_KEYS.index(key) if key in SAMPLE_KEYS else 99, key))
+            found.append(
+                [(key.replace("_", " "), shorten(str(row[key]))) for key in keys if row[key] not in (None, "")]
+            )
+    return found
+
+
+def negatives_view(reports: Reports, count: int) -> list[dict[str, Any]]:
+    """Return per split what mining and synthesis report: figures, reasons of rejection, samples."""
+    rows = []
+    for split in sorted({*reports.mine, *reports.synthesize}):
+        mined, made = reports.mine.get(split, {}), reports.synthesize.get(split, {})
+        reasons = numbers(made.get("reasons") or made.get("rejected"))
+        rows.append({
+            "split": split, "mine": facts(mined), "synthesize": facts(made), "samples": samples(made, count),
+            "reasons": bars(reasons, f"Why synthetic negatives of {split} were rejected, count") if reasons else "",
+        })  # fmt: skip
+    return rows
+
+
+def losses(report: Mapping[str, Any]) -> list[float]:
+    """Return the loss of each step of a training report."""
+    history = report.get("history")
+    rows = [row for row in history if isinstance(row, Mapping)] if isinstance(history, list) else []
+    return [float(row["loss"]) for row in rows if isinstance(row.get("loss"), (int, float))]
+
+
+def trainings(reports: Reports) -> dict[str, Mapping[str, Any]]:
+    """Return every training report by name: warm-up, experts, all-data."""
+    found = {"warm-up": reports.warm_up, **reports.train, "all data": reports.train_all}
+    return {name: report for name, report in found.items() if report}
+
+
+def training_view(reports: Reports) -> dict[str, Any]:
+    """Return the loss curves and a row of totals per training."""
+    history = {name: losses(report) for name, report in trainings(reports).items()}
+    rows = []
+    for name, values in history.items():
+        ends = {"first": values[0], "last": sum(values[-10:]) / len(values[-10:])} if values else {}
+        totals = {key: trainings(reports)[name].get(key) for key in ("rows", "steps", "tokens", "seconds")}
+        rows.append({"name": name, "first": None, "last": None, **ends, **totals})
+    return {"chart": curves(history, "Training loss, running mean", "step"), "rows": rows}
+
+
+def prompts_view(reports: Reports) -> list[dict[str, Any]]:
+    """Return per split the search of its instruction: what was tried, what was taken and why."""
+    rows = []
+    for split, report in sorted(reports.search_prompts.items()):
+        tried = [row for row in report.get("candidates", []) if isinstance(row, Mapping)]
+        candidates = [
+            {"instruction": str(row.get("instruction", "")), "origin": row.get("origin", ""),
+             "search": dig(row, "search", "mean"), "guard": dig(row, "guard", "mean"),
+             "is_chosen": row.get("index") == report.get("chosen")}
+            for row in tried
+        ]  # fmt: skip
+        scores = [row["search"] for row in candidates if isinstance(row["search"], (int, float))]
+        chosen = next((index for index, row in enumerate(candidates) if row["is_chosen"]), None)
+        chart = trace(scores, chosen, f"Search of an instruction for {split}, nDCG@10 on the search half")
+        rows.append({
+            "split": split, "seed": report.get("seed_instruction", ""), "chosen": report.get("instruction", ""),
+            "reason": report.get("reason", ""), "candidates": candidates,
+            "chart": chart if len(scores) == len(candidates) and len(scores) > 1 else "",
+        })  # fmt: skip
+    return rows
+
+
+def select_view(reports: Reports) -> list[dict[str, Any]]:
+    """Return the experts with their dev scores, the best first within a split."""
+    experts = dig(reports.select, "experts", default={})
+    rows = [{"name": name, **row} for name, row in experts.items() if isinstance(row, Mapping)]
+    return sorted(rows, key=lambda row: (str(row.get("split")), -float(row.get("mean") or 0), row["name"]))
+
+
+def merge_view(reports: Reports) -> dict[str, Any]:
+    """Return the merge that was taken, the trace of the search, and how the experts relate."""
+    report = reports.merge
+    if not report:
+        return {}
+    taken = dig(report, "decision", "taken", default={})
+    trials = [row for row in report.get("trials", []) if isinstance(row, Mapping)]
+    values = [row["search"] for row in trials if isinstance(row.get("search"), (int, float))]
+    position = next((index for index, row in enumerate(trials) if _same_recipe(row, taken)), None)
+    ranked = sorted(trials, key=lambda row: -float(row.get("search") or 0))
+    return {
+        "method": dig(taken, "method", default="unknown"), "scale": dig(taken, "lambda"),
+        "weights": bars(numbers(dig(taken, "weights")), "Weight of each expert in the merged model"),
+        "weight_rows": numbers(dig(taken, "weights")), "densities": numbers(dig(taken, "densities")),
+        "reason": dig(report, "decision", "reason", default=""), "search": dig(taken, "search"),
+        "holdout": dig(taken, "holdout"), "uniform": dig(report, "decision", "uniform", default={}),
+        "trials": ranked[:10], "count": len(trials), "experts": sorted(dig(report, "experts", default={}).items()),
+        "chart": trace(values, position, "Merge search, nDCG@10 on the search half of the dev tasks"),
+        "prompt": dig(report, "prompts", "chosen", "query", default=""),
+    }  # fmt: skip
+
+
+def _same_recipe(row: Mapping[str, Any], taken: Any) -> bool:
+    keys = ("method", "weights", "lambda", "densities")
+    return isinstance(taken, Mapping) and all(row.get(key) == taken.get(key) for key in keys)
+
+
+def cost_view(reports: Reports) -> list[dict[str, Any]]:
+    """Return seconds and tokens per step of the pipeline, as far as its reports say."""
+    parts: list[tuple[str, Iterable[Mapping[str, Any]]]] = [
+        ("prepare", [reports.prepare]), ("mine", reports.mine.values()), ("synthesize", reports.synthesize.values()),
+        ("warm_up", [reports.warm_up]), ("train", reports.train.values()), ("train_all", [reports.train_all]),
+        ("search_prompts", reports.search_prompts.values()), ("select", [reports.select]), ("merge", [reports.merge]),
+        ("evaluate", reports.evaluation.values()),
+    ]  # fmt: skip
+    rows = []
+    for name, listed in parts:
+        given = [report for report in listed if report]
+        rows.append({
+            "stage": name, "runs": len(given), "seconds": _total(given, "seconds"), "tokens": _total(given, "tokens"),
+            "tokens_in": _total(given, "tokens_in"), "tokens_out": _total(given, "tokens_out"),
+        })  # fmt: skip
+    return rows
+
+
+def _total(reports: Iterable[Mapping[str, Any]], key: str) -> float | None:
+    places = ((key,), ("cost", key), ("llm", key))
+    found = [next((v for v in (dig(r, *p) for p in places) if isinstance(v, (int, float))), None) for r in reports]
+    given = [value for value in found if value is not None]
+    return sum(given) if given else None
+
+
+def provenance_view(reports: Reports) -> dict[str, Any]:
+    """Return paths and hashes of the models, hashes of the tasks' data, and library versions."""
+    models, tasks, versions = [], {}, {}
+    for name, row in sorted(reports.evaluation.items()):
+        about = {key: row.get(key, "") for key in ("path", "role")}
+        models.append({"name": name, "hash": str(dig(row, "hashes", "model", default="")), **about})
+        tasks.update({task: str(dig(scores, "data", default="")) for task, scores in row["tasks"].items()})
+        versions.update(dig(row, "versions", default={}))
+    return {"models": models, "tasks": sorted(tasks.items()), "versions": sorted(versions.items())}
+
+
+def hub_view(reports: Reports) -> dict[str, Any]:
+    """Return the scores on tasks of mteb itself, and those that could not be run with the reason."""
+    scores = {name: dig(report, "hub", "tasks", default={}) for name, report in sorted(reports.evaluation.items())}
+    not_run: dict[str, str] = {}
+    for report in reports.evaluation.values():
+        not_run.update(dig(report, "hub", "not_run", default={}))
+    tasks = sorted({task for row in scores.values() for task in row})
+    rows = [
+        {"model": name, "cells": [dig(row, task, "ndcg_at_10") for task in tasks]}
+        for name, row in scores.items()
+        if row
+    ]
+    return {"tasks": tasks, "rows": rows, "not_run": sorted(not_run.items())}

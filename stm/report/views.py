@@ -1,0 +1,97 @@
+"""What the page shows of the scores: the table, the comparisons, the task notes.
+
+Takes the analysis and returns plain values that a template can print; decides what is shown, not how it looks.
+"""
+
+from typing import Any
+
+from stm.report.charts import Span, spans
+from stm.report.compare import Analysis, percent, signed
+from stm.report.scores import SCOPES, TaskInfo
+
+
+def task_note(task: TaskInfo) -> str:
+    """Return the sizes of a task in words, and what they were before the caps."""
+    queries = f"{task.queries:,}" + (f" of {task.full_queries:,}" if task.queries < task.full_queries else "")
+    passages = f"{task.passages:,}" + (f" of {task.full_passages:,}" if task.passages < task.full_passages else "")
+    return f"{'reduced task: ' if task.is_reduced else ''}{queries} queries, {passages} passages"
+
+
+def score_columns(analysis: Analysis) -> list[dict[str, Any]]:
+    """Return the columns of the score table: averages first, then tasks."""
+    scopes = [scope for scope in SCOPES if scope in analysis.intervals]
+    counts = {scope: len(analysis.table.scope(scope)) for scope in scopes}
+    columns = [{"key": scope, "title": scope, "note": f"average of {counts[scope]} tasks"} for scope in scopes]
+    tasks = analysis.table.tasks
+    return columns + [{"key": task.name, "title": task.name, "note": task_note(task)} for task in tasks]
+
+
+def score_rows(analysis: Analysis) -> list[dict[str, Any]]:
+    """Return a row per model, best average first; a cell has score, interval, and whether it wins or differs."""
+    order = sorted(range(len(analysis.table.models)), key=lambda index: -analysis.intervals["all"][index].mean)
+    rows = []
+    for index in order:
+        model = analysis.table.models[index]
+        cells = [_cell(analysis, column["key"], index) for column in score_columns(analysis)]
+        rows.append({"model": model, "is_subject": model == analysis.subject, "cells": cells})
+    return rows
+
+
+def _cell(analysis: Analysis, scope: str, index: int) -> dict[str, Any]:
+    interval = analysis.intervals[scope][index]
+    tested = analysis.against(scope, analysis.table.models[index].name)
+    mark = ""
+    if tested and tested.is_significant:
+        mark = "below" if tested.comparison.difference > 0 else "above"
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high, "mark": mark,
+            "is_best": index in analysis.winners[scope]}  # fmt: skip
+
+
+def recall_rows(analysis: Analysis) -> list[dict[str, Any]]:
+    """Return Recall@10 per model and task, models in the order of `score_rows`."""
+    means_TM = analysis.table.task_means("recall_at_10")
+    rows = []
+    for row in score_rows(analysis):
+        index = analysis.table.position(row["model"].name) or 0
+        rows.append({**row, "mean": float(means_TM[:, index].mean()), "tasks": [float(x) for x in means_TM[:, index]]})
+    return rows
+
+
+def comparison_rows(analysis: Analysis, scope: str = "all") -> list[dict[str, Any]]:
+    """Return the subject against every other model on an average, the strongest rival first."""
+    rows = sorted(analysis.tested[scope], key=lambda row: row.comparison.difference)
+    return [
+        {"model": row.model, "c": row.comparison, "p": row.p_holm, "is_significant": row.is_significant} for row in rows
+    ]
+
+
+def charts(analysis: Analysis) -> dict[str, Any]:
+    """Return the interval charts: all averages, and the differences from the subject."""
+    rows = [(row["model"].label, row["cells"][0], row["is_subject"]) for row in score_rows(analysis)]
+    own = [Span(label, cell["mean"], cell["low"], cell["high"], is_subject) for label, cell, is_subject in rows]
+    gaps = [
+        Span(row["model"].label, row["c"].difference, row["c"].low, row["c"].high, row["is_significant"])
+        for row in comparison_rows(analysis)
+    ]
+    level = percent(analysis.level)
+    return {
+        "averages": spans(own, f"Average nDCG@10 of each model with its {level} interval"),
+        "gaps": spans(
+            gaps, f"{analysis.subject.label} minus each other model, average nDCG@10, {level} interval", True
+        ),
+    }
+
+
+def headline(analysis: Analysis) -> list[dict[str, str]]:
+    """Return the figures at the top of the page: the subject's average, and its distance from each kind of rival."""
+    subject = analysis.subject
+    cards = [{"title": subject.label, "value": f"{analysis.mean('all', subject.name):.3f}", "note": "average nDCG@10"}]
+    kinds = {"base": "base", "expert": "best expert", "all_data": "all-data training", "lexical": "BM25"}
+    for role, title in kinds.items():
+        rival = analysis.strongest((role,))
+        row = analysis.against("all", rival.name) if rival else None
+        if rival and row:
+            c = row.comparison
+            note = f"{signed(c.low)} to {signed(c.high)}; {rival.label} {analysis.mean('all', rival.name):.3f}"
+            cards.append({"title": f"against {title}", "value": signed(c.difference), "note": note})
+    return cards

@@ -1,0 +1,58 @@
+"""Which dev queries a search sees: the tasks, their caps, and the two halves that are kept apart.
+
+Takes tasks and numbers, returns tasks and items; the same seed gives the same halves. Does not know models or
+instructions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stm.errors import DataError, ParamsError
+from stm.files import sha256_text
+from stm.tasks import Task, cap_task
+
+
+@dataclass(frozen=True, order=True)
+class Item:
+    """One dev query of one task."""
+
+    task: str
+    query_id: str
+
+
+def pick_tasks(
+    tasks: Sequence[Task], names: Sequence[str], max_queries: int, max_passages: int, seed: int
+) -> list[Task]:
+    """Return the named tasks (all, if no names are given), capped; `ParamsError` for a name that is not there."""
+    known = [task.name for task in tasks]
+    if unknown := sorted(set(names) - set(known)):
+        raise ParamsError(f"search_prompts.tasks names {', '.join(unknown)}; the dev tasks are {', '.join(known)}")
+    return [cap_task(task, max_queries, max_passages, seed) for task in tasks if not names or task.name in names]
+
+
+def split_halves(tasks: Sequence[Task], queries: int, seed: int) -> tuple[list[Item], list[Item]]:
+    """Return (search half, guard half): disjoint, at most `queries` each, spread evenly over the tasks.
+
+    Within a task the queries are ordered by a hash of seed, task and id and dealt out in turn. `DataError` if a half
+    would be empty.
+    """
+    halves: tuple[list[list[Item]], list[list[Item]]] = ([], [])
+    for task in sorted(tasks, key=lambda task: task.name):
+        judged = [
+            query_id for query_id, passages in task.qrels.items() if any(score > 0 for score in passages.values())
+        ]
+        ordered = sorted(judged, key=lambda query_id: sha256_text(str(seed), task.name, query_id))
+        for half, start in zip(halves, (0, 1), strict=True):
+            half.append([Item(task.name, query_id) for query_id in ordered[start::2]])
+    search, guard = (_interleave(lists)[:queries] for lists in halves)
+    if not search or not guard:
+        raise DataError(
+            "prompt search needs at least two dev queries with a relevant passage, one to search on and one to guard; "
+            "raise search_prompts.max_queries or name more tasks under search_prompts.tasks"
+        )
+    return search, guard
+
+
+def _interleave(lists: Sequence[Sequence[Item]]) -> list[Item]:
+    longest = max(map(len, lists), default=0)
+    return [items[index] for index in range(longest) for items in lists if index < len(items)]

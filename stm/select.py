@@ -1,0 +1,100 @@
+"""Selection: the variants of each split scored on the dev tasks, and the best of each copied out.
+
+Takes variants as plain values and model folders; does not know how they were trained, nor the params file.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stm.encode import Encoder
+from stm.errors import ModelError
+from stm.files import atomic_directory
+from stm.merge.dev import DevSet, Scores, as_texts, score_model
+from stm.models import load_model
+from stm.progress import say
+
+COPIED = ("adapter_config.json", "adapter_model.safetensors", "prompts.json")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One expert: `negatives` is mined or synthetic, `instruction` is seed or searched."""
+
+    name: str
+    split: str
+    negatives: str
+    instruction: str
+
+    @property
+    def complexity(self) -> int:
+        """The order in which equals are preferred: ft, shn, po, shn_po."""
+        return (self.negatives == "synthetic") + 2 * (self.instruction == "searched")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A variant with its dev scores and the tokens that they cost."""
+
+    variant: Variant
+    scores: Mapping[str, float]  # nDCG@10 by task
+    mean: float
+    tokens: int
+
+
+def score_variant(variant: Variant, folder: Path, dev: DevSet) -> Scored:
+    """Load the adapter with its base and score it on `dev` with its own prompts."""
+    model = load_model(folder)
+    encoder = Encoder(model)
+    scores: Scores = score_model(dev, encoder, as_texts(model.prompts))
+    by_task = scores.tasks_overall()
+    return Scored(variant, by_task, sum(by_task.values()) / len(by_task), encoder.tokens)
+
+
+def choose(scored: Sequence[Scored]) -> dict[str, Scored]:
+    """Per split, in name order, the variant with the best mean; among equals the simplest, then the first by name."""
+    best: dict[str, Scored] = {}
+    for candidate in sorted(scored, key=lambda s: (s.variant.split, -s.mean, s.variant.complexity, s.variant.name)):
+        best.setdefault(candidate.variant.split, candidate)
+    return best
+
+
+def select_experts(variants: Sequence[Variant], folder: Path | str, dev: DevSet, output: Path | str) -> dict[str, Any]:
+    """Score the variants found as `folder/<name>`, copy the best per split to `output/<split>`, and return the table.
+
+    `ModelError` if a variant has not been trained.
+    """
+    folder = Path(folder)
+    missing = [variant.name for variant in variants if not (folder / variant.name / COPIED[0]).exists()]
+    if missing:
+        raise ModelError(f"the expert {missing[0]!r} is not in {folder}; run `dvc repro` to train it")
+    scored = []
+    for variant in sorted(variants, key=lambda v: v.name):
+        scored.append(score_variant(variant, folder / variant.name, dev))
+        say(f"select: {variant.name} {scored[-1].mean:.4f}")
+    best = choose(scored)
+    with atomic_directory(output) as scratch:
+        for split, chosen in best.items():
+            (scratch / split).mkdir()
+            for name in COPIED:
+                shutil.copyfile(folder / chosen.variant.name / name, scratch / split / name)
+    return {
+        "selected": {split: chosen.variant.name for split, chosen in best.items()},
+        "experts": {s.variant.name: _row(s, best[s.variant.split] is s) for s in scored},
+        "dev": {"tasks": dev.sizes, "metric": "ndcg_at_10"},
+    }
+
+
+def _row(scored: Scored, is_selected: bool) -> dict[str, Any]:
+    variant = scored.variant
+    return {
+        "split": variant.split,
+        "negatives": variant.negatives,
+        "instruction": variant.instruction,
+        "tasks": dict(scored.scores),
+        "mean": scored.mean,
+        "tokens": scored.tokens,
+        "is_selected": is_selected,
+    }

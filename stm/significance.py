@@ -1,0 +1,181 @@
+"""How far a difference between retrievers can be trusted: intervals, tests, corrections, effect sizes.
+
+Takes scores per query, one array per task with a column per model, and returns figures; knows nothing of models,
+files or metrics. Queries are the unit that is resampled, tasks are strata: every task keeps its number of queries,
+and an average over tasks weighs each task the same.
+
+Legend of shapes: N queries of a task, M columns (models or differences), R resamples.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from stm.errors import DataError
+
+Array = npt.NDArray[np.float64]
+CELLS_PER_BLOCK = 4_000_000  # resampling weights held at once: 32 MB of float64
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its confidence limits."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A paired comparison: the mean difference with limits, its two-sided p-value, and how it comes about."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    effect: float  # standardised: mean difference over the standard deviation of the differences (Cohen's d for pairs)
+    wins: int
+    losses: int
+    ties: int
+
+
+def _check_strata(strata: Sequence[Array]) -> None:
+    if not strata or any(values_NM.ndim != 2 or not len(values_NM) for values_NM in strata):
+        raise DataError("a comparison needs scores of at least one query per task, as rows, with one column per model")
+    if any(not np.isfinite(values_NM).all() for values_NM in strata):
+        raise DataError("scores to compare hold NaN or infinity; evaluate the models again")
+
+
+def bootstrap_means(strata: Sequence[Array], resamples: int, seed: int) -> list[Array]:
+    """Return bootstrap means [R, M] per stratum [N, M], the same resampled queries for all columns.
+
+    Deviations are widened by sqrt(N / (N - 1)): the plain bootstrap uses the biased variance and covers too rarely on
+    few queries (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 3.2).
+    """
+    _check_strata(strata)
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for values_NM in strata:
+        count = len(values_NM)
+        block = max(1, CELLS_PER_BLOCK // count)
+        parts = []
+        for start in range(0, resamples, block):
+            size = min(block, resamples - start)
+            weights_RN = rng.multinomial(count, np.full(count, 1 / count), size=size)
+            parts.append(weights_RN @ values_NM / count)
+        means_RM = np.concatenate(parts)
+        centre_M = values_NM.mean(axis=0)
+        drawn.append(centre_M + (means_RM - centre_M) * np.sqrt(count / max(1, count - 1)))
+    return drawn
+
+
+def macro_mean(strata: Sequence[Array]) -> Array:
+    """Return the mean over strata of the column means [M]."""
+    _check_strata(strata)
+    means: Array = np.mean([values_NM.mean(axis=0) for values_NM in strata], axis=0)
+    return means
+
+
+def percentile_intervals(centre_M: Array, means_RM: Array, level: float) -> list[Interval]:
+    """Return the percentile interval of each column at the confidence `level`, for example 0.95."""
+    tail = 50 * (1 - level)
+    low_M, high_M = np.percentile(means_RM, [tail, 100 - tail], axis=0)
+    return [Interval(float(c), float(lo), float(hi)) for c, lo, hi in zip(centre_M, low_M, high_M, strict=True)]
+
+
+def mean_intervals(strata: Sequence[Array], resamples: int, seed: int, level: float = 0.95) -> list[Interval]:
+    """Return per column the mean over strata with its stratified bootstrap interval."""
+    means_RM = np.mean(bootstrap_means(strata, resamples, seed), axis=0)
+    return percentile_intervals(macro_mean(strata), means_RM, level)
+
+
+def randomised_means(strata: Sequence[Array], rounds: int, seed: int) -> list[Array]:
+    """Return means [R, M] per stratum of paired differences [N, M] with each query's sign flipped at random."""
+    _check_strata(strata)
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for values_NM in strata:
+        count = len(values_NM)
+        block = max(1, CELLS_PER_BLOCK // count)
+        parts = []
+        for start in range(0, rounds, block):
+            size = min(block, rounds - start)
+            signs_RN = rng.integers(0, 2, size=(size, count), dtype=np.int8) * 2.0 - 1.0
+            parts.append(signs_RN @ values_NM / count)
+        drawn.append(np.concatenate(parts))
+    return drawn
+
+
+def p_values(observed_M: Array, randomised_RM: Array) -> Array:
+    """Return the two-sided p-values [M]: how often chance alone is as far from 0; never 0, by (count + 1) / (R + 1)."""
+    slack = 1e-12  # sums of the same numbers in another order must count as equal
+    extreme_M = (np.abs(randomised_RM) >= np.abs(observed_M) - slack).sum(axis=0)
+    values: Array = (extreme_M + 1) / (len(randomised_RM) + 1)
+    return values
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return Holm's (1979) adjusted p-values in the order given; they control the family-wise error."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for position, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - position) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def _effects(strata: Sequence[Array]) -> Array:
+    centre_M = macro_mean(strata)
+    variance_M = np.mean([values_NM.var(axis=0, ddof=1 if len(values_NM) > 1 else 0) for values_NM in strata], axis=0)
+    spread_M = np.sqrt(variance_M)
+    effects: Array = np.divide(centre_M, spread_M, out=np.zeros_like(centre_M), where=spread_M > 1e-9)
+    return effects
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """All resamples that a table of scores needs, drawn once: any scope of tasks reads its figures from them.
+
+    `column` is the model that the others are compared with. The paired randomisation test (Fisher; for retrieval
+    Smucker, Allan and Carterette 2007) takes the sign of each query's difference for a coin toss if two models are
+    the same.
+    """
+
+    strata: list[Array]  # [N, M] per task
+    column: int
+    bootstrapped: list[Array]  # [R, M] per task: resampled means
+    randomised: list[Array]  # [R, M] per task: means of differences under the null hypothesis
+
+    def intervals(self, tasks: Sequence[int], level: float) -> list[Interval]:
+        """Return every column's mean over those tasks with its interval at the confidence `level`."""
+        means_RM = np.mean([self.bootstrapped[task] for task in tasks], axis=0)
+        return percentile_intervals(macro_mean([self.strata[task] for task in tasks]), means_RM, level)
+
+    def comparisons(self, tasks: Sequence[int], level: float) -> list[Comparison]:
+        """Compare `column` with every column over those tasks; positive differences say that `column` is higher."""
+        differences = [self.strata[task][:, [self.column]] - self.strata[task] for task in tasks]
+        means_RM = np.mean([self.bootstrapped[task] for task in tasks], axis=0)
+        centre_M = macro_mean(differences)
+        intervals = percentile_intervals(centre_M, means_RM[:, [self.column]] - means_RM, level)
+        chance_M = p_values(centre_M, np.mean([self.randomised[task] for task in tasks], axis=0))
+        effects_M, all_NM = _effects(differences), np.concatenate(differences)
+        return [
+            Comparison(
+                row.mean, row.low, row.high, float(chance_M[index]), float(effects_M[index]),
+                int((all_NM[:, index] > 0).sum()), int((all_NM[:, index] < 0).sum()),
+                int((all_NM[:, index] == 0).sum()),
+            )
+            for index, row in enumerate(intervals)
+        ]  # fmt: skip
+
+
+def resample(strata: Sequence[Array], column: int, rounds: int, seed: int) -> Resampled:
+    """Draw the resamples of scores [N, M] per task; the same seed gives the same figures."""
+    _check_strata(strata)
+    differences = [values_NM[:, [column]] - values_NM for values_NM in strata]
+    return Resampled(
+        list(strata), column, bootstrap_means(strata, rounds, seed), randomised_means(differences, rounds, seed + 1)
+    )

@@ -1,0 +1,1 @@
+"""LLM-written hard negatives: prompt, validation with reasons, regeneration, report."""

@@ -1,0 +1,71 @@
+"""What the stage `synthesize` says about its work: counts, reasons, samples, tokens, cost, hardness.
+
+Collects while answers are judged and gives plain data for JSON; sample texts are cut. Writes nothing itself.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from stm.llm.answers import Answer, Budget
+
+SAMPLE_CHARS = 240
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+BINS = 12  # of width 0.1; the last one holds everything from 1.1 on
+
+
+def cut(text: str) -> str:
+    """A text short enough for a report."""
+    return text if len(text) <= SAMPLE_CHARS else text[:SAMPLE_CHARS] + "..."
+
+
+def summarise_ratios(scores: Sequence[float], positive_scores: Sequence[float]) -> dict[str, Any]:
+    """Quantiles and histogram of score(negative) / score(positive), over rows whose positive has a score."""
+    ratios = np.array([s / p for s, p in zip(scores, positive_scores, strict=True) if p > 0], dtype=np.float64)
+    if not ratios.size:
+        return {"count": 0, "quantiles": {}, "histogram": [0] * BINS}
+    bins = np.bincount(np.clip((ratios * 10).astype(int), 0, BINS - 1), minlength=BINS)
+    quantiles = {f"{q:g}": round(float(np.quantile(ratios, q)), 4) for q in QUANTILES}
+    return {"count": int(ratios.size), "quantiles": quantiles, "histogram": bins.tolist()}
+
+
+@dataclass
+class Tally:
+    """Counts over all answers of a split."""
+
+    max_samples: int
+    outcomes: Counter[str] = field(default_factory=Counter)  # answers by reason; "accepted" for the good ones
+    failures: Counter[str] = field(default_factory=Counter)  # requests without an answer
+    samples: dict[str, list[dict[str, str]]] = field(default_factory=lambda: defaultdict(list))
+    answers: int = 0
+    replayed: int = 0
+
+    def count(self, answer: Answer, row_id: str, query: str, text: str, reason: str) -> None:
+        """Count one judged answer and keep it as a sample while there is room."""
+        reason = reason or "accepted"
+        self.answers, self.replayed = self.answers + 1, self.replayed + answer.is_replayed
+        self.outcomes[reason] += 1
+        if len(self.samples[reason]) < self.max_samples:
+            self.samples[reason].append({"id": row_id, "query": cut(query), "text": cut(text)})
+
+    def report(self, asked: int, accepted: int, regenerations: int, budget: Budget) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {
+            "rows_asked": asked,
+            "accepted": accepted,
+            "fallbacks": asked - accepted,
+            "acceptance_rate": round(accepted / asked, 4) if asked else 0.0,
+            "answers": self.answers,
+            "answers_replayed": self.replayed,
+            "regenerations": regenerations,
+            "rejected": {reason: count for reason, count in sorted(self.outcomes.items()) if reason != "accepted"},
+            "failed": dict(sorted(self.failures.items())),
+            "samples": dict(sorted(self.samples.items())),
+            "tokens_in": budget.tokens_in,
+            "tokens_out": budget.tokens_out,
+            "cost": round(budget.cost(), 6),
+            "is_budget_exhausted": budget.is_exhausted,
+        }

@@ -1,0 +1,179 @@
+"""Why an LLM-written passage is no hard negative: a table of rules over its text, and margins over similarity scores.
+
+Takes answers and triplets, returns a reason per answer (empty: accepted). Knows nothing of endpoints or files.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+from stm.llm.answers import Answer
+from stm.params.synthesize import Validation
+from stm.synthesize.language import main_script, probable_language
+from stm.synthesize.prompt import Triplet, strip_controls
+from stm.synthesize.similarity import Similarity
+
+REFUSAL = re.compile(
+    r"\b(?:i (?:can ?not|can'?t|won't|apologi[sz]e|am (?:unable|not able|sorry))|i'm (?:sorry|unable|not able)|"
+    r"as an? (?:ai|(?:large )?language model)|(?:unable|not able) to (?:assist|help|provide|comply|fulfil)|"
+    r"i (?:do not|don't) have (?:access|enough|any))\b",
+    re.IGNORECASE,
+)
+META = re.compile(
+    r"^(?:sure|certainly|of course|okay|ok|absolutely)\b[,!.:]|^(?:here(?:'s| is| are)|below is|the following is)\b|"
+    r"\b(?:hard negative|negative (?:passage|example|document)|(?:the|this|your|given|original) (?:query|prompt)|"
+    r"(?:passage|document|sentence|text) (?:above|provided|you (?:gave|provided))|similar sentence|let me know|"
+    r"i hope (?:this|that)|(?:the|this|an?|new|revised|corrected) (?:\w+ )?(?:sentence|version) (?:is|could|of)|"
+    r"grammar)\b|"
+    r"^(?:passage|document|note|answer|sentence)\s*:",
+    re.IGNORECASE,
+)
+TAG = re.compile(r"</?[a-z_]+>|<\|[^|>]*\|>|^```", re.IGNORECASE | re.MULTILINE)
+SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f\u061f](?=[\"'\u201d\u2019)]*(?:\s|$))")
+QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb*"
+
+
+def tidy(text: str, is_cut: bool) -> str:
+    """Clean an answer without changing what it says: controls, wrapping quotes, a torn last sentence."""
+    text = strip_controls(text)
+    while len(text) > 1 and text[0] in QUOTES and text[-1] in QUOTES:
+        text = text[1:-1].strip()
+    if is_cut:
+        ends = [match.end() for match in SENTENCE_END.finditer(text)]
+        text = text[: ends[-1]] if ends else text
+    return text
+
+
+def words_of(text: str) -> list[str]:
+    """Case-folded words, without punctuation."""
+    return re.findall(r"\w+", text.casefold())
+
+
+def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    """All word n-grams in order; a shorter text counts as one n-gram."""
+    return [tuple(words[i : i + n]) for i in range(max(1, len(words) - n + 1))] if words else []
+
+
+def copied_share(text: str, source: str, n: int) -> float:
+    """Share of one text's n-grams that the other has, the larger of both ways; n shrinks to the shorter text."""
+    left, right = words_of(text), words_of(source)
+    n = min(n, len(left), len(right))
+    if not n:
+        return 0.0
+    ours, theirs = ngrams(left, n), ngrams(right, n)
+    ours_set, theirs_set = set(ours), set(theirs)
+    inside, covered = sum(g in theirs_set for g in ours) / len(ours), sum(g in ours_set for g in theirs) / len(theirs)
+    return max(inside, covered)
+
+
+def repeated_share(text: str, n: int) -> float:
+    """Share of n-grams that occurred before in the same text."""
+    grams = ngrams(words_of(text), n)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+Rule = Callable[[str, Triplet, Validation], bool]
+
+
+def _is_empty(text: str, _row: Triplet, _params: Validation) -> bool:
+    return not words_of(text)
+
+
+def _refuses(text: str, _row: Triplet, _params: Validation) -> bool:
+    return bool(REFUSAL.search(text.replace("\u2019", "'")))
+
+
+def _is_meta(text: str, _row: Triplet, _params: Validation) -> bool:
+    return bool(META.search(text.replace("\u2019", "'")) or TAG.search(text))
+
+
+def _copies_positive(text: str, row: Triplet, params: Validation) -> bool:
+    return copied_share(text, row.positive, params.ngram) > params.max_copy
+
+
+def _copies_mined(text: str, row: Triplet, params: Validation) -> bool:
+    return copied_share(text, row.mined, params.ngram) > params.max_copy
+
+
+def _is_short(text: str, _row: Triplet, params: Validation) -> bool:
+    return len(words_of(text)) < params.min_words
+
+
+def _is_long(text: str, _row: Triplet, params: Validation) -> bool:
+    return len(words_of(text)) > params.max_words
+
+
+def _repeats(text: str, _row: Triplet, params: Validation) -> bool:
+    return repeated_share(text, params.ngram) > params.max_repeat
+
+
+def _copies_query(text: str, row: Triplet, params: Validation) -> bool:
+    query, words = words_of(row.query), words_of(text)
+    # A query of two words may well occur in a hard negative; one that is nothing else may not.
+    return words == query or (
+        len(query) >= params.ngram and copied_share(text, row.query, params.ngram) > params.max_copy
+    )
+
+
+def _is_other_language(text: str, row: Triplet, _params: Validation) -> bool:
+    if main_script(text) != main_script(row.positive):
+        return True
+    ours, theirs = probable_language(text), probable_language(f"{row.positive} {row.query}")
+    return bool(ours and theirs and ours != theirs)
+
+
+RULES: tuple[tuple[str, Rule], ...] = (
+    ("empty", _is_empty),
+    ("refusal", _refuses),
+    ("meta_text", _is_meta),
+    ("copies_query", _copies_query),
+    ("copies_positive", _copies_positive),
+    ("copies_mined", _copies_mined),
+    ("too_short", _is_short),
+    ("too_long", _is_long),
+    ("repeats_itself", _repeats),
+    ("other_language", _is_other_language),
+)
+
+
+def check_text(text: str, row: Triplet, params: Validation) -> str:
+    """Return the first rule that the text breaks, or the empty string."""
+    return next((reason for reason, is_broken in RULES if is_broken(text, row, params)), "")
+
+
+def check_margins(topic: float, score: float, positive_score: float, mined_score: float, params: Validation) -> str:
+    """Return why the scores forbid the text: off topic, as near to the query as the positive, easier than the mined.
+
+    Where the retriever sees no relation of query and positive at all, it cannot judge nearness and only the topic
+    counts.
+    """
+    if topic < params.min_topic:
+        return "off_topic"
+    if positive_score > 0 and score >= params.max_ratio * positive_score:
+        return "too_close"
+    if score < params.min_ratio_to_mined * mined_score:
+        return "too_easy"
+    return ""
+
+
+def validate(
+    answers: Sequence[Answer], rows: Sequence[Triplet], params: Validation, similarity: Similarity
+) -> list[tuple[str, str]]:
+    """Return (tidied text, reason) per answer; the reason is empty for an accepted one."""
+    texts = [tidy(answer.text, answer.finish_reason == "length") for answer in answers]
+    reasons = [
+        "filtered" if answer.finish_reason == "content_filter" else check_text(text, row, params)
+        for answer, text, row in zip(answers, texts, rows, strict=True)
+    ]
+    open_ = [index for index, reason in enumerate(reasons) if not reason]
+    queries = [rows[i].query for i in open_]
+    positives = [rows[i].positive for i in open_]
+    candidates = [texts[i] for i in open_]
+    topics = similarity.passage_to_passage(positives, candidates)
+    scores = similarity.query_to_passage(queries, candidates)
+    positive_scores = similarity.query_to_passage(queries, positives)
+    mined_scores = similarity.query_to_passage(queries, [rows[i].mined for i in open_])
+    for place, index in enumerate(open_):
+        reasons[index] = check_margins(
+            topics[place], scores[place], positive_scores[place], mined_scores[place], params
+        )
+    return list(zip(texts, reasons, strict=True))

@@ -1,0 +1,156 @@
+"""Retrieval tasks in BEIR layout: corpus.jsonl, queries.jsonl, qrels/<split>.tsv, and a task.json of provenance.
+
+Reads, checks, reduces and writes tasks; knows nothing of models or scores.
+"""
+
+import json
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from stm.errors import DataError
+from stm.files import atomic_directory, read_json, write_json, write_jsonl, write_text
+
+Domain = Literal["medical", "general"]
+Qrels = Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A passage; `title` may be empty."""
+
+    title: str
+    text: str
+
+    def full_text(self) -> str:
+        """Title and text as one string, joined as mteb 2 joins them."""
+        return f"{self.title} {self.text}".strip()
+
+
+@dataclass(frozen=True)
+class Task:
+    """Queries, a corpus and `qrels[query_id][passage_id] = relevance`."""
+
+    name: str
+    domain: Domain
+    corpus: Mapping[str, Passage]
+    queries: Mapping[str, str]
+    qrels: Qrels
+    notes: Mapping[str, Any] = field(default_factory=dict)  # provenance: source, full sizes, caps
+
+    def check(self) -> "Task":
+        """Return self, or raise `DataError` for a task without qrels or with qrels that name nothing."""
+        if not any(self.qrels.values()):
+            raise DataError(
+                f"task {self.name!r} has no qrels; give a qrels/<split>.tsv with at least one judged passage"
+            )
+        for query_id, judged in self.qrels.items():
+            if query_id not in self.queries:
+                raise DataError(f"task {self.name!r}: the qrels name the query {query_id!r}, which queries.jsonl lacks")
+            for passage_id in judged:
+                if passage_id not in self.corpus:
+                    raise DataError(
+                        f"task {self.name!r}: the qrels of query {query_id!r} name the passage {passage_id!r}, "
+                        "which corpus.jsonl lacks"
+                    )
+        return self
+
+
+def cap_task(task: Task, max_queries: int, max_passages: int, seed: int) -> Task:
+    """Return the task with at most that many queries and passages (0: no limit), chosen by `seed`.
+
+    All judged passages of the kept queries stay, so that `max_passages` is exceeded where they alone are more. The rest
+    of the corpus is filled at random from the remaining passages. Original sizes go into `notes`.
+    """
+    rng = random.Random(f"{seed}:{task.name}")
+    judged = sorted(query_id for query_id, passages in task.qrels.items() if any(passages.values()))
+    kept = judged if not max_queries or len(judged) <= max_queries else sorted(rng.sample(judged, max_queries))
+    qrels = {query_id: dict(task.qrels[query_id]) for query_id in kept}
+    needed = {passage_id for passages in qrels.values() for passage_id in passages}
+    others = sorted(set(task.corpus) - needed)
+    room = max(0, max_passages - len(needed)) if max_passages else len(others)
+    chosen = needed | set(others if room >= len(others) else rng.sample(others, room))
+    notes = {**task.notes, "full_queries": len(task.queries), "full_passages": len(task.corpus)}
+    corpus = {passage_id: task.corpus[passage_id] for passage_id in sorted(chosen)}
+    queries = {query_id: task.queries[query_id] for query_id in kept}
+    return Task(task.name, task.domain, corpus, queries, qrels, notes)
+
+
+def write_task(task: Task, folder: Path | str, split: str) -> None:
+    """Write the task as a BEIR folder, whole or not at all."""
+    task.check()
+    with atomic_directory(folder) as scratch:
+        rows = ({"_id": key, "title": p.title, "text": p.text} for key, p in task.corpus.items())
+        write_jsonl(scratch / "corpus.jsonl", rows)
+        write_jsonl(scratch / "queries.jsonl", ({"_id": key, "text": text} for key, text in task.queries.items()))
+        lines = ["query-id\tcorpus-id\tscore"]
+        lines += [f"{q}\t{p}\t{score}" for q, judged in task.qrels.items() for p, score in judged.items()]
+        write_text(scratch / "qrels" / f"{split}.tsv", "\n".join(lines) + "\n")
+        write_json(scratch / "task.json", {"name": task.name, "domain": task.domain, "notes": dict(task.notes)})
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        stream = path.open(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; a BEIR folder needs it") from error
+    seen: set[str] = set()
+    with stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                key = str(row["_id"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(f"{path}, line {number}: expected a JSON object with an '_id'") from error
+            if key in seen:
+                raise DataError(f"{path}, line {number}: the id {key!r} appears twice")
+            seen.add(key)
+            if not isinstance(row.get("text"), str):
+                raise DataError(f"{path}, line {number}: 'text' is missing or not a string")
+            yield key, row
+
+
+def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        found = sorted(p.stem for p in path.parent.glob("*.tsv"))
+        raise DataError(f"cannot read {path}: {error.strerror}; splits there: {found or 'none'}") from error
+    qrels: dict[str, dict[str, int]] = {}
+    for number, line in enumerate(lines[1:], 2):
+        if not line.strip():
+            continue
+        try:
+            query_id, passage_id, score = line.split("\t")
+            qrels.setdefault(query_id, {})[passage_id] = int(score)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: expected query-id, corpus-id and a whole-number score") from error
+    return qrels
+
+
+def read_task(folder: Path | str, split: str, name: str = "", domain: Domain | None = None) -> Task:
+    """Read a BEIR folder; only queries that the split's qrels judge are kept.
+
+    `name` and `domain` default to those in `task.json`, then to the folder's name and "general".
+    """
+    folder = Path(folder)
+    meta = read_json(folder / "task.json") if (folder / "task.json").exists() else {}
+    corpus = {
+        key: Passage(str(row.get("title") or ""), row["text"]) for key, row in _read_jsonl(folder / "corpus.jsonl")
+    }
+    qrels = _read_qrels(folder / "qrels" / f"{split}.tsv")
+    queries = {key: row["text"] for key, row in _read_jsonl(folder / "queries.jsonl") if key in qrels}
+    chosen: Domain = domain or meta.get("domain", "general")
+    return Task(name or meta.get("name", folder.name), chosen, corpus, queries, qrels, meta.get("notes", {})).check()
+
+
+def read_tasks(root: Path | str, split: str) -> list[Task]:
+    """Read every task folder under `root` in name order; none at all is a `DataError`."""
+    folders = sorted(p for p in Path(root).glob("*") if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise DataError(f"{root} holds no tasks; name at least one under prepare.tasks in params.yaml")
+    return [read_task(folder, split) for folder in folders]

@@ -1,0 +1,119 @@
+"""Rows and prompts in, a fixed sequence of batches of texts out.
+
+The whole order follows from the rows, the params and the seed, so that a resumed training sees the same batches. Knows
+nothing of models.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from stm.errors import DataError
+from stm.params.train import TrainParams
+from stm.prompts import render
+from stm.train.objective import BatchIds
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row as it is trained on: prompts applied, negatives cut to the number used."""
+
+    id: str
+    anchor: str
+    query: str
+    positive: str
+    negatives: tuple[str, ...]
+    concept: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The distinct texts of a step, and where the queries [B] and candidates [M] (positives first) lie among them."""
+
+    texts: list[str]
+    queries: Tensor
+    candidates: Tensor
+    ids: BatchIds
+    row_ids: list[str]
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """Where a row's query prompt comes from."""
+
+    template: str
+    passage_prompt: str
+    instruction: str
+    pool: Sequence[str] = ()
+
+
+def make_examples(rows: pl.DataFrame, prompts: PromptSource, params: TrainParams) -> list[Example]:
+    """Render the prompts of all rows.
+
+    `DataError` if a pool is asked for and empty, or a negative equals its positive.
+    """
+    if params.instruction_from == "pool" and not prompts.pool:
+        raise DataError("instruction_from is 'pool', but the split's instructions file has an empty pool")
+    examples = []
+    for row in rows.iter_rows(named=True):
+        if row["positive"] in row["negatives"]:
+            raise DataError(f"row {row['id']!r}: a negative equals the positive; mine the split again")
+        instruction = _instruction(row, prompts, params)
+        query = render(prompts.template, instruction).query + row["anchor"]
+        negatives = tuple(prompts.passage_prompt + text for text in row["negatives"][: params.negatives])
+        positive = prompts.passage_prompt + row["positive"]
+        examples.append(Example(row["id"], row["anchor"], query, positive, negatives, row["concept"]))
+    return examples
+
+
+def _instruction(row: dict[str, str], prompts: PromptSource, params: TrainParams) -> str:
+    if params.instruction_from == "row":
+        return row["instruction"] or prompts.instruction
+    if params.instruction_from == "pool":
+        return random.Random(f"{params.seed}:{row['id']}").choice(sorted(prompts.pool))
+    return prompts.instruction
+
+
+def plan_steps(count: int, params: TrainParams) -> list[list[int]]:
+    """Return the row indices of every step: `epochs` shuffled passes, rows that fill no batch left over.
+
+    `DataError` if there are fewer than two rows, since nothing could be contrasted. Data smaller than a batch makes one
+    batch of all rows.
+    """
+    if count < 2:
+        raise DataError(f"contrastive training needs at least 2 rows, the split has {count}; add data to the split")
+    size = min(params.batch_size, count)
+    steps: list[list[int]] = []
+    for epoch in range(params.epochs):
+        order = list(range(count))
+        random.Random(f"{params.seed}:{epoch}").shuffle(order)
+        steps += [order[start : start + size] for start in range(0, count - size + 1, size)]
+    return steps[: params.max_steps] if params.max_steps else steps
+
+
+def _number(values: Sequence[str]) -> list[int]:
+    seen: dict[str, int] = {}
+    return [seen.setdefault(value, len(seen)) for value in values]
+
+
+def make_batch(examples: Sequence[Example]) -> Batch:
+    """Collect the distinct texts of the examples, so that a text that occurs twice is encoded once."""
+    negatives = [text for example in examples for text in example.negatives]
+    candidates = [example.positive for example in examples] + negatives
+    places: dict[str, int] = {}
+    for text in [*(example.query for example in examples), *candidates]:
+        places.setdefault(text, len(places))
+    concepts = _number([example.concept for example in examples])
+    known = [number if example.concept else -1 for number, example in zip(concepts, examples, strict=True)]
+    ids = BatchIds(
+        torch.tensor(_number([example.anchor for example in examples])),
+        torch.tensor(_number(candidates)),
+        torch.tensor(known + [-1] * len(negatives)),
+    )
+    queries = torch.tensor([places[example.query] for example in examples])
+    where = torch.tensor([places[text] for text in candidates])
+    return Batch(list(places), queries, where, ids, [example.id for example in examples])

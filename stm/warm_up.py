@@ -1,0 +1,37 @@
+"""The shared start of all experts: a short contrastive training on all splits, folded into the backbone.
+
+A raw decoder cannot embed, and experts that each learn that alone merge badly (the seed phase of Branch-Train-Merge,
+arXiv 2208.03306). Backbone and rows in, a full sentence-transformers folder out.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stm.files import atomic_directory, read_json
+from stm.models import load_model
+from stm.params.train import TrainParams
+from stm.prompts import read_prompts, write_prompts
+from stm.train.expert import Share, train_expert
+
+
+def fold_adapter(adapter: Path, out: Path | str) -> None:
+    """Write the base of `adapter` with its delta added as a full folder, in the type that the base was saved in."""
+    base = Path(read_json(adapter / "adapter_config.json")["base_model_name_or_path"])
+    model = load_model(adapter)
+    model.to(getattr(torch, read_json(base / "config.json")["dtype"]))
+    model.prompts = read_prompts(base).as_model_prompts()
+    with atomic_directory(out) as scratch:
+        model.save(str(scratch), create_model_card=False)
+        write_prompts(read_prompts(base), scratch)
+
+
+def warm_up(
+    base: Path | str, rows: Path | str, params: TrainParams, out: Path | str, work: Path | str
+) -> dict[str, Any]:
+    """Train on the rows, fold the result into `out` and return the report; 0 steps are refused by the params."""
+    adapter = Path(work) / "adapter"
+    report = train_expert(base, [Share(Path(rows))], params, adapter, Path(work) / "checkpoint", "warm_up")
+    fold_adapter(adapter, out)
+    return report

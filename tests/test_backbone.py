@@ -1,0 +1,153 @@
+"""Backbones: every known family embeds bidirectionally, ends in EOS, and is the same after saving and reloading."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers import AutoTokenizer
+
+from stm.backbone import FAMILIES, build_backbone, close_with_eos, load_source, make_bidirectional, package_file
+from stm.encode import Encoder, batches_by_length
+from stm.errors import ModelError, ParamsError
+from stm.files import read_json, sha256_tree
+from stm.models import load_model
+from stm.params.backbone import BackboneParams
+from stm.prompts import read_prompts, render
+from tests.pico import MAX_TOKENS, pico_adapter, pico_backbone, pico_decoder, pico_params, pico_tokenizer
+
+TEXTS = ["fever", "a much longer text about fevers", "x" * 300, "日本語 🙂", ""]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pico_backbone(tmp_path_factory.mktemp(request.param) / "model", request.param)
+
+
+def test_the_first_tokens_state_depends_on_the_last(folder: Path) -> None:
+    decoder = load_model(folder)[0].model
+    with torch.inference_mode():
+        first, second = (decoder(input_ids=torch.tensor([[5, 6, 7, last]])).last_hidden_state[0, 0] for last in (8, 9))
+    assert (first - second).abs().max() > 1e-4
+
+
+def test_padding_on_either_side_changes_nothing(folder: Path) -> None:
+    model = load_model(folder)
+    alone = model.encode(TEXTS, batch_size=1)
+    for side in ("right", "left"):
+        model.tokenizer.padding_side = side
+        assert np.abs(model.encode(TEXTS, batch_size=5) - alone).max() < 1e-5
+
+
+def test_eos_closes_every_text_after_truncation_too(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = tokenizer(TEXTS, truncation=True, max_length=MAX_TOKENS)["input_ids"]
+    assert all(row[-1] == tokenizer.eos_token_id for row in rows)
+    assert max(map(len, rows)) == MAX_TOKENS
+
+
+def test_save_and_reload_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    model = load_model(folder)
+    before = model.encode(TEXTS)
+    model.save(str(tmp_path / "again"), create_model_card=False)
+    assert np.array_equal(SentenceTransformer(str(tmp_path / "again"), device="cpu").encode(TEXTS), before)
+
+
+def test_the_folder_is_plain_and_declares_both_keys(folder: Path) -> None:
+    config = read_json(folder / "config.json")
+    assert config["is_causal"] is False
+    assert config["use_bidirectional_attention"] is True
+    assert not [p.name for p in folder.rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".py")]
+    assert "auto_map" not in config
+    assert read_json(folder / "config_sentence_transformers.json")["prompts"] == {
+        "query": "Find it\nQuery: ",
+        "document": "",
+    }
+
+
+def test_the_encoder_equals_sentence_transformers(folder: Path) -> None:
+    model = load_model(folder)
+    expected = model.encode(TEXTS, prompt="p: ", normalize_embeddings=True)
+    assert np.abs(Encoder(model, max_tokens=100).encode(TEXTS, "p: ") - expected).max() < 1e-5
+    queries = model.encode_query(TEXTS, normalize_embeddings=True)
+    assert np.abs(Encoder(model).encode_queries(TEXTS) - queries).max() < 1e-5
+
+
+def test_an_adapter_folder_loads_with_its_base_and_prompts(folder: Path, tmp_path: Path) -> None:
+    adapter = pico_adapter(folder, tmp_path / "adapter")
+    assert np.abs(load_model(adapter).encode(TEXTS) - load_model(folder).encode(TEXTS)).max() > 1e-4
+    assert load_model(adapter).prompts == read_prompts(folder).as_model_prompts()
+
+
+def test_no_texts_make_no_rows(tmp_path: Path) -> None:
+    assert Encoder(load_model(pico_backbone(tmp_path / "m"))).encode([]).shape == (0, 32)
+
+
+def test_batches_hold_each_text_once_within_the_budget() -> None:
+    lengths = [3, 9, 1, 9, 4, 200, 2]
+    batches = list(batches_by_length(lengths, 20))
+    assert sorted(i for batch in batches for i in batch) == list(range(7))
+    assert batches[0] == [5]
+    assert all(len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= 20 for batch in batches)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_are_cut_from_the_end(family: str) -> None:
+    model = make_bidirectional(pico_decoder(family, layers=3), 2)
+    assert len(model.layers) == model.config.num_hidden_layers == 2
+    with pytest.raises(ModelError, match="has 2 layers"):
+        make_bidirectional(model, 5)
+
+
+def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ModelError, match=r"'gpt_neox'.*llama"):
+        make_bidirectional(pico_decoder_of("gpt_neox"), 0)
+
+
+def pico_decoder_of(architecture: str) -> torch.nn.Module:
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.for_model(
+        architecture, vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    return AutoModel.from_config(config)  # type: ignore[no-any-return]
+
+
+def test_a_bos_of_the_tokenizer_is_kept() -> None:
+    tokenizer = pico_tokenizer()
+    tokenizer.bos_token = "<pad>"
+    assert close_with_eos(tokenizer, 8)("a")["input_ids"][-1] == tokenizer.eos_token_id
+    closed = close_with_eos(close_with_eos(tokenizer, 8), 8)
+    assert len(closed("ab")["input_ids"]) == 3
+
+
+def test_the_stage_builds_from_a_folder_the_same_bytes_twice(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    pico_decoder().save_pretrained(source)
+    pico_tokenizer().save_pretrained(source)
+    params = BackboneParams.model_validate(
+        {**pico_params().model_dump(), "source": {"kind": "folder", "path": str(source)}}
+    )
+    build_backbone(params, tmp_path / "a")
+    build_backbone(params, tmp_path / "b")
+    assert sha256_tree(tmp_path / "a") == sha256_tree(tmp_path / "b")
+    assert load_model(tmp_path / "a").encode(["x"]).shape == (1, 32)
+
+
+def test_missing_sources_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not installed"):
+        package_file("no-such-package-at-all", "x.gguf")
+    with pytest.raises(ModelError, match=r"no file 'x\.gguf'"):
+        package_file("numpy", "x.gguf")
+    folder = pico_params(source={"kind": "folder", "path": str(tmp_path)}).source
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load_source(folder)
+    with pytest.raises(ModelError, match=r"modules\.json"):
+        load_model(tmp_path)
+
+
+def test_a_template_holds_the_instruction_only() -> None:
+    assert render("{instruction}: ", "Find").query == "Find: "
+    with pytest.raises(ParamsError, match="only"):
+        render("{other}", "Find")

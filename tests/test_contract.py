@@ -1,0 +1,109 @@
+"""dvc.yaml says what the code does: deps are the import closure, params the sections read, imports point one way."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stm.params.all import Params, load_params
+from tests.closure import ROOT, closure, imported_modules, is_code, stage_body, stage_script
+
+STAGES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+# How a stage's code names the params that it reads: by the loader's first argument, or by the loader itself.
+TABLE_LOADERS = {"load_splits": "splits", "load_experts": "experts"}
+
+
+def sections_read(path: Path) -> set[str]:
+    """The top-level params that a script loads by name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id == "load_section" and isinstance(node.args[0], ast.Constant):
+                found.add(str(node.args[0].value))
+            elif node.func.id in TABLE_LOADERS:
+                found.add(TABLE_LOADERS[node.func.id])
+    return found
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_code_deps_are_exactly_the_import_closure(name: str) -> None:
+    declared = [dep for dep in stage_body(STAGES[name]).get("deps", []) if is_code(dep)]
+    assert declared == closure(stage_script(STAGES[name])), "run `python -m tests.closure` to rewrite dvc.yaml"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_params_are_exactly_the_sections_read(name: str) -> None:
+    # A row of a table (models.${key}) is read through its own loader, by the name on the command line.
+    declared = {param for param in stage_body(STAGES[name]).get("params", []) if "." not in param}
+    assert declared == sections_read(stage_script(STAGES[name]))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_one_name_for_stage_script_and_module(name: str) -> None:
+    script = stage_script(STAGES[name])
+    assert script.stem == name
+    assert (ROOT / "stm" / f"{name}.py").exists() or (ROOT / "stm" / name).is_dir() or name in ("check", "train_all")
+    assert len(script.read_text().splitlines()) <= 60
+
+
+def test_every_file_of_the_source_is_reached_by_a_stage_or_the_command_line() -> None:
+    reached = {path for stage in STAGES.values() for path in closure(stage_script(stage))}
+    reached |= set(closure(ROOT / "stm/cli.py"))
+    everything = {p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("stm/**/*.py"), *ROOT.glob("stages/*.py")]}
+    assert sorted(everything - reached) == []
+
+
+def test_imports_point_one_way() -> None:
+    """The core never imports stages, params never import the core, and only promote and the command line know MLflow."""
+    for path in sorted((ROOT / "stm").rglob("*.py")):
+        modules, name = imported_modules(path), path.relative_to(ROOT).as_posix()
+        assert not [m for m in modules if m.split(".")[0] == "stages"], name
+        if name.startswith("stm/params/"):
+            assert not [
+                m for m in modules if m.startswith("stm.") and not m.startswith(("stm.params", "stm.errors"))
+            ], name
+        if "mlflow" in {m.split(".")[0] for m in modules}:
+            assert name.startswith(("stm/promote/", "stm/cli", "stm/doctor")), name
+
+
+def test_no_stage_reads_another_stages_params() -> None:
+    for name, stage in STAGES.items():
+        shared = {"warm_up", "train", "train_all"}
+        for dep in closure(stage_script(stage)):
+            if dep.startswith("stm/params/") and Path(dep).stem in STAGES and name != "check":
+                owner = Path(dep).stem
+                assert owner == name or {owner, name} <= shared, f"{name} imports the params of {owner}"
+
+
+def test_the_shipped_params_are_valid_and_commented() -> None:
+    params = load_params(ROOT / "params.yaml")
+    assert set(params.splits) == set(params.prepare.splits)
+    lines = (ROOT / "params.yaml").read_text().splitlines()
+    bare = [line for line in lines if line.strip() and "#" not in line]
+    assert bare == [], "every line of params.yaml carries a comment with its unit"
+
+
+def test_profiles_are_valid() -> None:
+    profiles = sorted((ROOT / "profiles").glob("*.yaml"))
+    assert profiles
+    for profile in profiles:
+        assert isinstance(load_params(profile), Params)
+
+
+def test_init_files_hold_a_docstring_only() -> None:
+    for path in [*ROOT.glob("stm/**/__init__.py"), *ROOT.glob("stages/__init__.py")]:
+        body = ast.parse(path.read_text()).body
+        assert len(body) == 1, path
+        assert isinstance(body[0], ast.Expr), path
+
+
+def test_sizes_stay_readable() -> None:
+    """Files of at most 300 lines and functions of at most 60."""
+    for path in [*ROOT.glob("stm/**/*.py"), *ROOT.glob("stages/*.py")]:
+        text = path.read_text()
+        assert len(text.splitlines()) <= 300, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"

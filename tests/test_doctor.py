@@ -1,0 +1,143 @@
+"""The checks of `stm doctor`: each on a healthy and on a broken state."""
+
+import http.server
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stm import doctor
+from stm.doctor import Finding, examine
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "params.yaml").write_text("promote: {tracking_uri: 'sqlite:///mlruns/mlflow.db'}\n", encoding="utf-8")
+    (tmp_path / ".dvc").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    """A server on loopback that answers every request with 404, as an LLM endpoint without a key may."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    server.server_close()
+
+
+def by_name(findings: list[Finding]) -> dict[str, Finding]:
+    return {finding.name: finding for finding in findings}
+
+
+def test_a_healthy_project_lacks_nothing_essential(project: Path) -> None:
+    findings = by_name(examine(project))
+    assert findings["python"].state == "ok"
+    assert findings["torch"].found
+    assert findings["write access"].state == findings["params.yaml"].state == "ok"
+    assert findings["dvc project"].found == "nothing run yet"
+    assert findings["dvc project"].next_step == "`make repro`"
+    assert "made by the first run" in findings["registry"].found
+    assert not any(finding.next_step for finding in findings.values() if finding.state == "ok")
+    assert all(finding.next_step for finding in findings.values() if finding.state == "missing")
+
+
+def test_an_empty_folder_says_where_to_go(tmp_path: Path) -> None:
+    findings = by_name(examine(tmp_path))
+    assert findings["params.yaml"].state == "missing"
+    assert "project's root" in findings["params.yaml"].next_step
+    assert findings["dvc project"].state == "missing"
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "\x00"])
+def test_broken_params_are_a_finding_and_no_crash(project: Path, content: str) -> None:
+    (project / "params.yaml").write_text(content, encoding="utf-8")
+    assert by_name(examine(project))["params.yaml"].found == "not readable as YAML"
+
+
+def test_missing_packages_are_essential_where_params_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "DATA_PACKAGES", ("no-such-package",))
+    monkeypatch.setattr(doctor, "MODEL_PACKAGE", "no-such-model")
+    assert [finding.state for finding in doctor.check_data({})] == ["note", "note"]
+    used = {"prepare": {"kind": "embedded"}, "backbone": {"package": "no-such-model"}}
+    assert [finding.state for finding in doctor.check_data(used)] == ["missing", "missing"]
+    monkeypatch.setattr(doctor, "PACKAGES", {"nothing": "no_such_module"})
+    (finding,) = doctor.check_packages()
+    assert finding.state == "missing"
+    assert "make repro" in finding.next_step
+
+
+def test_an_old_python_little_memory_and_a_full_disk(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "MINIMUM_PYTHON", (99, 0))
+    monkeypatch.setattr(doctor, "NEEDED_MEMORY", 10**18)
+    monkeypatch.setattr(doctor, "NEEDED_DISK", 10**18)
+    assert doctor.check_python().state == doctor.check_disk(project).state == "missing"
+    assert doctor.check_memory().state == "note"
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    assert doctor.check_writable(tmp_path / "none").state == "missing"
+
+
+def test_endpoints_are_tried_and_never_shown_with_a_password(endpoint: str) -> None:
+    params = {
+        "synthesize": {"base_url": endpoint},
+        "mine": {"base_url": ""},
+        "prompts": {"llm": {"base_url": "http://me:pw@127.0.0.1:9"}},
+    }
+    findings = list(doctor.check_endpoints(params))
+    assert [(finding.name, finding.state) for finding in findings] == [
+        ("prompts.llm.base_url", "missing"), ("synthesize.base_url", "ok"),
+    ]  # fmt: skip
+    assert "pw" not in findings[0].found
+    assert "127.0.0.1:9" in findings[0].found
+
+
+def test_only_http_is_opened() -> None:
+    (finding,) = doctor.check_endpoints({"base_url": "file:///etc/passwd"})
+    assert finding.state == "missing"
+    assert "not an http" in finding.found
+
+
+def test_the_git_state(project: Path) -> None:
+    assert next(iter(doctor.check_git(project))).state == "note"
+    for command in (
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "-qm", "x"],
+    ):
+        subprocess.run(["git", *command], cwd=project, check=True)
+    (finding,) = doctor.check_git(project)
+    assert finding.state == "ok"
+    assert "0 changed files" in finding.found
+    (project / "new.py").write_text("x", encoding="utf-8")
+    (finding,) = doctor.check_git(project)
+    assert finding.state == "note"
+    assert "1 changed files" in finding.found
+
+
+def test_the_registry_found_missing_damaged_and_out_of_reach(
+    project: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = {"promote": {"tracking_uri": "sqlite:///mlflow.db"}}
+    assert doctor.check_registry(project, params).state == "ok"
+    with sqlite3.connect(project / "mlflow.db") as database:
+        database.execute("CREATE TABLE model_versions (version INTEGER)")
+    assert "0 versions" in doctor.check_registry(project, params).found
+    (project / "mlflow.db").write_bytes(b"no database, but long enough to look at" * 50)
+    assert doctor.check_registry(project, params).state == "note"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", endpoint)
+    assert doctor.check_registry(project, params).found.endswith("answers")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@127.0.0.1:9")
+    finding = doctor.check_registry(project, params)
+    assert finding.state == "note"
+    assert "secret" not in finding.found

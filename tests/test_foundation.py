@@ -1,0 +1,235 @@
+"""The ground everything stands on: whole-or-nothing files, schema, tasks in BEIR layout, params, the stage shell."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from stm.errors import DataError, ParamsError, STMError
+from stm.files import atomic_directory, atomic_file, read_json, sha256_text, sha256_tree, write_json
+from stm.params.base import Section, load_section
+from stm.schema import ROWS, check_rows, read_rows, write_rows
+from stm.stage import guard
+from stm.tasks import Passage, Task, cap_task, read_task, read_tasks, write_task
+
+ROW = {
+    "id": "r1", "anchor": "fever", "positive": "A high temperature.", "negatives": ["A cough."], "origins": ["given"],
+    "instruction": "", "source": "test", "concept": "",
+}  # fmt: skip
+
+
+def frame(*changes: dict[str, object]) -> pl.DataFrame:
+    return pl.DataFrame([{**ROW, **change} for change in changes or ({},)], schema=ROWS)
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    target, folder = tmp_path / "a.txt", tmp_path / "d"
+    target.write_text("old")
+    folder.mkdir()
+    (folder / "x").write_text("old")
+
+    def break_off(scratch: Path) -> None:
+        scratch.write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), atomic_file(target) as scratch:
+        break_off(scratch)
+    with pytest.raises(RuntimeError), atomic_directory(folder) as scratch:
+        break_off(scratch / "x")
+    assert (target.read_text(), (folder / "x").read_text()) == ("old", "old")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "d"]
+
+
+def test_a_directory_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        with atomic_directory(tmp_path / "d") as scratch:
+            (scratch / name).touch()
+    assert [p.name for p in (tmp_path / "d").iterdir()] == ["two"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_users_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(STMError, match="cannot create"):
+        write_json(tmp_path / "file" / "x.json", {})
+
+
+def test_json_refuses_what_is_not_finite_and_names_the_place(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"x\.json\.a\[1\] is nan"):
+        write_json(tmp_path / "x.json", {"a": [1.0, float("nan")]})
+    write_json(tmp_path / "x.json", {"b": 1, "a": "ä"})
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n  "a": "ä",\n  "b": 1\n}\n'
+    (tmp_path / "y.json").write_text("{")
+    with pytest.raises(DataError, match="is not JSON"):
+        read_json(tmp_path / "y.json")
+
+
+@given(st.lists(st.text()), st.lists(st.text()))
+def test_hashes_of_different_parts_differ(first: list[str], second: list[str]) -> None:
+    assert (sha256_text(*first) == sha256_text(*second)) == (first == second) or "\0" in "".join(first + second)
+
+
+def test_the_hash_of_a_folder_sees_names_and_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    first = sha256_tree(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    second = sha256_tree(tmp_path)
+    (tmp_path / "b").write_text("2")
+    assert len({first, second, sha256_tree(tmp_path)}) == 3
+
+
+def test_rows_survive_a_round_trip(tmp_path: Path) -> None:
+    write_rows(frame({}, {"id": "r2"}), tmp_path / "x.parquet")
+    assert read_rows(tmp_path / "x.parquet").equals(frame({}, {"id": "r2"}))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (frame().drop("concept"), r"missing columns \['concept'\]"),
+        (frame().with_columns(extra=pl.lit(1)), r"unknown columns \['extra'\]"),
+        (frame().with_columns(id=pl.lit(1)), "'id' has type"),
+        (frame({}, {"id": "r2", "anchor": " "}), "'anchor' is empty in 1 row.*row 1"),
+        (frame({}, {}), "duplicates"),
+        (frame({"origins": []}), "differ in length"),
+        (frame({"source": None}), "'source' is null"),
+    ],
+)
+def test_rows_of_another_form_are_refused_with_column_and_row(bad: pl.DataFrame, message: str) -> None:
+    with pytest.raises(DataError, match=f"pairs.parquet: .*{message}"):
+        check_rows(bad, "pairs.parquet")
+
+
+def test_no_rows_and_no_file_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no rows"):
+        write_rows(frame().clear(), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="does not exist"):
+        read_rows(tmp_path / "x.parquet")
+    (tmp_path / "x.parquet").write_text("no")
+    with pytest.raises(DataError, match="not a readable Parquet"):
+        read_rows(tmp_path / "x.parquet")
+
+
+def task(queries: int = 6, passages: int = 20) -> Task:
+    corpus = {f"p{i}": Passage("T" if i % 2 else "", f"text {i}") for i in range(passages)}
+    return Task(
+        "toy", "medical", corpus, {f"q{i}": f"query {i}" for i in range(queries)},
+        {f"q{i}": {f"p{i}": 1, f"p{i + 1}": 0} for i in range(queries)}, {"source": "test"},
+    )  # fmt: skip
+
+
+def test_tasks_survive_a_round_trip(tmp_path: Path) -> None:
+    write_task(task(), tmp_path / "toy", "test")
+    assert read_task(tmp_path / "toy", "test") == task()
+    assert [t.name for t in read_tasks(tmp_path, "test")] == ["toy"]
+    assert (Passage("T", "x").full_text(), Passage("", "x").full_text()) == ("T x", "x")
+
+
+def test_caps_keep_judged_passages_and_are_the_same_twice() -> None:
+    small = cap_task(task(), 3, 4, seed=1)
+    assert len(small.queries) == 3
+    assert {p for judged in small.qrels.values() for p in judged} <= set(small.corpus)
+    assert small.notes == {"source": "test", "full_queries": 6, "full_passages": 20}
+    assert cap_task(task(), 3, 4, seed=1) == small
+    assert cap_task(task(), 3, 10, seed=1).queries == small.queries
+    assert cap_task(task(), 0, 0, seed=1).corpus == task().corpus
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        (
+            "corpus.jsonl",
+            '{"_id": "p0", "text": "x"}\n{"_id": "p0", "text": "x"}\n',
+            "line 2: the id 'p0' appears twice",
+        ),
+        ("corpus.jsonl", "{}\n", "line 1: expected a JSON object with an '_id'"),
+        ("corpus.jsonl", '{"_id": "p0"}\n', "'text' is missing"),
+        ("corpus.jsonl", '{"_id": "zz", "text": "x"}\n', "name the passage 'p0'"),
+        ("queries.jsonl", '{"_id": "zz", "text": "x"}\n', "name the query 'q0'"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "no qrels"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq0\tp0\t0.5\n", "line 2: expected"),
+    ],
+)
+def test_broken_tasks_are_refused_with_file_and_line(tmp_path: Path, file: str, text: str, message: str) -> None:
+    write_task(task(), tmp_path / "toy", "test")
+    (tmp_path / "toy" / file).write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_task(tmp_path / "toy", "test")
+
+
+def test_a_task_with_bom_crlf_and_no_title_is_read(tmp_path: Path) -> None:
+    write_task(task(), tmp_path / "toy", "test")
+    for path in (tmp_path / "toy").rglob("*.*l*"):
+        lines = path.read_text().replace('"title": "T", ', "").replace("\n", "\r\n")
+        path.write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    assert read_task(tmp_path / "toy", "test").qrels == task().qrels
+
+
+def test_a_missing_split_names_those_that_are_there(tmp_path: Path) -> None:
+    write_task(task(), tmp_path / "toy", "test")
+    with pytest.raises(DataError, match=r"splits there: \['test'\]"):
+        read_task(tmp_path / "toy", "dev")
+    with pytest.raises(DataError, match="holds no tasks"):
+        read_tasks(tmp_path / "toy" / "qrels", "dev")
+
+
+class Toy(Section):
+    """A section for the tests."""
+
+    density: float = Field(gt=0, le=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("toy: {densty: 0.5}", "toy.densty: Extra inputs.*\n?.*"),
+        ("toy: {density: 2}", r"toy\.density: .*less than or equal to 1 \(given: 2\)"),
+        ("other: {}", "no section 'toy'; it has other"),
+        ("- 1", "holds no sections"),
+        ("toy: [", "not valid YAML"),
+    ],
+)
+def test_wrong_params_name_the_key_the_range_and_the_value(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError, match=message):
+        load_section("toy", Toy, path)
+
+
+def test_a_users_error_has_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise DataError("the file x is empty; fill it")
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    assert (guard(fail), guard(interrupt), guard(lambda: None)) == (1, 130, 0)
+    assert capsys.readouterr().err.splitlines()[0] == "error: the file x is empty; fill it"
+
+
+@pytest.mark.parametrize("script", ["train", "check", "evaluate"])
+def test_stages_explain_themselves_and_refuse_to_run_elsewhere(tmp_path: Path, script: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    arguments = [] if script == "check" else ["nothing"]
+    helped = subprocess.run(
+        [sys.executable, "-m", f"stages.{script}", "--help"], capture_output=True, text=True, env=environment
+    )
+    assert helped.returncode == 0
+    assert len(helped.stdout.splitlines()) > 3
+    command = [sys.executable, "-m", f"stages.{script}", *arguments]
+    failed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: cannot read params.yaml")
+    assert "Traceback" not in failed.stderr
+
+
+def test_reports_are_plain_json(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"a": [1, 2.5, None, True]})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, 2.5, None, True]}

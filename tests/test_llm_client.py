@@ -1,0 +1,237 @@
+"""The LLM client against a server that fails on demand: every request ends, nothing is asked twice, nothing leaks."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from stm.errors import EndpointError
+from stm.llm.answers import Answer, Budget, Failure, Request, canonical_request
+from stm.llm.client import complete, complete_all
+from stm.llm.faults import parse_retry_after
+from stm.llm.store import AnswerStore
+from stm.params.llm import Endpoint
+from tests.fault_server import FaultServer, fault_server
+
+FAULTS = ["429", "500", "silence", "cut", "junk", "html", "empty", "list"]
+KEY = "sk-very-secret-0123456789"
+
+
+def ask(*texts: str) -> list[Request]:
+    return [Request([{"role": "user", "content": text}]) for text in texts]
+
+
+def endpoint_of(server: FaultServer, **changes: object) -> Endpoint:
+    settings: dict[str, object] = {"retry_seconds": 0.01, "timeout_seconds": 10, "concurrency": 32, "model": "m"}
+    return Endpoint(base_url=server.base_url, **{**settings, **changes})
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    with AnswerStore(tmp_path / "llm.sqlite") as opened:
+        yield opened
+
+
+def test_answers_come_in_order_and_replay_without_the_endpoint(store: AnswerStore) -> None:
+    requests = ask(*(f"q{i}" for i in range(100)))
+    with fault_server() as server:
+        endpoint = endpoint_of(server)
+        answers = complete_all(requests, endpoint, store)
+    assert [a.text for a in answers] == [f"echo q{i} 1" for i in range(100)]
+    assert {(a.tokens_in, a.tokens_out, a.finish_reason, a.is_replayed) for a in answers} == {(10, 5, "stop", False)}
+    again = complete_all(requests, endpoint, store)
+    assert [a.text for a in again] == [a.text for a in answers]
+    assert all(a.is_replayed for a in again)
+
+
+def test_equal_requests_are_asked_once_and_attempts_are_new_samples(store: AnswerStore) -> None:
+    with fault_server() as server:
+        one = [{"role": "user", "content": "a"}]
+        outcomes = complete_all([Request(one), Request(one), Request(one, attempt=1)], endpoint_of(server), store)
+        assert [body["seed"] for body in server.asked] == [1, 2]
+        assert [o.text for o in outcomes] == ["echo a 1", "echo a 1", "echo a 2"]
+
+
+def test_a_third_of_faults_ends_every_request(store: AnswerStore) -> None:
+    rng = random.Random(3)
+    requests = ask(*(f"q{i}" for i in range(300)))
+    with fault_server(lambda n, b: rng.choice(FAULTS) if rng.random() < 0.3 else "ok") as server:
+        outcomes = complete_all(requests, endpoint_of(server, retries=8, timeout_seconds=2), store)
+        assert set(FAULTS) <= set(server.kinds)
+        assert server.most_in_flight <= 32
+    answered = [o for o in outcomes if isinstance(o, Answer)]
+    assert len(answered) >= 298
+    assert all(o.reason and o.detail for o in outcomes if isinstance(o, Failure))
+    assert len(store) == len(answered)
+    assert max(server.answered.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("429", "rate_limited"), ("500", "server_error"), ("silence", "timeout"), ("cut", "connection"), ("junk", "not_json"),
+     ("html", "not_json"),
+     ("empty", "no_choices"),      ("list", "no_choices"), ("400", "rejected")],
+)  # fmt: skip
+def test_each_fault_has_its_reason(store: AnswerStore, kind: str, reason: str) -> None:
+    with fault_server(lambda n, body: kind if body["messages"][0]["content"] == "bad" else "ok") as server:
+        outcomes = complete_all(
+            ask("first", "bad", "last"), endpoint_of(server, retries=1, concurrency=1, timeout_seconds=2), store
+        )
+        assert server.kinds[kind] == (1 if kind == "400" else 2)
+    assert [isinstance(o, Answer) for o in outcomes] == [True, False, True]
+    assert outcomes[1].reason == reason
+
+
+@pytest.mark.parametrize("kind", ["401", "404", "quota", "429-long"])
+def test_a_broken_account_costs_one_call_and_shows_no_key(
+    store: AnswerStore, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    with fault_server(lambda n, b: kind) as server:
+        with pytest.raises(EndpointError) as caught:
+            complete_all(ask(*map(str, range(50))), endpoint_of(server, api_key_env="MY_KEY"), store)
+        assert len(server.asked) == 1
+        assert KEY in server.headers[0]
+    assert KEY not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["html", "500", "silence"])
+def test_an_endpoint_that_never_answers_stops_the_job(store: AnswerStore, kind: str) -> None:
+    with fault_server(lambda n, b: kind) as server:
+        with pytest.raises(EndpointError, match=server.base_url):
+            complete_all(ask(*map(str, range(50))), endpoint_of(server, retries=2, timeout_seconds=1), store)
+        assert len(server.asked) == 3
+
+
+def test_an_unreachable_endpoint_is_one_clear_line(store: AnswerStore) -> None:
+    endpoint = Endpoint(base_url="http://127.0.0.1:9/v1", retries=1, retry_seconds=0.01)
+    with pytest.raises(EndpointError, match=r"127\.0\.0\.1:9/v1"):
+        complete_all(ask("a", "b"), endpoint, store)
+
+
+def test_an_endpoint_that_dies_keeps_what_it_gave(store: AnswerStore) -> None:
+    with (
+        fault_server(lambda n, b: "ok" if n < 40 else "500") as server,
+        pytest.raises(EndpointError, match="40 new answers are kept"),
+    ):
+        complete_all(ask(*map(str, range(500))), endpoint_of(server, retries=1, concurrency=4), store)
+    assert len(store) == 40
+
+
+def test_rate_limits_narrow_the_gate_and_are_waited_for(store: AnswerStore) -> None:
+    with fault_server(lambda n, b: "429" if 10 <= n < 14 else "ok") as server:
+        outcomes = complete_all(ask(*map(str, range(60))), endpoint_of(server, concurrency=16), store)
+    assert all(isinstance(o, Answer) for o in outcomes)
+    assert server.kinds == {"429": 4, "ok": 60}
+
+
+def test_budget_stops_hard_and_keeps_what_there_is(store: AnswerStore) -> None:
+    requests = ask(*(f"q{i}" for i in range(50)))
+    with fault_server() as server:
+        endpoint = endpoint_of(server, concurrency=4, max_tokens=5)
+        budget = Budget(max_tokens=200)
+        outcomes = complete_all(requests, endpoint, store, budget=budget)
+        answered = sum(isinstance(o, Answer) for o in outcomes)
+        assert 5 <= answered < 14
+        assert budget.is_exhausted
+        assert budget.tokens_in + budget.tokens_out == 15 * answered <= 200
+        assert {o.reason for o in outcomes if isinstance(o, Failure)} == {"budget"}
+        complete_all(requests, endpoint, store, budget=Budget(max_cost=1.0, price_in=1.0))
+        assert max(server.answered.values()) == 1
+
+
+def test_complete_gives_text_or_a_clear_error(store: AnswerStore) -> None:
+    with fault_server(lambda n, body: "400" if "bad" in body["messages"][0]["content"] else "ok") as server:
+        endpoint = endpoint_of(server)
+        assert complete([{"role": "user", "content": "a"}], endpoint, store, attempt=3) == "echo a 4"
+        with pytest.raises(EndpointError, match="rejected"):
+            complete([{"role": "user", "content": "bad"}], endpoint, store)
+
+
+def test_the_body_is_what_params_say(store: AnswerStore) -> None:
+    changes = {"temperature": None, "token_limit_field": "max_completion_tokens", "extra": {"reasoning_effort": "low"}}
+    with fault_server() as server:
+        complete_all([Request([{"role": "user", "content": "a"}], max_tokens=7)], endpoint_of(server, **changes), store)
+        assert server.asked[0] == {
+            "model": "m", "messages": [{"role": "user", "content": "a"}], "max_completion_tokens": 7,
+            "top_p": 0.95, "seed": 1, "reasoning_effort": "low",
+        }  # fmt: skip
+
+
+def test_the_key_ignores_the_address_and_nothing_else() -> None:
+    request = ask("a")[0]
+    base = Endpoint(base_url="http://a/v1")
+    same = canonical_request(request, base.model_copy(update={"base_url": "http://b/v1", "concurrency": 1}))
+    assert same == canonical_request(request, base)
+    for change in (
+        {"model": "z"},
+        {"temperature": 0.1},
+        {"top_p": None},
+        {"max_tokens": 1},
+        {"seed": 5},
+        {"seed": None},
+    ):
+        assert canonical_request(request, base.model_copy(update=change)) != same
+    unseeded = base.model_copy(update={"seed": None})
+    one, two = Request(request.messages, 0), Request(request.messages, 1)
+    assert canonical_request(one, unseeded) != canonical_request(two, unseeded)
+
+
+def test_retry_after_in_all_its_forms() -> None:
+    assert parse_retry_after({"retry-after": "1.5"}) == 1.5
+    assert parse_retry_after({"retry-after-ms": "250", "retry-after": "9"}) == 0.25
+    assert parse_retry_after({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}) == 0.0
+    assert parse_retry_after({"retry-after": "Fri, 31 Dec 2100 00:00:00 GMT"}) > 1e6
+    assert parse_retry_after({"retry-after": "soon"}) == parse_retry_after({}) == 0.0
+
+
+CLIENT = """
+    import sys
+    from stm.llm.answers import Request
+    from stm.llm.client import complete_all
+    from stm.llm.store import AnswerStore
+    from stm.params.llm import Endpoint
+    url, path, count = sys.argv[1:]
+    requests = [Request([{"role": "user", "content": f"q{i}"}]) for i in range(int(count))]
+    with AnswerStore(path) as store:
+        complete_all(requests, Endpoint(base_url=url, concurrency=4, retry_seconds=0.01, model="m"), store)
+"""
+
+
+def kill_and_resume(folder: Path, kills: int, count: int, seed: int) -> tuple[FaultServer, int]:
+    """Run the client, kill -9 it `kills` times after random answers, then let it end; return server and loss bound."""
+    script, path = folder / "client.py", folder / "llm.sqlite"
+    script.write_text(textwrap.dedent(CLIENT))
+    rng, limit, process = random.Random(seed), 0, None
+
+    def behave(number: int, body: object) -> str:
+        if process and sum(server.answered.values()) >= limit and kills_left:
+            process.send_signal(signal.SIGKILL)
+        return "ok"
+
+    with fault_server(behave) as server:
+        command = [sys.executable, str(script), server.base_url, str(path), str(count)]
+        for kills_left in reversed(range(kills + 1)):
+            limit = sum(server.answered.values()) + rng.randrange(1, count // (kills + 1))
+            with AnswerStore(path) as opened:
+                known, seen = len(opened), len(server.asked)
+            process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
+            code = process.wait(60)
+            assert code == (-signal.SIGKILL if kills_left else 0)
+            asked = {body["messages"][0]["content"] for body in server.asked[seen:]}
+            assert len(asked) <= count - known
+        return server, kills * 4
+
+
+def test_kill_9_loses_no_stored_answer_and_asks_for_none_again(tmp_path: Path) -> None:
+    server, in_flight = kill_and_resume(tmp_path, kills=2, count=120, seed=1)
+    with AnswerStore(tmp_path / "llm.sqlite") as store:
+        assert len(store) == 120
+    # An answer that was on the wire at the kill never reached the store; everything else was sent once.
+    assert sum(server.answered.values()) <= 120 + in_flight

@@ -1,0 +1,215 @@
+"""The merge methods: equality with mergekit 0.1.5 and PEFT where the formulas agree, and properties."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mergekit import sparsify
+from mergekit.merge_methods import get as mergekit_method
+from mergekit.merge_methods import merge_state_dicts
+from peft.utils import merge_utils
+from torch import Tensor
+
+from stm.errors import ParamsError
+from stm.merge.methods import METHODS, Part, find_method, keep_largest, keep_random, kept_count, mask_seed, merge_parts
+from stm.merge.recipe import Recipe
+
+DENSITY_METHODS = [name for name, method in METHODS.items() if method.uses_density]
+densities = st.floats(0.01, 1.0)
+seeds = st.integers(0, 2**31)
+
+
+def random_deltas(count: int, seed: int, shape: tuple[int, ...] = (7, 5)) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator) for _ in range(count)]
+
+
+def merge(name: str, deltas: list[Tensor], weights: list[float], kept: list[float], rescale: str = "l1") -> Tensor:
+    parts = [
+        Part(delta, weight, density, index)
+        for index, (delta, weight, density) in enumerate(zip(deltas, weights, kept, strict=True))
+    ]
+    return merge_parts(find_method(name), parts, rescale)  # type: ignore[arg-type]
+
+
+def mergekit_merge(name: str, base: Tensor, deltas: list[Tensor], weights: list[float], kept: list[float]) -> Tensor:
+    """What mergekit 0.1.5 makes of the full tensors, with its own defaults."""
+    method = mergekit_method(name)
+    states = {index: {"t": base + delta} for index, delta in enumerate(deltas)}
+    parameters: dict[str, object] = {"weight": dict(enumerate(weights))}
+    base_id = None
+    if name != "linear":
+        base_id = len(deltas)
+        states[base_id] = {"t": base}
+        parameters["density"] = dict(enumerate(kept))
+    merged = merge_state_dicts(states, method, base=base_id, parameters=parameters, dtype=torch.float32)
+    return torch.as_tensor(merged["t"])
+
+
+def fix_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give mergekit our masks, in the order in which it asks for them, so that only the formulas are compared."""
+    calls = iter(range(100))
+
+    def bernoulli(probabilities: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(next(calls))
+        return (torch.rand(probabilities.shape, generator=generator) < probabilities).to(probabilities.dtype)
+
+    monkeypatch.setattr(sparsify.torch, "bernoulli", bernoulli)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [0.6, 0.3, 0.1], [0.9, 0.2, 0.4], [1.0, 0.0, 0.7]])
+@pytest.mark.parametrize("kept", [[1.0, 1.0, 1.0], [0.5, 0.5, 0.5], [0.3, 0.9, 0.1]])
+def test_equals_mergekit(name: str, weights: list[float], kept: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Multiples of 1/64: mergekit's subtraction of the base loses nothing, so that only formulas are compared.
+    base, *deltas = [(tensor * 64).round() / 64 for tensor in random_deltas(4, seed=3, shape=(16, 12))]
+    fix_masks(monkeypatch)
+    expected = mergekit_merge(name, base, deltas, weights, kept)
+    torch.testing.assert_close(base + merge(name, deltas, weights, kept), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.5, 1.0])
+def test_ties_equals_peft_where_all_weights_are_one(density: float) -> None:
+    deltas = random_deltas(3, seed=5)
+    # PEFT divides by the count of agreeing experts, mergekit by their weights: the same where all are 1.
+    kept = [merge_utils.prune(delta, density, method="magnitude") if density < 1 else delta for delta in deltas]
+    mask = merge_utils.calculate_majority_sign_mask(torch.stack(kept))
+    expected = merge_utils.disjoint_merge(torch.stack(kept), mask)
+    torch.testing.assert_close(merge("ties", deltas, [1.0] * 3, [density] * 3), expected)
+
+
+def test_ties_differs_from_peft_with_other_weights() -> None:
+    deltas, weights = random_deltas(3, seed=5), [0.6, 0.3, 0.1]
+    peft = merge_utils.ties(deltas, torch.tensor(weights), density=0.5)
+    ours = merge("ties", deltas, weights, [0.5] * 3)
+    assert float((ours - peft).norm() / peft.norm()) > 0.5
+
+
+def test_task_arithmetic_equals_peft() -> None:
+    deltas, weights = random_deltas(3, seed=6), [0.6, -0.3, 0.1]
+    expected = merge_utils.task_arithmetic(deltas, torch.tensor(weights))
+    torch.testing.assert_close(merge("task_arithmetic", deltas, weights, [1.0] * 3), expected)
+
+
+def test_dare_linear_rescaled_by_density_equals_peft(monkeypatch: pytest.MonkeyPatch) -> None:
+    deltas, weights = random_deltas(3, seed=7), [0.6, 0.3, 0.1]
+    fix_masks(monkeypatch)
+    expected = merge_utils.dare_linear(deltas, torch.tensor(weights), density=0.4)
+    torch.testing.assert_close(merge("dare_linear", deltas, weights, [0.4] * 3, "density"), expected)
+
+
+def test_linear_equals_the_average_of_full_weights() -> None:
+    base, *deltas = random_deltas(4, seed=8)
+    weights = [0.5, 2.0, 0.25]
+    expected = sum(w * (base + d) for w, d in zip(weights, deltas, strict=True)) / sum(weights)
+    torch.testing.assert_close(base + merge("linear", deltas, weights, [1.0] * 3), expected)
+
+
+@given(size=st.integers(1, 60), density=densities, seed=seeds)
+def test_magnitude_keeps_exactly_the_count(size: int, density: float, seed: int) -> None:
+    delta = random_deltas(1, seed, (size,))[0] + 10  # no zeros, so that what is kept can be counted
+    kept = keep_largest(delta, density)
+    assert int((kept != 0).sum()) == kept_count(size, density)
+    assert kept_count(size, density) == max(1, int(density * size))
+    assert kept[kept != 0].abs().min() >= delta[kept == 0].abs().max() if (kept == 0).any() else True
+
+
+@given(size=st.integers(1, 40), density=densities)
+def test_equal_magnitudes_keep_the_first(size: int, density: float) -> None:
+    signs = torch.tensor([(-1.0) ** index for index in range(size)])
+    kept = keep_largest(signs, density)
+    count = kept_count(size, density)
+    assert torch.equal(kept[:count], signs[:count])
+    assert not kept[count:].any()
+
+
+def test_random_keeps_the_density_on_average_and_the_norm() -> None:
+    delta = random_deltas(1, 1, (200, 200))[0]
+    kept = keep_random(delta, 0.3, seed=4, rescale="l1")
+    assert float((kept != 0).float().mean()) == pytest.approx(0.3, abs=0.01)
+    assert float(kept.abs().sum()) == pytest.approx(float(delta.abs().sum()), rel=1e-5)
+    divided = keep_random(delta, 0.3, seed=4, rescale="density")
+    torch.testing.assert_close(divided[divided != 0], delta[divided != 0] / 0.3)
+
+
+@settings(max_examples=30)
+@given(name=st.sampled_from(list(METHODS)), seed=seeds)
+def test_one_expert_with_weight_one_is_that_expert(name: str, seed: int) -> None:
+    delta = random_deltas(1, seed)[0]
+    assert torch.equal(merge(name, [delta], [1.0], [1.0]), delta)
+
+
+@settings(max_examples=30)
+@given(name=st.sampled_from(list(METHODS)), count=st.integers(2, 5), seed=seeds)
+def test_equal_experts_with_weights_that_sum_to_one_are_that_expert(name: str, count: int, seed: int) -> None:
+    delta = random_deltas(1, seed)[0]
+    merged = merge(name, [delta] * count, [1 / count] * count, [1.0] * count)
+    torch.testing.assert_close(merged, delta)
+
+
+@settings(max_examples=40)
+@given(name=st.sampled_from(list(METHODS)), density=densities, seed=seeds)
+def test_inputs_stay_and_the_result_is_finite_and_repeatable(name: str, density: float, seed: int) -> None:
+    deltas = random_deltas(3, seed, (3, 2))
+    deltas[1][0] = 0.0
+    copies = [delta.clone() for delta in deltas]
+    first = merge(name, deltas, [0.7, 0.2, 0.4], [density] * 3)
+    second = merge(name, deltas, [0.7, 0.2, 0.4], [density] * 3)
+    assert all(torch.equal(delta, copy) for delta, copy in zip(deltas, copies, strict=True))
+    assert torch.equal(first, second)
+    assert bool(torch.isfinite(first).all())
+
+
+@settings(max_examples=40)
+@given(name=st.sampled_from(list(METHODS)), density=densities, seed=seeds, order=st.permutations([0, 1, 2]))
+def test_the_order_of_experts_does_not_matter(name: str, density: float, seed: int, order: list[int]) -> None:
+    deltas, weights = random_deltas(3, seed), [0.5, 0.3, 0.9]
+    parts = [Part(deltas[index], weights[index], density, seed=index) for index in range(3)]
+    merged = merge_parts(find_method(name), parts)
+    torch.testing.assert_close(merge_parts(find_method(name), [parts[index] for index in order]), merged)
+
+
+@given(density=densities)
+def test_all_zero_deltas_stay_zero(density: float) -> None:
+    zero = torch.zeros(3, 4)
+    for name in METHODS:
+        assert not merge(name, [zero, zero], [0.5, 0.5], [density] * 2).any()
+
+
+@pytest.mark.parametrize("density", [0.0, -0.1, 1.01, float("nan")])
+def test_a_density_out_of_range_is_refused(density: float) -> None:
+    with pytest.raises(ParamsError, match=r"fraction kept, in \(0, 1\]"):
+        Recipe("ties", {"a": 1.0}, {"a": density})
+
+
+@pytest.mark.parametrize("name", ["linear", "ties"])
+def test_weights_that_cannot_be_normalised_are_refused(name: str) -> None:
+    with pytest.raises(ParamsError, match="sum to zero"):
+        Recipe(name, {"a": 0.5, "b": -0.5})
+    assert Recipe("task_arithmetic", {"a": 0.5, "b": -0.5}).experts == ("a", "b")
+
+
+def test_other_bad_recipes_are_refused() -> None:
+    bad: list[Callable[[], Recipe]] = [
+        lambda: Recipe("slurp", {"a": 1.0}),
+        lambda: Recipe("linear", {}),
+        lambda: Recipe("linear", {"a": float("nan")}),
+    ]
+    for make in bad:
+        with pytest.raises(ParamsError):
+            make()
+
+
+def test_keys_tell_models_apart_not_spellings() -> None:
+    assert Recipe("linear", {"a": 1, "b": 3}).key() == Recipe("linear", {"b": 0.75, "a": 0.25}).key()
+    assert Recipe("task_arithmetic", {"a": 1, "b": 3}).key() != Recipe("task_arithmetic", {"a": 0.25, "b": 0.75}).key()
+    assert Recipe("linear", {"a": 1}, seed=1).key() == Recipe("linear", {"a": 1}, seed=2).key()
+    assert Recipe("dare_ties", {"a": 1}, seed=1).key() != Recipe("dare_ties", {"a": 1}, seed=2).key()
+
+
+def test_masks_depend_on_seed_expert_and_tensor() -> None:
+    seeds_seen = {mask_seed(s, e, t) for s in (0, 1) for e in ("a", "b") for t in ("x", "y")}
+    assert len(seeds_seen) == 8
+    assert mask_seed(0, "a", "x") == mask_seed(0, "a", "x")

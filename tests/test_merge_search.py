@@ -1,0 +1,199 @@
+"""The search: spaces, fixed rows, samplers, resumption, the guard, and storages of another search."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+
+from stm.errors import ParamsError
+from stm.merge.dev import Scores
+from stm.merge.guard import decide
+from stm.merge.recipe import Recipe
+from stm.merge.samplers import grid_proposer, make_sampler
+from stm.merge.search import run_search
+from stm.merge.space import Interval, Space, fixed_rows
+from stm.merge.trials import Trial, finished_trials, open_study, storage_url
+
+EXPERTS = ("med_real", "nlu", "search")
+BEST = {"med_real": 0.7, "nlu": 0.1, "search": 0.2}
+
+
+def make_space(method: str = "linear", step: float = 0.1, densities: Interval | None = None) -> Space:
+    return Space(method, EXPERTS, Interval(0.0, 1.0, step), densities, 1.0, 1.0, 0, "l1")
+
+
+def make_scores(search: float, holdout: float) -> Scores:
+    return Scores({"t": {"search": {"q1": search, "q2": search}, "holdout": {"q3": holdout, "q4": holdout}}})
+
+
+class Bowl:
+    """An evaluation whose best mix is known: one minus the squared distance of the normalised weights from BEST."""
+
+    def __init__(self) -> None:
+        self.calls: list[Recipe] = []
+
+    def __call__(self, origin: str, recipe: Recipe) -> Trial:
+        self.calls.append(recipe)
+        total = sum(recipe.weights.values())
+        distance = sum((recipe.weights[name] / total - BEST[name]) ** 2 for name in EXPERTS)
+        return Trial(origin, recipe, make_scores(1 - distance, 1 - distance), tokens=10, seconds=0.1)
+
+
+def search(
+    space: Space, kind: str, trials: int, evaluate: Callable[[str, Recipe], Trial], storage: BaseStorage | None = None
+) -> list[Trial]:
+    study = open_study(space, "key", storage or InMemoryStorage(), make_sampler(kind, space, seed=1))
+    propose = grid_proposer(space, trials) if kind == "grid" else None
+    return run_search(space, study, evaluate, trials, propose, is_shared=False)
+
+
+def test_fixed_rows_are_uniform_singles_and_drop_ones() -> None:
+    rows = dict(fixed_rows(make_space()))
+    assert list(rows) == ["uniform", *(f"single:{n}" for n in EXPERTS), *(f"without:{n}" for n in EXPERTS)]
+    assert rows["single:nlu"] == {"weight.med_real": 0.0, "weight.nlu": 1.0, "weight.search": 0.0}
+    assert rows["without:nlu"]["weight.nlu"] == 0
+    assert rows["without:nlu"]["weight.search"] == 0.5
+    assert [o for o, _ in fixed_rows(Space("linear", ("a",), Interval(0, 1, 0.1), None, 1, 1, 0, "l1"))] == ["uniform"]
+
+
+def test_the_grid_is_the_papers() -> None:
+    assert Interval(0.0, 1.0, 0.1).values() == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    assert len(list(make_space().grid())) == 11**3 - 1
+    assert Interval(0.1, 0.9, 0.4).values() == [0.1, 0.5, 0.9]
+
+
+def test_densities_are_dimensions_only_where_they_matter() -> None:
+    interval = Interval(0.1, 1.0, 0.1)
+    assert not make_space("linear", densities=interval).searches_densities
+    space = make_space("ties", densities=interval)
+    assert len(space.intervals()) == 6
+    recipe = space.recipe({**space.point(BEST), "density.nlu": 0.4})
+    assert recipe.densities == {"med_real": 1.0, "nlu": 0.4, "search": 1.0}
+
+
+@pytest.mark.parametrize("kind", ["random", "tpe", "cma", "grid"])
+def test_every_kind_evaluates_its_budget_and_the_fixed_rows_first(kind: str) -> None:
+    bowl = Bowl()
+    trials = search(make_space(), kind, 8, bowl)
+    assert [trial.origin for trial in trials[:7]] == [origin for origin, _ in fixed_rows(make_space())]
+    assert len(bowl.calls) == 7 + 8
+    assert len({recipe.key() for recipe in bowl.calls}) == len(bowl.calls)
+    assert all(0 <= weight <= 1 for recipe in bowl.calls for weight in recipe.weights.values())
+
+
+@pytest.mark.parametrize("kind", ["tpe", "cma"])
+def test_model_based_searches_come_near_the_best(kind: str) -> None:
+    trials = search(make_space(step=0.0), kind, 40, Bowl())
+    assert max(trial.value for trial in trials) > 0.985
+
+
+def test_a_whole_grid_finds_the_best_and_evaluates_each_model_once() -> None:
+    bowl = Bowl()
+    trials = search(make_space(step=0.5), "grid", 1000, bowl)
+    assert len({recipe.key() for recipe in bowl.calls}) == len(bowl.calls)
+    distinct = {make_space(step=0.5).recipe(point).key() for point in make_space(step=0.5).grid()}
+    assert distinct <= {trial.recipe.key() for trial in trials}
+
+
+def test_same_seed_same_search() -> None:
+    for kind in ("random", "tpe", "cma"):
+        one = search(make_space(), kind, 10, Bowl())
+        two = search(make_space(), kind, 10, Bowl())
+        assert [trial.recipe for trial in one] == [trial.recipe for trial in two]
+
+
+@pytest.mark.parametrize("kind", ["random", "cma", "grid"])
+def test_an_interrupted_search_goes_on(tmp_path: Path, kind: str) -> None:
+    bowl, storage = Bowl(), RDBStorage(storage_url("", "key", tmp_path)) if kind == "cma" else InMemoryStorage()
+
+    def interrupted(origin: str, recipe: Recipe) -> Trial:
+        if len(bowl.calls) == 9:
+            raise KeyboardInterrupt
+        return bowl(origin, recipe)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(make_space(), kind, 6, interrupted, storage)
+    trials = search(make_space(), kind, 6, bowl, storage)
+    assert len(trials) >= 13
+    assert len(bowl.calls) == 13
+    assert len({recipe.key() for recipe in bowl.calls}) == 13
+    search(make_space(), kind, 6, bowl, storage)
+    assert len(bowl.calls) == 13, "a finished search evaluates nothing again"
+
+
+def test_an_interruption_within_the_fixed_rows_loses_none() -> None:
+    bowl, storage = Bowl(), InMemoryStorage()
+
+    def interrupted(origin: str, recipe: Recipe) -> Trial:
+        if origin == "single:nlu":
+            raise KeyboardInterrupt
+        return bowl(origin, recipe)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(make_space(), "random", 0, interrupted, storage)
+    trials = search(make_space(), "random", 0, bowl, storage)
+    assert {trial.origin for trial in trials} == {origin for origin, _ in fixed_rows(make_space())}
+
+
+def test_a_storage_of_another_search_is_refused_with_the_difference(tmp_path: Path) -> None:
+    url = storage_url(str(tmp_path / "shared.db"), "unused", tmp_path)
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    open_study(make_space(), "key", url, sampler)
+    open_study(make_space(), "key", url, sampler)
+    with pytest.raises(ParamsError, match=r"another space.*intervals"):
+        open_study(make_space(step=0.2), "other", url, sampler)
+    with pytest.raises(ParamsError, match="other experts, dev tasks or prompts"):
+        open_study(make_space(), "other", url, sampler)
+
+
+def test_a_storage_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("hello " * 1000)
+    with pytest.raises(ParamsError, match="cannot open the search storage"):
+        open_study(make_space(), "key", f"sqlite:///{tmp_path / 'text.db'}", optuna.samplers.RandomSampler())
+
+
+def test_two_processes_share_one_storage(tmp_path: Path) -> None:
+    space, url = make_space(), storage_url(str(tmp_path / "shared.db"), "", tmp_path)
+    for seed in (1, 2):
+        study = open_study(space, "key", url, make_sampler("random", space, seed))
+        run_search(space, study, Bowl(), 3 * seed, None, is_shared=True)
+    assert len(finished_trials(study, space)) == 7 + 6
+
+
+def trial(origin: str, search_score: float, holdout: float) -> Trial:
+    return Trial(origin, Recipe("linear", BEST), make_scores(search_score, holdout), 0, 0.0)
+
+
+def test_a_winner_that_holds_is_taken() -> None:
+    uniform, best = trial("uniform", 0.5, 0.5), trial("search", 0.6, 0.55)
+    decision = decide([uniform, trial("single:nlu", 0.4, 0.9), best])
+    assert decision.taken is best
+    assert decision.as_dict()["difference"]["holdout"]["mean"] == pytest.approx(0.05)
+    assert not decision.as_dict()["is_uniform_taken"]
+
+
+def test_a_winner_that_does_not_hold_gives_way_to_uniform() -> None:
+    uniform, best = trial("uniform", 0.5, 0.5), trial("search", 0.6, 0.49)
+    decision = decide([uniform, best])
+    assert decision.taken is uniform
+    assert decision.winner is best
+    assert "does not hold" in decision.reason
+    assert decision.as_dict()["is_uniform_taken"]
+
+
+def test_among_equals_the_simplest_wins() -> None:
+    uniform = trial("uniform", 0.5, 0.5)
+    assert decide([uniform, trial("search", 0.5, 0.9)]).taken is uniform
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=8))
+def test_what_is_taken_is_never_below_uniform_on_the_unseen_half(values: list[tuple[float, float]]) -> None:
+    trials = [trial("uniform" if index == 0 else "search", *pair) for index, pair in enumerate(values)]
+    decision = decide(trials)
+    assert decision.taken.scores.mean("holdout") >= trials[0].scores.mean("holdout")
+    assert decision.winner.value == max(t.value for t in trials)

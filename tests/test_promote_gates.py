@@ -1,0 +1,164 @@
+"""Gates: pure verdicts on planted scores."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stm.params.promote import Comparison, Gates, Limit
+from stm.promote.decision import decide
+from stm.promote.evidence import Evaluation, TaskScores
+from stm.promote.gates import Measured, Verdict, compare, judge, judge_limit, judge_tasks
+from tests.registry_project import promote_params
+
+
+def model(name: str, role: str, medical: list[float], general: list[float]) -> Evaluation:
+    """An evaluation with one medical and one general task."""
+    tasks = {
+        "med": TaskScores("medical", "m", {f"q{index}": score for index, score in enumerate(medical)}),
+        "gen": TaskScores("general", "g", {f"q{index}": score for index, score in enumerate(general)}),
+    }
+    return Evaluation(name, role, tasks)
+
+
+def rule(**changes: object) -> Comparison:
+    values = {"against": ["expert"], "average": "all", "min_gain": 0.0, "significance": 0.05, "required": True}
+    return Comparison.model_validate({**values, **changes})
+
+
+def run(rule: Comparison, mine: Evaluation, *others: Evaluation, champion: Evaluation | None = None) -> Verdict:
+    return compare("gate", rule, mine, others, champion, resamples=500, seed=1)
+
+
+MERGED = model("merged", "merged", [0.5, 0.6, 0.7, 0.4] * 10, [0.5, 0.5, 0.3, 0.2] * 10)
+
+
+def test_the_average_counts_every_task_the_same_however_many_queries_it_has() -> None:
+    uneven = model("x", "expert", [1.0], [0.0] * 9)
+    assert uneven.average("all") == 0.5
+    assert (uneven.average("medical"), uneven.average("general")) == (1.0, 0.0)
+
+
+def test_a_clear_gain_passes_and_reports_its_figures() -> None:
+    worse = model("a", "expert", [0.1, 0.2, 0.3, 0.2] * 10, [0.1, 0.0, 0.1, 0.1] * 10)
+    verdict = run(rule(), MERGED, worse)
+    assert verdict.passed
+    assert not verdict.holds
+    assert verdict.figures["gain"] == pytest.approx(0.55 * 0.5 + 0.375 * 0.5 - 0.2 * 0.5 - 0.075 * 0.5, abs=1e-6)
+    assert 0 < verdict.figures["lower_bound"] < verdict.figures["gain"]
+    assert "of a (average all)" in verdict.detail
+
+
+def test_a_noisy_gain_passes_on_the_means_alone_but_not_with_significance() -> None:
+    noisy = model("a", "expert", [0.0, 1.0, 1.0, 0.0] * 10, [1.0, 0.0, 0.0, 0.3] * 10)
+    assert (MERGED.average("all") or 0) > (noisy.average("all") or 0)
+    assert run(rule(significance=0), MERGED, noisy).passed
+    verdict = run(rule(), MERGED, noisy)
+    assert not verdict.passed
+    assert verdict.holds
+    assert "misses" in verdict.detail
+
+
+def test_the_best_of_several_opponents_is_the_one_to_beat() -> None:
+    weak, strong = model("weak", "expert", [0.1] * 40, [0.1] * 40), model("strong", "expert", [0.9] * 40, [0.9] * 40)
+    assert run(rule(), MERGED, weak, strong).figures["opponent_name"] == "strong"
+    assert run(rule(against=["we*"]), MERGED, weak, strong).figures["opponent_name"] == "weak"
+
+
+def test_a_tolerated_loss_lets_a_slightly_worse_model_pass() -> None:
+    better = model("a", "expert", [score + 0.01 for score in MERGED.tasks["med"].scores.values()],
+                   [score + 0.01 for score in MERGED.tasks["gen"].scores.values()])  # fmt: skip
+    assert not run(rule(), MERGED, better).passed
+    assert run(rule(min_gain=-0.02), MERGED, better).passed
+
+
+def test_without_a_champion_the_champion_gate_passes_and_with_a_better_one_it_holds() -> None:
+    against = rule(against=["@champion"])
+    assert run(against, MERGED).passed
+    champion = model("champion (version 3)", "champion", [0.9] * 40, [0.9] * 40)
+    verdict = run(against, MERGED, champion=champion)
+    assert verdict.holds
+    assert "champion (version 3)" in verdict.detail
+
+
+def test_a_model_is_never_its_own_opponent() -> None:
+    assert run(rule(against=["*"]), MERGED, MERGED).detail == "no evaluated model matches *"
+
+
+def test_models_evaluated_on_other_queries_or_data_cannot_be_compared() -> None:
+    fewer = model("a", "expert", [0.1] * 39, [0.1] * 40)
+    assert "cannot be compared" in run(rule(), MERGED, fewer).detail
+    tasks = {**MERGED.tasks, "med": TaskScores("medical", "changed", MERGED.tasks["med"].scores)}
+    assert not run(rule(), MERGED, Evaluation("a", "expert", tasks)).passed
+
+
+def test_an_average_without_tasks_does_not_pass() -> None:
+    only = Evaluation("merged", "merged", {"med": MERGED.tasks["med"]})
+    other = Evaluation("a", "expert", {"med": MERGED.tasks["med"]})
+    assert "no test task" in run(rule(average="general"), only, other).detail
+
+
+def test_the_worst_task_decides_the_task_gate() -> None:
+    champion = model("champion", "champion", [0.0] * 40, [0.5] * 40)
+    verdict = judge_tasks(Limit(at_most=0.05, required=True), MERGED, champion)
+    assert not verdict.passed
+    assert verdict.figures["task"] == "gen"
+    assert judge_tasks(Limit(at_most=0.2, required=True), MERGED, champion).passed
+    assert judge_tasks(Limit(at_most=0, required=True), MERGED, None).passed
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e6))
+def test_a_limit_passes_exactly_up_to_its_bound(value: float, bound: float) -> None:
+    assert judge_limit("size", Limit(at_most=bound, required=True), value).passed == (value <= bound)
+
+
+def test_a_figure_that_was_not_measured_does_not_pass() -> None:
+    verdict = judge_limit("contamination", Limit(at_most=0, required=True), None)
+    assert verdict.holds
+    assert verdict.detail == "not measured"
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=30), st.floats(0.001, 0.2))
+def test_the_bound_never_exceeds_a_uniform_gain_and_meets_it(scores: list[float], gain: float) -> None:
+    low, high = model("a", "expert", scores, scores), model("merged", "merged", scores, scores)
+    tasks = {
+        name: TaskScores(task.domain, task.digest, {key: score + gain for key, score in task.scores.items()})
+        for name, task in high.tasks.items()
+    }
+    verdict = run(rule(), Evaluation("merged", "merged", tasks), low)
+    assert verdict.figures["lower_bound"] == pytest.approx(gain, abs=1e-5)
+
+
+def test_judging_is_complete_and_the_same_every_time(tmp_path: Path) -> None:
+    gates = promote_params(tmp_path).gates
+    assert isinstance(gates, Gates)
+    measured = Measured(0, 0.0, 1.0, 5.0, 0)
+    base = model("base", "base", [0.0] * 40, [0.1] * 40)
+    first = judge(gates, MERGED, [base], None, measured, resamples=200, seed=3)
+    assert first == judge(gates, MERGED, [base], None, measured, resamples=200, seed=3)
+    assert {verdict.name for verdict in first} == {*gates.comparisons, "task_loss", *vars(measured)}
+    failed = {verdict.name for verdict in first if not verdict.passed}
+    assert failed == {"best_expert", "all_data"}
+
+
+@pytest.mark.parametrize(
+    ("version", "previous", "force", "passed", "expected", "champion"),
+    [
+        (2, 1, "", True, "promoted", 2), (2, 1, "", False, "held", 1), (2, 1, "a reason", False, "forced", 2),
+        (2, 1, "a reason", True, "promoted", 2), (1, 1, "", False, "unchanged", 1), (1, 0, "", True, "promoted", 1),
+        (0, 0, "", False, "held", 0),
+    ],
+)  # fmt: skip
+def test_decisions(version: int, previous: int, force: str, passed: bool, expected: str, champion: int) -> None:
+    outcome = decide([Verdict("g", passed, True, "d")], version, previous, "m", force=force, dry_run=False)
+    assert (outcome.decision, outcome.champion) == (expected, champion)
+    assert outcome.line()
+    assert "\n" not in outcome.line()
+    assert outcome.as_json()["gates"]["g"]["passed"] is passed
+
+
+def test_a_gate_that_is_not_required_never_holds() -> None:
+    outcome = decide([Verdict("g", False, False, "d")], 2, 1, "m", force="", dry_run=False)
+    assert outcome.decision == "promoted"

@@ -1,0 +1,366 @@
+"""The report: figures, comparisons, the page, tolerance for what is missing, and hostile text in every field."""
+
+import csv
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stm.errors import DataError, ParamsError
+from stm.files import read_json, write_json
+from stm.params.base import parse_section
+from stm.params.report import ReportParams
+from stm.report.build import Built, build_report
+from stm.report.charts import Span, bars, curves, spans, ticks, trace
+from stm.report.collect import collect
+from stm.report.compare import Analysis, analyse, verdict
+from stm.report.failures import find_failures
+from stm.report.render import format_count, format_plain, format_score
+from stm.report.scores import build_table
+from stm.report.views import task_note
+from tests import report_samples as made
+
+VOID = {"meta", "link", "br", "hr", "circle", "line", "rect", "polyline"}
+
+
+class Page(HTMLParser):
+    """Collects what a browser would see: tags, ids, links, text; and checks that elements are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.outside: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {key: value or "" for key, value in attrs}
+        self.tags.append(tag)
+        self.ids += [values["id"]] if "id" in values else []
+        self.links += [values["href"]] if tag == "a" else []
+        self.outside += [values[key] for key in ("src", "href", "action") if key in values and tag != "a"]
+        self.handlers = [key for key in values if key.startswith("on")]
+        assert not self.handlers, f"inline handler on {tag}"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    made.write_reports(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(root: Path) -> Built:
+    return build_report(collect(root / "reports"), {name: made.task(name) for name in made.TASKS}, made.params())
+
+
+def make_analysis(**changes: Any) -> Analysis:
+    evaluations = {name: made.evaluation(name) for name in made.MODELS}
+    params = made.params(**changes)
+    return analyse(build_table(evaluations, params.subject), params.subject, 0.95, 300, 1)
+
+
+def test_metrics_hold_every_model_task_and_average(built: Built) -> None:
+    data = built.metrics
+    merged = data["models"]["merged"]
+    assert set(data["models"]) == set(made.MODELS)
+    assert set(merged["tasks"]) == set(made.TASKS)
+    scores = made.evaluation("merged")["tasks"]["med-lay"]
+    assert merged["tasks"]["med-lay"]["ndcg_at_10"] == pytest.approx(scores["ndcg_at_10"], abs=1e-6)
+    assert merged["tasks"]["med-lay"]["recall_at_10"] == pytest.approx(scores["recall_at_10"], abs=1e-6)
+    medical = [merged["tasks"][name]["ndcg_at_10"] for name, domain in made.TASKS.items() if domain == "medical"]
+    assert merged["averages"]["medical"]["ndcg_at_10"] == pytest.approx(np.mean(medical), abs=1e-5)
+    assert set(merged["averages"]) == {"all", "medical", "general"}
+    row = data["comparisons"]["base"]
+    gap = merged["averages"]["all"]["ndcg_at_10"] - data["models"]["base"]["averages"]["all"]["ndcg_at_10"]
+    assert row["low"] < row["difference"] < row["high"]
+    assert row["difference"] == pytest.approx(gap, abs=2e-6)
+    assert row["p_holm"] >= row["p_value"]
+
+
+def test_the_same_reports_give_the_same_bytes(root: Path, built: Built) -> None:
+    again = build_report(collect(root / "reports"), {name: made.task(name) for name in made.TASKS}, made.params())
+    assert again == built
+
+
+def test_plots_are_flat_tables_with_the_same_numbers(built: Built) -> None:
+    rows = list(csv.DictReader(io.StringIO(built.plots["scores.csv"])))
+    assert len(rows) == len(made.MODELS) * (len(made.TASKS) + 3)
+    row = next(r for r in rows if r["model"] == "merged" and r["task"] == "all")
+    assert float(row["ndcg_at_10"]) == built.metrics["models"]["merged"]["averages"]["all"]["ndcg_at_10"]
+    assert float(row["low"]) <= float(row["ndcg_at_10"]) <= float(row["high"])
+    training = list(csv.DictReader(io.StringIO(built.plots["training.csv"])))
+    assert {r["training"] for r in training} == {"warm-up", "med_real-ft", "search-ft", "all data"}
+    trials = list(csv.DictReader(io.StringIO(built.plots["merge.csv"])))
+    assert [float(r["best"]) for r in trials] == [0.40, 0.41, 0.42, 0.43, 0.43]
+
+
+def test_the_page_is_whole_self_contained_and_says_what_it_should(built: Built) -> None:
+    page = Page(built.page)
+    assert built.page.startswith("<!doctype html>")
+    assert page.outside == ["data:,"]
+    assert len(page.ids) == len(set(page.ids))
+    assert all(link[1:] in page.ids for link in page.links if link.startswith("#"))
+    assert not re.search(r"https?://|@import|url\(", built.page)
+    assert page.tags.count("h1") == 1
+    for words in (
+        "reduced task: 40 of 1,500 queries, 120 of 2,767 passages", "belong to no public benchmark",
+        "NFCorpus was not run: the hub does not answer", "it beats the uniform merge", "Find the definition",
+        "copy", "it is those", "What is number", "Text of passage", "2.26.24", "14 rows", "med_real-ft",
+    ):  # fmt: skip
+        assert words in page.text, words
+    assert "MTEB" not in page.text
+    assert len(built.page) < 3_000_000
+
+
+def test_the_summary_names_the_models_and_ends_with_the_verdict(built: Built) -> None:
+    text = "\n".join(built.summary)
+    assert all(name in text for name in ("base", "med_real-ft", "all", "merged", "bm25"))
+    assert built.summary[-1] == verdict(make_analysis())
+
+
+def _shifted(gap: float) -> dict[str, Any]:
+    """Two models whose scores differ by `gap` at every query, up to small noise."""
+    rng = np.random.default_rng(0)
+    evaluations = {}
+    for name, shift in (("merged", gap), ("all", 0.0)):
+        data = made.evaluation(name)
+        for row in data["tasks"].values():
+            values = np.clip(0.4 + shift + 1e-3 * rng.standard_normal(made.QUERIES), 0, 1)
+            row["per_query"]["ndcg_at_10"] = {f"q{i}": float(value) for i, value in enumerate(values)}
+        evaluations[name] = data
+    return evaluations
+
+
+@pytest.mark.parametrize(
+    ("gap", "words"),
+    [(0.1, "better than the strongest alternative, all, by 0.100"), (-0.1, "worse than all by 0.100"),
+     (0.0, "not distinguishable from all")],
+)  # fmt: skip
+def test_the_verdict_follows_the_figures(gap: float, words: str) -> None:
+    found = analyse(build_table(_shifted(gap), "merged"), "merged", 0.95, 999, 1)
+    assert words in verdict(found)
+    assert "95 % interval" in verdict(found)
+
+
+def test_the_verdict_owns_up_when_bm25_is_ahead() -> None:
+    evaluations = _shifted(0.1)
+    evaluations["bm25"] = json.loads(json.dumps(evaluations["merged"])) | {"label": "BM25", "role": "lexical"}
+    for row in evaluations["bm25"]["tasks"].values():
+        row["per_query"]["ndcg_at_10"] = dict.fromkeys(row["per_query"]["ndcg_at_10"], 0.9)
+    found = analyse(build_table(evaluations, "merged"), "merged", 0.95, 300, 1)
+    assert verdict(found).endswith("; BM25 scores more, 0.900.")
+
+
+def test_a_model_alone_is_reported_without_a_comparison(tmp_path: Path) -> None:
+    write_json(tmp_path / "evaluation" / "merged.json", made.evaluation("merged"))
+    alone = build_report(collect(tmp_path), {}, made.params())
+    page = Page(alone.page)
+    assert "nothing to compare it with" in page.text
+    assert page.text.count("Not run") >= 6
+    assert alone.metrics["comparisons"] == {}
+
+
+@pytest.mark.parametrize(
+    "gone", ["prepare.json", "merge.json", "select.json", "train", "train_all.json", "warm_up.json", "search_prompts",
+             "mine", "synthesize"],
+)  # fmt: skip
+def test_any_missing_stage_is_shown_as_not_run(root: Path, tmp_path: Path, gone: str) -> None:
+    reports = tmp_path / "reports"
+    shutil.copytree(root / "reports", reports)
+    shutil.rmtree(reports / gone) if (reports / gone).is_dir() else (reports / gone).unlink()
+    page = Page(build_report(collect(reports), {}, made.params(resamples=100)).page)
+    assert gone.removesuffix(".json") + " (not run)" in page.text or "Not run" in page.text
+
+
+def test_empty_and_odd_reports_do_not_break_the_page(root: Path, tmp_path: Path) -> None:
+    reports = tmp_path / "reports"
+    shutil.copytree(root / "reports", reports)
+    for path in sorted(reports.rglob("*.json")):
+        if path.parent.name != "evaluation":
+            write_json(
+                path, {"unexpected": [1, {"a": None}], "trials": [], "history": [], "candidates": [], "samples": [3]}
+            )
+    Page(build_report(collect(reports), {}, made.params(resamples=100)).page)
+
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;{{7*7}}</style></title></svg>]]>\u202e"
+
+
+def _poison(value: Any, keep: set[str]) -> Any:
+    """Every text, and every key that is not the form's own, becomes hostile."""
+    if isinstance(value, dict):
+        return {key if key in keep else f"{key}{HOSTILE}": _poison(item, keep) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_poison(item, keep) for item in value]
+    return f"{value}{HOSTILE}" if isinstance(value, str) else value
+
+
+def _form_keys(root: Path) -> set[str]:
+    """All keys of the reports' forms; names of tasks, splits, experts, reasons and libraries are not part of them."""
+    keys: set[str] = set()
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            keys.update(value)
+            for item in value.values():
+                walk(item)
+        elif isinstance(value, list):
+            for item in value:
+                walk(item)
+
+    for path in sorted((root / "reports").rglob("*.json")):
+        walk(read_json(path))
+    own = {"copy", "refusal", "med_real", "hpo", "wn", "mteb", "NFCorpus", "search-ft", "cosine_search"}
+    return keys - own - set(made.TASKS)
+
+
+def test_hostile_text_in_every_field_stays_text(root: Path, tmp_path: Path) -> None:
+    reports, keep = tmp_path / "reports", _form_keys(root)
+    for number, path in enumerate(sorted((root / "reports").rglob("*.json"))):
+        data = _poison(read_json(path), keep)
+        for row in data.get("tasks", {}).values() if path.parent.name == "evaluation" else []:
+            row["domain"] = row["domain"].removesuffix(HOSTILE)
+        if path.parent.name == "evaluation":
+            data["role"] = data["role"].removesuffix(HOSTILE)
+            data["model"] = path.stem if path.stem == "merged" else data["model"]
+        write_json(reports / path.relative_to(root / "reports"), data)
+        assert number < 100
+    evil = {}
+    for name in made.TASKS:
+        task = made.task(name)
+        queries = {key: text + HOSTILE for key, text in task.queries.items()}
+        corpus = {key: type(p)(p.title + HOSTILE, p.text + HOSTILE) for key, p in task.corpus.items()}
+        evil[name + HOSTILE] = type(task)(name + HOSTILE, task.domain, corpus, queries, task.qrels)
+    page = Page(build_report(collect(reports), evil, made.params(resamples=100)).page)
+    assert "img" not in page.tags
+    assert page.tags.count("script") == 1
+    assert page.tags.count("style") == 1
+    assert page.text.count("onerror=alert(2)") > 50
+    assert "49" not in re.findall(r"&amp;(.{2})", page.text)
+    assert page.outside == ["data:,"]
+
+
+def test_models_on_other_queries_are_left_out_by_name() -> None:
+    evaluations = {name: made.evaluation(name) for name in ("base", "all", "merged")}
+    evaluations["base"]["tasks"]["med-lay"]["data"] = "older"
+    table = build_table(evaluations, "merged")
+    assert [model.name for model in table.models] == ["merged", "all"]
+    assert "dvc repro evaluate" in table.left_out["base"]
+
+
+def test_tasks_are_ordered_and_scores_aligned_by_query() -> None:
+    shuffled = made.evaluation("all")
+    for row in shuffled["tasks"].values():
+        row["per_query"] = {k: dict(reversed(list(v.items()))) for k, v in row["per_query"].items()}
+    table = build_table({"merged": made.evaluation("merged"), "all": shuffled}, "merged")
+    assert [task.name for task in table.tasks] == ["med-lay", "med-syn", "gen-wiki"]
+    column = table.position("all")
+    for number, task in enumerate(table.tasks):
+        expected = [shuffled["tasks"][task.name]["per_query"]["ndcg_at_10"][q] for q in table.query_ids[number]]
+        assert list(table.scores["ndcg_at_10"][number][:, column]) == expected
+
+
+def test_winners_include_ties_and_marks_need_significance() -> None:
+    found = make_analysis()
+    best = max(row.mean for row in found.intervals["all"])
+    assert [found.intervals["all"][index].mean for index in found.winners["all"]] == [best]
+    base = found.against("all", "base")
+    assert base.is_significant
+    assert base.comparison.difference > 0
+    assert found.against("all", "merged") is None
+
+
+def test_failures_are_the_largest_losses_with_their_texts() -> None:
+    evaluations = {name: made.evaluation(name) for name in ("all", "merged")}
+    found = analyse(build_table(evaluations, "merged"), "merged", 0.95, 100, 1)
+    tasks = {name: made.task(name) for name in made.TASKS}
+    failures = find_failures(found, evaluations, tasks, 6)
+    losses = [f.best - f.own for f in failures]
+    assert losses == sorted(losses, reverse=True)
+    assert all(f.rival == "all" for f in failures)
+    assert max(sum(f.task == name for f in failures) for name in made.TASKS) <= 3
+    number = failures[0].query.split("number ")[1].split(" ")[0]
+    assert f"Text of passage {number} in" in failures[0].relevant[0]
+    assert failures[0].found[0].startswith("Title 3 Text of passage 3")
+    assert find_failures(found, evaluations, {}, 6) == []
+
+
+def test_what_cannot_be_reported_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no evaluation"):
+        collect(tmp_path)
+    write_json(tmp_path / "evaluation" / "a.json", made.evaluation("merged"))
+    write_json(tmp_path / "evaluation" / "b.json", made.evaluation("merged"))
+    with pytest.raises(DataError, match="second evaluation of a model named 'merged'"):
+        collect(tmp_path)
+    write_json(tmp_path / "evaluation" / "b.json", {"model": "b"})
+    with pytest.raises(DataError, match=r"b\.json is no evaluation"):
+        collect(tmp_path)
+    (tmp_path / "evaluation" / "b.json").write_text("[1]")
+    with pytest.raises(DataError, match="no JSON object"):
+        collect(tmp_path)
+    with pytest.raises(DataError, match="lacks scores per query"):
+        build_table({"a": {"model": "a", "tasks": {"t": {"ndcg_at_10": 0.5}}}}, "a")
+    with pytest.raises(ParamsError, match=r"report\.level"):
+        parse_section({**made.params().model_dump(), "level": 1.5}, ReportParams, "report")
+
+
+def test_notes_and_numbers_read_well() -> None:
+    table = build_table({"merged": made.evaluation("merged")}, "merged")
+    assert task_note(table.tasks[0]) == "reduced task: 40 of 1,500 queries, 120 of 2,767 passages"
+    assert format_score(-0.1234) == "\u22120.123"
+    assert format_score(None) == format_count("x") == "\u2013"
+    assert format_count(1234.4) == "1,234"
+    assert (format_plain(1234), format_plain(0.123456), format_plain("a")) == ("1,234", "0.1235", "a")
+
+
+def test_charts_stay_inside_their_frame_and_survive_odd_input() -> None:
+    rows = [Span("a", 0.5, 0.4, 0.6), Span("b", 0.5, 0.5, 0.5)]
+    drawn = [spans(rows, "t"), spans(rows[1:], "t", True), curves({"a": [1.0], "b": []}, "t", "x"),
+             curves({str(i): [3.0, 2.0, 1.0] * 200 for i in range(12)}, "t", "x"), trace([0.4], 0, "t"),
+             trace([0.4, 0.4, 0.5], None, "t"), bars({"a": 0.0}, "t"), bars({"a": -1.0, "b": 2.0}, "t")]  # fmt: skip
+    for svg in drawn:
+        Page(str(svg))
+        width, height = (float(x) for x in re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups())
+        for name, limit in (("x", width), ("cx", width), ("x2", width), ("y", height), ("cy", height), ("y2", height)):
+            assert all(-1 <= float(value) <= limit + 1 for value in re.findall(rf' {name}="([^"]+)"', svg))
+    assert spans([], "t") == curves({}, "t", "x") == trace([], None, "t") == bars({}, "t") == ""
+    assert ticks(0, 1) == [0, 0.25, 0.5, 0.75, 1.0]
+    assert ticks(2, 2) == [2]
+
+
+def test_the_template_ships_beside_its_module() -> None:
+    folder = Path(__file__).parent.parent / "stm" / "report"
+    assert {"page.css", "page.html.j2", "page.js"} <= {path.name for path in folder.iterdir()}
+
+
+def test_models_of_one_label_are_told_apart() -> None:
+    twins = {name: {**made.evaluation(name), "label": "mine"} for name in ("all", "merged")}
+    assert [model.label for model in build_table(twins, "merged").models] == ["mine (merged)", "mine (all)"]

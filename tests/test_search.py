@@ -1,0 +1,117 @@
+"""Trying a retriever: corpora, the cache, hits."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stm import search as module
+from stm.encode import Encoder
+from stm.errors import DataError
+from stm.models import load_model
+from stm.search import embed_corpus, read_corpus, read_embedded, search
+from stm.tasks import Passage, Task, write_task
+from tests.registry_project import pico
+
+CORPUS = {
+    "a": Passage("Retina", "The light-sensitive layer of the eye."),
+    "b/'\"🫀": Passage("", "The heart pumps blood."),
+    "c": Passage("Skin", "The outer covering of the body."),
+}
+
+
+def task(name: str, domain: str) -> Task:
+    return Task(name, domain, CORPUS, {"q": "eye layer"}, {"q": {"a": 1}})  # type: ignore[arg-type]
+
+
+def test_hits_are_the_exact_ranking_best_first(tmp_path: Path) -> None:
+    hits = search(pico(), CORPUS, "light in the eye", 2, tmp_path)
+    encoder = Encoder(load_model(pico()))
+    texts = [passage.full_text() for passage in CORPUS.values()]
+    scores = (encoder.encode_queries(["light in the eye"]) @ encoder.encode_passages(texts).T)[0]
+    best = [list(CORPUS)[index] for index in np.argsort(-scores)[:2]]
+    assert [hit.passage_id for hit in hits] == best
+    assert [hit.position for hit in hits] == [1, 2]
+    assert hits[0].score >= hits[1].score
+    assert hits[0].text == CORPUS[best[0]].text
+
+
+def test_more_hits_than_passages_gives_all_passages(tmp_path: Path) -> None:
+    assert len(search(pico(), CORPUS, "x", 50, tmp_path)) == 3
+
+
+def test_a_corpus_is_encoded_once_per_model_and_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = search(pico(), CORPUS, "heart", 3, tmp_path)
+    (cached,) = tmp_path.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "encode_passages", lambda *_: pytest.fail("encoded again"))
+        assert search(pico(), CORPUS, "heart", 3, tmp_path) == first
+    search(pico(1), CORPUS, "heart", 3, tmp_path)
+    search(pico(), {**CORPUS, "d": Passage("", "new")}, "heart", 3, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    cached.write_bytes(b"damaged")
+    assert search(pico(), CORPUS, "heart", 3, tmp_path) == first
+
+
+def test_the_cache_is_no_pickle(tmp_path: Path) -> None:
+    embed_corpus(Encoder(load_model(pico())), pico(), CORPUS, tmp_path)
+    (cached,) = tmp_path.iterdir()
+    assert np.load(cached, allow_pickle=False).dtype == np.float32
+
+
+def test_an_empty_query_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="query is empty"):
+        search(pico(), CORPUS, "  ", 3, tmp_path)
+
+
+def test_corpora_of_lines_and_of_json_lines(tmp_path: Path) -> None:
+    lines = tmp_path / "notes.txt"
+    lines.write_text("first passage\n\n  second 🫀 passage \n", encoding="utf-8")
+    assert read_corpus(lines) == {"1": Passage("", "first passage"), "3": Passage("", "second 🫀 passage")}
+    rows = tmp_path / "corpus.jsonl"
+    rows.write_text('{"_id": 7, "title": null, "text": "x"}\n{"text": "y"}\n', encoding="utf-8")
+    assert read_corpus(rows) == {"7": Passage("", "x"), "2": Passage("", "y")}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "holds no passages"), ("{not json", "line 1: expected a JSON object"), ("[1]", "line 1: expected"),
+        ('{"text": 3}', "line 1: 'text' is not a string"),
+        ('{"_id": "a", "text": "x"}\n{"_id": "a", "text": "y"}', "appears twice"),
+    ],
+)  # fmt: skip
+def test_bad_corpora_are_named_with_file_and_line(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message) as caught:
+        read_corpus(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_or_binary_corpus_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read the corpus .*none\.txt"):
+        read_corpus(tmp_path / "none.txt")
+    (tmp_path / "image.txt").write_bytes(b"\xff\xfe\x00\xd8")
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_corpus(tmp_path / "image.txt")
+
+
+def test_the_embedded_corpus_is_a_medical_one_unless_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no corpus; run `dvc repro prepare`"):
+        read_embedded(tasks=tmp_path)
+    for name, domain in (("a-gen", "general"), ("b-med", "medical"), ("c-med", "medical")):
+        write_task(task(name, domain), tmp_path / name, "test")
+    assert read_embedded(tasks=tmp_path)[0] == "b-med"
+    name, corpus = read_embedded("a-gen", tmp_path)
+    assert name == "a-gen"
+    assert corpus == CORPUS
+    with pytest.raises(DataError, match="no test task 'x'; there are: a-gen, b-med, c-med"):
+        read_embedded("x", tmp_path)
+
+
+def test_results_can_be_written_as_json(tmp_path: Path) -> None:
+    hit = search(pico(), CORPUS, "heart", 1, tmp_path)[0]
+    assert json.loads(json.dumps(vars(hit)))["position"] == 1
+    assert module.CACHE.parts[0] == ".stm"

@@ -1,0 +1,148 @@
+"""Halves, copies and scores of an instruction; and the fakes that the other tests of prompt search share."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from stm.errors import DataError, ParamsError
+from stm.metrics import ndcg_at_k, rank
+from stm.search_prompts.copying import CopyGuard
+from stm.search_prompts.halves import Item, pick_tasks, split_halves
+from stm.search_prompts.scoring import Scorer
+from stm.tasks import Passage, Task
+
+QUERIES = 20
+
+
+def make_task(name: str = "colours", queries: int = QUERIES) -> Task:
+    """Query number i wants passage number i, and no two texts are alike."""
+    text = "kind {1} of {0} lies in drawer {1}"
+    corpus = {f"p{i:02d}": Passage(f"Card {name} {i}", text.format(name, i)) for i in range(queries)}
+    asked = {f"q{i:02d}": f"{name} wish {i}" for i in range(queries)}
+    return Task(name, "general", corpus, asked, {f"q{i:02d}": {f"p{i:02d}": 1} for i in range(queries)})
+
+
+class FakeEncoder:
+    """A query finds its passage if `answers(prompt, query)` says so, and ranks it last otherwise; keeps a log."""
+
+    def __init__(self, tasks: Sequence[Task], answers: Callable[[str, str], bool]) -> None:
+        self.answers = answers
+        self.passages: list[str] = []
+        self.queries: list[tuple[str, str]] = []
+        self._wanted = {
+            task.queries[query_id]: task.corpus[next(iter(judged))].full_text()
+            for task in tasks
+            for query_id, judged in task.qrels.items()
+        }
+
+    def encode_passages(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """A random unit row per text."""
+        self.passages += texts
+        return np.stack([self._row(text) for text in texts])
+
+    def encode(self, texts: Sequence[str], prompt: str = "", description: str = "encode") -> npt.NDArray[np.float32]:
+        """The row of the wanted passage, or its opposite."""
+        self.queries += [(prompt, text) for text in texts]
+        signs = [1 if self.answers(prompt, text) else -1 for text in texts]
+        return np.stack([sign * self._row(self._wanted[text]) for sign, text in zip(signs, texts, strict=True)])
+
+    @staticmethod
+    def _row(text: str) -> npt.NDArray[np.float32]:
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+        row = np.random.default_rng(seed).standard_normal(16).astype(np.float32)
+        normalised: npt.NDArray[np.float32] = row / np.linalg.norm(row)
+        return normalised
+
+
+def always(prompt: str, query: str) -> bool:
+    """Every query finds its passage."""
+    return True
+
+
+def test_halves_are_disjoint_even_and_decided_by_the_seed() -> None:
+    tasks = [make_task("colours"), make_task("shapes", 7)]
+    search, guard = split_halves(tasks, 100, seed=1)
+    assert not set(search) & set(guard)
+    assert len(search) + len(guard) == QUERIES + 7
+    assert [sum(item.task == "shapes" for item in half) for half in (search, guard)] == [4, 3]
+    assert (search, guard) == split_halves(tasks[::-1], 100, seed=1)
+    assert search != split_halves(tasks, 100, seed=2)[0]
+
+
+def test_a_limit_takes_the_tasks_in_turn() -> None:
+    search, guard = split_halves([make_task("colours"), make_task("shapes")], 6, seed=1)
+    assert [item.task for item in search] == ["colours", "shapes"] * 3
+    assert len(guard) == 6
+
+
+def test_one_query_cannot_be_halved() -> None:
+    with pytest.raises(DataError, match="at least two dev queries"):
+        split_halves([make_task("colours", 1)], 10, seed=1)
+
+
+def test_tasks_are_picked_by_name_and_capped() -> None:
+    tasks = [make_task("colours"), make_task("shapes")]
+    (picked,) = pick_tasks(tasks, ["shapes"], 4, 6, seed=0)
+    assert (picked.name, len(picked.queries), len(picked.corpus)) == ("shapes", 4, 6)
+    assert len(pick_tasks(tasks, [], 4, 6, seed=0)) == 2
+    with pytest.raises(ParamsError, match="sounds; the dev tasks are colours, shapes"):
+        pick_tasks(tasks, ["sounds"], 4, 6, seed=0)
+
+
+def test_passages_are_encoded_once_and_only_new_queries_are_encoded() -> None:
+    tasks = [make_task("colours"), make_task("shapes")]
+    encoder = FakeEncoder(tasks, always)
+    scorer = Scorer(tasks, encoder, lambda text: f"{text}\nQuery: ")
+    search, guard = split_halves(tasks, 100, seed=1)
+    for instruction in ("Find it", "Show it", "Find it"):
+        assert scorer.mean(instruction, search) == 1
+    assert len(encoder.passages) == len(set(encoder.passages)) == 2 * QUERIES == scorer.encoded_passages
+    assert len(encoder.queries) == 2 * len(search) == scorer.encoded_queries
+    scorer.mean("Find it", [*search[:3], *guard[:2]])
+    assert len(encoder.queries) == 2 * len(search) + 2
+    assert {prompt for prompt, _ in encoder.queries} == {"Find it\nQuery: ", "Show it\nQuery: "}
+
+
+def test_a_passage_that_tasks_share_is_encoded_once() -> None:
+    task = make_task("colours")
+    twin = Task("twin", "general", task.corpus, task.queries, task.qrels)
+    scorer = Scorer([task, twin], FakeEncoder([task], always), str)
+    assert scorer.encoded_passages == QUERIES
+
+
+def test_scores_are_those_of_the_metrics_module() -> None:
+    task = make_task("colours")
+    encoder = FakeEncoder([task], lambda _, query: query.endswith(("1", "2", "3")))
+    scorer = Scorer([task], encoder, str)
+    items = [Item("colours", query_id) for query_id in task.queries]
+    outcomes = scorer.outcomes("Find it", items)
+    rows = encoder.encode(list(task.queries.values()), "Find it")
+    texts = [passage.full_text() for passage in task.corpus.values()]
+    run = rank(rows, encoder.encode_passages(texts), list(task.queries), list(task.corpus), 10)
+    assert [outcome.score for outcome in outcomes] == list(ndcg_at_k(task.qrels, run, 10).values())
+    assert outcomes[1].position == 1 and outcomes[1].top[0] == "p01"
+    assert outcomes[0].position == QUERIES and outcomes[0].wanted == "p00"
+    assert 0 < scorer.mean("Find it", items) < 1
+    assert scorer.by_task("Find it", items) == {"colours": scorer.mean("Find it", items)}
+    assert scorer.reencoding_ratio("Find it", items) > 2
+
+
+def test_copies_of_dev_content_are_found() -> None:
+    task = make_task("colours")
+    guard = CopyGuard([task], "Find the kind of colours that is meant", copy_words=4)
+    assert guard.copied("Find what lies in drawer seven of the desk") is None
+    assert guard.copied("Find kind 3 of colours for me") == "kind 3 of colours"
+    assert guard.copied("Retrieve passages on COLOURS wish 7 please") == "colours wish 7"
+    assert guard.copied("Find passages that answer the question") is None
+
+
+def test_words_of_the_seed_and_function_words_are_no_copy() -> None:
+    passage = Passage("", "it is one of the best passages that answer the question in the book")
+    task = Task("t", "general", {"p": passage}, {"q": "one"}, {"q": {"p": 1}})
+    text, seed = "Find passages that answer the question", "Retrieve passages that answer the question"
+    assert CopyGuard([task], "", 4).copied(text) == "passages that answer the"
+    assert CopyGuard([task], seed, 4).copied(text) is None
+    assert CopyGuard([task], "", 4).copied("Show that it is one of the texts") is None

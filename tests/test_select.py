@@ -1,0 +1,115 @@
+"""Selection: the best variant per split, ties, the copied folders, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages import select as stage
+from stm.errors import ModelError, ParamsError
+from stm.merge.dev import make_dev_set
+from stm.models import load_model
+from stm.select import Scored, Variant, choose, score_variant, select_experts
+from stm.tasks import Passage, Task, write_task
+from tests.pico import pico_adapter, pico_backbone
+
+FT = Variant("a-ft", "a", "mined", "seed")
+SHN = Variant("a-shn", "a", "synthetic", "seed")
+PO = Variant("a-po", "a", "mined", "searched")
+SHN_PO = Variant("a-shn_po", "a", "synthetic", "searched")
+
+
+def make_task() -> Task:
+    corpus = {f"p{i}": Passage("", f"passage {i} about {chr(97 + i) * 3}") for i in range(12)}
+    queries = {f"q{i}": f"what is {chr(97 + i) * 3}" for i in range(6)}
+    return Task("toy", "general", corpus, queries, {f"q{i}": {f"p{i}": 1} for i in range(6)})
+
+
+def scored(variant: Variant, mean: float) -> Scored:
+    return Scored(variant, {"toy": mean}, mean, tokens=1)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("select")
+    base = pico_backbone(folder / "models/warm_up")
+    for index, name in enumerate(["a-ft", "a-shn", "b-ft"]):
+        pico_adapter(base, folder / "models/experts" / name, seed=index, scale=0.3)
+    write_task(make_task(), folder / "data/tasks/dev/toy", "dev")
+    return folder
+
+
+def test_the_best_of_each_split_is_chosen() -> None:
+    other = Variant("b-ft", "b", "mined", "seed")
+    best = choose([scored(FT, 0.3), scored(other, 0.1), scored(SHN, 0.4), scored(PO, 0.2)])
+    assert {split: s.variant.name for split, s in best.items()} == {"a": "a-shn", "b": "b-ft"}
+
+
+def test_ties_go_to_the_simpler_variant() -> None:
+    ordered = [FT, SHN, PO, SHN_PO]
+    for start in range(4):
+        tied = [scored(variant, 0.5) for variant in reversed(ordered[start:])]
+        assert choose(tied)["a"].variant == ordered[start]
+
+
+@given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.permutations([0, 1, 2, 3]))
+def test_the_choice_does_not_depend_on_the_order(means: list[float], order: list[int]) -> None:
+    rows = [scored(variant, mean) for variant, mean in zip([FT, SHN, PO, SHN_PO], means, strict=True)]
+    assert choose(rows) == choose([rows[index] for index in order])
+    assert choose(rows)["a"].mean == max(means)
+
+
+def test_the_stage_copies_the_winner_and_writes_the_table(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    row = {"negatives": "mined", "instruction": "seed"}
+    experts = {"a-ft": {"split": "a", **row}, "a-shn": {"split": "a", **row}, "b-ft": {"split": "b", **row}}
+    params = {"select": {"max_queries": 0, "max_passages": 0, "seed": 0}, "experts": experts}
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    stage.main()
+    report = json.loads((root / "reports/select.json").read_text())
+    assert set(report["experts"]) == set(experts)
+    assert sorted(p.name for p in (root / "models/selected").iterdir()) == ["a", "b"]
+    winner = report["selected"]["a"]
+    assert report["experts"][winner]["mean"] == max(report["experts"][name]["mean"] for name in ("a-ft", "a-shn"))
+    assert [name for name, r in report["experts"].items() if r["is_selected"]] == sorted([winner, "b-ft"])
+    for name in ("adapter_config.json", "adapter_model.safetensors", "prompts.json"):
+        source, copied = root / "models/experts" / winner / name, root / "models/selected/a" / name
+        assert copied.read_bytes() == source.read_bytes()
+    assert load_model(root / "models/selected/a").prompts["query"]
+
+
+def test_scores_are_per_task_and_counted_in_tokens(root: Path) -> None:
+    dev = make_dev_set([make_task()], [], 0, 0, 0)
+    result = score_variant(FT, root / "models/experts/a-ft", dev)
+    assert set(result.scores) == {"toy"}
+    assert result.mean == result.scores["toy"]
+    assert 0 <= result.mean <= 1
+    assert result.tokens > 18
+
+
+def test_an_untrained_variant_is_refused_before_any_work(root: Path, tmp_path: Path) -> None:
+    dev = make_dev_set([make_task()], [], 0, 0, 0)
+    with pytest.raises(ModelError, match="'a-shn_po' is not in"):
+        select_experts([FT, SHN_PO], root / "models/experts", dev, tmp_path / "selected")
+    assert not (tmp_path / "selected").exists()
+
+
+@pytest.mark.parametrize(
+    ("experts", "message"),
+    [
+        (None, "experts"),
+        ({}, "experts"),
+        ({"a-ft": {"split": "a", "negatives": "none", "instruction": "seed"}}, r"experts\.a-ft\.negatives"),
+        ({"a-ft": {"split": "a", "negatives": "mined"}}, r"experts\.a-ft\.instruction"),
+    ],
+)
+def test_a_wrong_table_is_refused(experts: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = {"select": {"max_queries": 0, "max_passages": 0, "seed": 0}, "experts": experts}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(ParamsError, match=message):
+        stage.main()

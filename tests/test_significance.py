@@ -1,0 +1,143 @@
+"""Intervals and tests by simulation and against scipy and hand computation."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import permutation_test
+
+from stm.errors import DataError
+from stm.significance import (
+    Array,
+    Comparison,
+    bootstrap_means,
+    holm,
+    macro_mean,
+    mean_intervals,
+    p_values,
+    percentile_intervals,
+    randomised_means,
+    resample,
+)
+
+
+def _p_values(differences: list[Array], rounds: int, seed: int) -> Array:
+    return p_values(macro_mean(differences), np.mean(randomised_means(differences, rounds, seed), axis=0))
+
+
+def _compare(strata: list[Array], rounds: int) -> list[Comparison]:
+    return resample(strata, 0, rounds, seed=0).comparisons(range(len(strata)), 0.95)
+
+
+def _scores(rng: np.random.Generator, count: int, columns: int = 1, centre: float = 0.5) -> Array:
+    """Scores as nDCG has them: many zeros and ones, some between."""
+    kind = rng.random((count, columns))
+    middle = rng.beta(2, 2, (count, columns))
+    return np.where(kind < 0.5 * (1.5 - centre), 0.0, np.where(kind > 0.75, 1.0, middle))
+
+
+def test_intervals_cover_the_true_mean_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(5)
+    truth = _scores(rng, 200_000).mean()
+    strata = [_scores(rng, 30, 400), _scores(rng, 60, 400)]  # 400 simulated evaluations of two tasks
+    intervals = mean_intervals(strata, 1000, seed=0)
+    covered = np.mean([interval.low <= truth <= interval.high for interval in intervals])
+    assert 0.925 <= covered <= 0.975
+
+
+def test_without_a_difference_the_test_rejects_at_its_level() -> None:
+    rng = np.random.default_rng(6)
+    first, second = _scores(rng, 50, 500), _scores(rng, 50, 500)
+    chance = _p_values([first - second], 999, seed=0)
+    assert 0.03 <= np.mean(chance <= 0.05) <= 0.07
+    assert 0.44 <= np.mean(chance <= 0.5) <= 0.56
+
+
+def test_p_value_agrees_with_scipy_on_one_task() -> None:
+    rng = np.random.default_rng(7)
+    difference = rng.normal(0.15, 0.4, 40)
+    ours = _p_values([difference[:, None]], 20_000, seed=1)[0]
+    reference = permutation_test(
+        (difference,), np.mean, permutation_type="samples", n_resamples=20_000, rng=np.random.default_rng(2)
+    )
+    assert ours == pytest.approx(reference.pvalue, abs=0.01)
+
+
+def test_identical_models_are_never_different() -> None:
+    values = _scores(np.random.default_rng(8), 20, 2)
+    values[:, 1] = values[:, 0]
+    same = _compare([values], 500)[1]
+    assert (same.difference, same.low, same.high, same.effect) == (0, 0, 0, 0)
+    assert same.p_value == 1.0
+    assert (same.wins, same.losses, same.ties) == (0, 0, 20)
+
+
+def test_a_clear_difference_is_found_and_signed() -> None:
+    rng = np.random.default_rng(9)
+    worse = _scores(rng, 80) * 0.8
+    better = worse + rng.normal(0.1, 0.05, worse.shape)
+    result = _compare([np.hstack([better, worse])], 2000)[1]
+    assert 0.05 < result.low < result.difference < result.high < 0.15
+    assert result.p_value < 0.001
+    assert result.wins > 70
+    assert result.effect > 1
+
+
+def test_every_task_weighs_the_same_whatever_its_size() -> None:
+    strata = [np.full((1000, 1), 0.2), np.full((10, 1), 0.8)]
+    assert macro_mean(strata)[0] == pytest.approx(0.5)
+    interval = mean_intervals(strata, 200, seed=0)[0]
+    assert (interval.low, interval.high) == (pytest.approx(0.5), pytest.approx(0.5))
+
+
+def test_blocks_do_not_change_a_draw_and_seeds_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [_scores(np.random.default_rng(1), 30, 3)]
+    first, again = bootstrap_means(values, 50, 4)[0], bootstrap_means(values, 50, 4)[0]
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, bootstrap_means(values, 50, 5)[0])
+    flipped = randomised_means(values, 50, 4)[0]
+    monkeypatch.setattr("stm.significance.CELLS_PER_BLOCK", 300)  # ten resamples a block
+    assert np.allclose(bootstrap_means(values, 50, 4)[0], first)
+    assert np.allclose(randomised_means(values, 50, 4)[0], flipped)
+
+
+def test_percentiles_are_those_of_the_resamples() -> None:
+    means = np.linspace(0, 1, 101)[:, None]
+    interval = percentile_intervals(np.array([0.5]), means, 0.9)[0]
+    assert (interval.low, interval.high) == (pytest.approx(0.05), pytest.approx(0.95))
+
+
+def test_scopes_read_the_same_draw() -> None:
+    rng = np.random.default_rng(2)
+    strata = [_scores(rng, 20, 3), _scores(rng, 30, 3)]
+    drawn = resample(strata, 1, 200, seed=3)
+    alone, both = drawn.intervals([0], 0.9), drawn.intervals([0, 1], 0.9)
+    assert [row.mean for row in alone] == pytest.approx(list(strata[0].mean(axis=0)))
+    assert both == mean_intervals(strata, 200, 3, 0.9)
+    compared = drawn.comparisons([0, 1], 0.9)
+    assert compared[1].difference == 0
+    assert compared[0].difference == pytest.approx(both[1].mean - both[0].mean)
+    assert sum((compared[0].wins, compared[0].losses, compared[0].ties)) == 50
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_is_never_smaller_keeps_the_order_and_stays_a_probability(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    assert all(p <= a <= 1 for p, a in zip(p_values, adjusted, strict=True))
+    order = np.argsort(p_values, kind="stable")
+    assert all(np.diff(np.array(adjusted)[order]) >= 0)
+
+
+def test_refuses_what_cannot_be_compared() -> None:
+    with pytest.raises(DataError, match="at least one query"):
+        resample([np.empty((0, 2))], 0, 10, 0)
+    with pytest.raises(DataError, match="at least one query"):
+        macro_mean([])
+    with pytest.raises(DataError, match="NaN"):
+        mean_intervals([np.array([[np.nan]])], 10, 0)

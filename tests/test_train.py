@@ -1,0 +1,276 @@
+"""Training: the objective equals the written formula, the folded layer equals peft's, a killed run ends in the same
+bytes.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+from stm.errors import DataError, ModelError
+from stm.models import load_model
+from stm.params.train import TrainParams
+from stm.prompts import read_prompts
+from stm.schema import ROWS, write_rows
+from stm.train.batches import Example, PromptSource, make_batch, make_examples, plan_steps
+from stm.train.expert import Share, train_expert
+from stm.train.loop import Step, learning_rate, train_adapter
+from stm.train.lora import FoldedLinear
+from stm.train.objective import BatchIds, false_negatives, info_nce
+from tests.pico import pico_backbone
+
+PARAMS = TrainParams(
+    rank=4,
+    alpha=8,
+    learning_rate=1e-2,
+    warmup_steps=2,
+    weight_decay=0.01,
+    max_grad_norm=1.0,
+    batch_size=8,
+    epochs=2,
+    max_steps=6,
+    negatives=1,
+    temperature=0.05,
+    symmetric=False,
+    instruction_from="instruction",
+    chunk_tokens=256,
+    cache_gradients=False,
+    checkpoint_steps=1,
+    seed=3,
+)
+
+
+def examples(count: int = 32) -> list[Example]:
+    rng = random.Random(0)
+    words = ["".join(rng.choice("abcdefgh") for _ in range(5)) for _ in range(3 * count)]
+    return [
+        Example(f"r{i}", words[i], f"find {words[i]}", f"{words[i]} {words[count + i]}", (words[2 * count + i],), "")
+        for i in range(count)
+    ]
+
+
+def unit(*shape: int, seed: int) -> torch.Tensor:
+    rows = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(rows, dim=-1)
+
+
+def ids(anchors: list[int], texts: list[int], concepts: list[int]) -> BatchIds:
+    return BatchIds(torch.tensor(anchors), torch.tensor(texts), torch.tensor(concepts))
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.integers(2, 6), negatives=st.integers(0, 2), seed=st.integers(0, 99))
+def test_the_objective_equals_that_of_sentence_transformers_without_duplicates(
+    rows: int, negatives: int, seed: int
+) -> None:
+    queries, passages = unit(rows, 8, seed=seed), unit(rows * (1 + negatives), 8, seed=seed + 1000)
+    reference = MultipleNegativesRankingLoss(torch.nn.Identity(), scale=20.0)
+    expected = reference.compute_loss_from_embeddings([queries, *torch.split(passages, rows)], torch.zeros(0))
+    mask = torch.zeros(rows, len(passages), dtype=torch.bool)
+    assert torch.allclose(info_nce(queries, passages, mask, 0.05), expected, atol=1e-5)
+
+
+def test_the_objective_equals_the_written_formula_with_masks_and_the_symmetric_term() -> None:
+    q, p, t = unit(2, 4, seed=1), unit(3, 4, seed=2), 0.1
+    mask = torch.tensor([[False, False, True], [False, False, False]])
+    s = (q @ p.T / t).double()
+    forward = -(s[0, 0] - torch.logsumexp(s[0, :2], 0) + s[1, 1] - torch.logsumexp(s[1], 0)) / 2
+    back = -(s[0, 0] - torch.logsumexp(s[:, 0], 0) + s[1, 1] - torch.logsumexp(s[:, 1], 0)) / 2
+    assert info_nce(q, p, mask, t).item() == pytest.approx(forward.item(), abs=1e-5)
+    assert info_nce(q, p, mask, t, symmetric=True).item() == pytest.approx((forward + back).item() / 2, abs=1e-5)
+
+
+def test_false_negatives_are_same_text_same_concept_and_same_anchor_but_never_the_own_positive() -> None:
+    mask = false_negatives(ids([0, 1, 0], [10, 11, 12, 10, 13], [5, -1, 5, -1, -1]))
+    assert mask.tolist() == [
+        [
+            False,
+            False,
+            True,
+            True,
+            False,
+        ],  # row 2 shares the concept and the anchor; candidate 3 is its positive's text
+        [False, False, False, False, False],
+        [True, False, False, False, False],
+    ]
+
+
+def test_batches_encode_a_text_once_and_number_what_is_equal() -> None:
+    one = Example("a", "x", "find x", "P", ("N",), "c")
+    two = Example("b", "x", "find x", "Q", ("P",), "")
+    batch = make_batch([one, two])
+    assert batch.texts == ["find x", "P", "Q", "N"]
+    assert batch.queries.tolist() == [0, 0]
+    assert batch.candidates.tolist() == [1, 2, 3, 1]
+    mask = false_negatives(batch.ids)
+    assert mask.tolist() == [[False, True, False, True], [True, False, False, False]]
+
+
+def test_steps_cover_every_row_once_per_epoch_and_repeat_by_seed() -> None:
+    steps = plan_steps(16, PARAMS.model_copy(update={"max_steps": 0}))
+    assert [sorted(steps[0] + steps[1]), sorted(steps[2] + steps[3])] == [list(range(16))] * 2
+    assert steps[0] + steps[1] != steps[2] + steps[3]
+    assert plan_steps(16, PARAMS) == plan_steps(16, PARAMS)
+    assert plan_steps(5, PARAMS.model_copy(update={"max_steps": 1})) == [plan_steps(5, PARAMS)[0]]
+    with pytest.raises(DataError, match="at least 2 rows"):
+        plan_steps(1, PARAMS)
+
+
+def frame(**changes: object) -> pl.DataFrame:
+    row = {
+        "id": "r1", "anchor": "fever", "positive": "A high temperature.", "negatives": ["A cough."], "origins": ["given"],
+        "instruction": "Own words", "source": "test", "concept": "",
+    }  # fmt: skip
+    return pl.DataFrame([{**row, **changes}], schema=ROWS)
+
+
+def test_prompts_come_from_the_split_the_pool_or_the_row() -> None:
+    source = PromptSource("{instruction}: ", "passage: ", "Split's words", ["Pool a", "Pool b"])
+    (example,) = make_examples(frame(), source, PARAMS)
+    assert (example.query, example.positive) == ("Split's words: fever", "passage: A high temperature.")
+    by = {}
+    for origin in ("row", "pool"):
+        params = PARAMS.model_copy(update={"instruction_from": origin})
+        by[origin] = make_examples(frame(), source, params)[0].query
+    assert by["row"] == "Own words: fever"
+    assert by["pool"] in ("Pool a: fever", "Pool b: fever")
+    with pytest.raises(DataError, match="empty pool"):
+        make_examples(frame(), PromptSource("", "", "x"), PARAMS.model_copy(update={"instruction_from": "pool"}))
+
+
+def test_a_negative_that_equals_its_positive_is_refused_with_the_row() -> None:
+    with pytest.raises(DataError, match="'r1'"):
+        make_examples(frame(negatives=["A high temperature."]), PromptSource("", "", "x"), PARAMS)
+
+
+def test_the_folded_layer_equals_pefts_in_values_and_gradients() -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(12, 20))
+    adapted = get_peft_model(net, LoraConfig(r=4, lora_alpha=8, target_modules=["0"]))
+    layer = adapted.base_model.model[0]
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    torch.nn.init.normal_(b)
+    x = torch.randn(3, 5, 12, requires_grad=True)
+    expected = layer(x)
+    expected.square().sum().backward()
+    grads = [torch.clone(t.grad) for t in (x, a, b)]
+    for tensor in (x, a, b):
+        tensor.grad = None
+    folded = FoldedLinear.apply(x, layer.base_layer.weight, layer.base_layer.bias, a, b, 2.0)
+    folded.square().sum().backward()
+    assert torch.allclose(folded, expected, atol=1e-5)
+    for tensor, grad in zip((x, a, b), grads, strict=True):
+        assert torch.allclose(tensor.grad, grad, rtol=1e-4, atol=1e-4)
+
+
+def test_gradient_caching_gives_the_gradients_of_the_whole_batch(tmp_path: Path) -> None:
+    base = pico_backbone(tmp_path / "base")
+    found = []
+    for cached in (False, True):
+        model = load_model(base)
+        parameter = model[0].model.layers[0].mlp.up_proj.weight
+        step = Step(model, PARAMS.model_copy(update={"cache_gradients": cached, "chunk_tokens": 64}))
+        loss, _ = step.run(make_batch(examples(8)))
+        found.append((loss, parameter.grad))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-3, atol=1e-6)
+
+
+def test_the_rate_rises_then_falls_to_zero() -> None:
+    rates = [learning_rate(step, 10, PARAMS) for step in range(11)]
+    assert rates[:3] == [0.005, 0.01, 0.01]
+    assert rates[10] == 0
+    assert all(late < early for early, late in pairwise(rates[2:]))
+
+
+def train(base: Path, out: Path, work: Path, **changes: object) -> dict[str, Any]:
+    params = PARAMS.model_copy(update=changes)
+    return train_adapter(base, examples(), read_prompts(base), params, out, work, "pico")
+
+
+def test_training_lowers_the_loss_and_is_the_same_twice(tmp_path: Path) -> None:
+    base = pico_backbone(tmp_path / "base")
+    first = train(base, tmp_path / "a", tmp_path / "wa", max_steps=24, epochs=8)
+    train(base, tmp_path / "b", tmp_path / "wb", max_steps=24, epochs=8)
+    losses = [entry["loss"] for entry in first["history"]]
+    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
+    for name in ("adapter_model.safetensors", "adapter_config.json", "prompts.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert not (tmp_path / "wa").exists()
+
+
+RUN = """
+import sys, time
+from pathlib import Path
+from tests import test_train as t
+import stm.train.loop as loop
+plain = loop._advance
+def slow(*args):
+    time.sleep(0.2)
+    return plain(*args)
+loop._advance = slow
+t.train(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
+"""
+
+
+def test_a_killed_training_goes_on_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    base, work = pico_backbone(tmp_path / "base"), tmp_path / "work"
+    train(base, tmp_path / "whole", tmp_path / "w")
+    command = [sys.executable, "-c", RUN, str(base), str(tmp_path / "resumed"), str(work)]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": "."})
+    deadline = time.monotonic() + 120
+    while not (work / "state.json").exists() or json.loads((work / "state.json").read_text())["step"] < 2:
+        assert process.poll() is None, "the training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "resumed").exists()
+    train(base, tmp_path / "resumed", work)
+    whole, resumed = (tmp_path / n / "adapter_model.safetensors" for n in ("whole", "resumed"))
+    assert whole.read_bytes() == resumed.read_bytes()
+
+
+def test_a_checkpoint_of_other_params_is_refused_with_the_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, work = pico_backbone(tmp_path / "base"), tmp_path / "work"
+    monkeypatch.setattr("stm.train.loop.drop_checkpoint", lambda folder: None)
+    train(base, tmp_path / "a", work)
+    with pytest.raises(ModelError, match=r"temperature = 0\.05, not 0\.1"):
+        train(base, tmp_path / "b", work, temperature=0.1)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_row_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = pico_backbone(tmp_path / "base")
+    monkeypatch.setattr("stm.train.loop.Step.run", lambda self, batch: (float("nan"), 1))
+    with pytest.raises(ModelError, match=r"rows r\d+"):
+        train(base, tmp_path / "a", tmp_path / "w")
+    assert not (tmp_path / "a").exists()
+
+
+def test_one_share_carries_its_instruction_and_several_the_bases(tmp_path: Path) -> None:
+    base = pico_backbone(tmp_path / "base")
+    rows = pl.concat([frame(id=f"r{i}", anchor=f"a{i}", positive=f"p{i}") for i in range(8)])
+    write_rows(rows, tmp_path / "rows.parquet")
+    (tmp_path / "i.json").write_text('{"instruction": "Find the sign", "pool": []}')
+    share = Share(tmp_path / "rows.parquet", tmp_path / "i.json")
+    report = train_expert(base, [share], PARAMS, tmp_path / "one", tmp_path / "w", "one")
+    assert read_prompts(tmp_path / "one").query == "Find the sign\nQuery: "
+    assert (report["rows"], report["instruction"]) == (8, "Find the sign")
+    train_expert(base, [share, share], PARAMS, tmp_path / "two", tmp_path / "w", "two")
+    assert read_prompts(tmp_path / "two") == read_prompts(base)
