@@ -32,7 +32,7 @@ $(READY): requirements.lock pyproject.toml
 	sed -n '/# files only/p' requirements.lock > $(VENV)/files-only.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -r $(VENV)/with-dependencies.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r $(VENV)/files-only.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
 lock: $(READY)   ## write requirements.lock anew from what is installed

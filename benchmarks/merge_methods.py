@@ -29,7 +29,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "qwen3-0.6b": {
         "architecture": "qwen3", "vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072,
-        "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "dtype": "bfloat16",
+        "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+        "dtype": "bfloat16",
     },
     "tiny": {
         "architecture": "llama", "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,

@@ -27,6 +27,7 @@ def main() -> None:
         for name, text in built.plots.items():
             write_text(scratch / name, text)
     write_json(REPORTS / "metrics.json", built.metrics)
+    write_text(REPORTS / "model_card.md", built.card)
     write_text(REPORTS / "index.html", built.page)
     for line in [*built.summary, f"report: {REPORTS / 'index.html'}"]:
         say(line)

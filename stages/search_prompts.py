@@ -1,5 +1,6 @@
 """Search the query instruction of one split: models/experts/<split>-ft and data/tasks/dev ->
-data/instructions/searched/<split>.json."""
+data/instructions/searched/<split>.json.
+"""
 
 from pathlib import Path
 

@@ -203,5 +203,29 @@ def models(
     _run(body)
 
 
+@app.command()
+def reproduce(
+    version: Annotated[int, typer.Argument(help="A registered version.")],
+    folder: Annotated[Path | None, typer.Option(help="Where; by default .stm/reproduce/VERSION.")] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Run the pipeline up to merge again instead of pulling.")
+    ] = False,
+) -> None:
+    """Check out the state that a version was made of, pull its data, and compare the model byte by byte."""
+
+    def body() -> None:
+        from stm.promote.reproduce import reproduce
+
+        registry = _registry()
+        found = reproduce(
+            registry.version(version), Path(), folder or Path(f".stm/reproduce/{version}"), rebuild=rebuild
+        )
+        typer.echo("\n".join(found.lines()))
+        if not found.is_same:
+            raise typer.Exit(1)
+
+    _run(body)
+
+
 if __name__ == "__main__":
     app()

@@ -6,6 +6,7 @@ it.
 
 import logging
 import os
+import warnings
 from functools import lru_cache
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
 
 

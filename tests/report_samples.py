@@ -114,14 +114,14 @@ def write_reports(root: Path) -> None:
     write_json(reports / "search_prompts" / "search.json", prompts_report())
     expert = {"split": "search", "negatives": "mined", "instruction": "seed", "mean": 0.4, "is_selected": True}
     write_json(reports / "select.json", {"experts": {"search-ft": expert}, "selected": {"search": "search-ft"}})
-    write_json(reports / "mine" / "search.json", {"split": "search", "rows": 640, "seconds": 4.0})
-    sample = {
-        "anchor": "what is it",
-        "positive": "it is this",
-        "mined": "it is not that",
-        "synthetic": "it is those",
-    }
-    made = {"accepted": 12, "reasons": {"copy": 5, "refusal": 2}, "samples": [sample, sample, sample], "seconds": 8.0}
+    write_json(reports / "mine" / "search.json", {"rows": 640, "negatives_by_origin": {"bm25": 900, "given": 300}})
+    sample = {"id": "r1", "query": "what is it", "text": "it is those"}
+    bins = {"count": 20, "quantiles": {"0.5": 0.8}, "histogram": [0, 0, 1, 2, 4, 6, 4, 2, 1, 0, 0, 0]}
+    made = {
+        "rows_asked": 20, "accepted": 12, "acceptance_rate": 0.6, "rejected": {"copy": 5, "refusal": 2},
+        "samples": {"accepted": [sample] * 3, "copy": [sample]}, "hardness": {"synthetic": bins, "mined": bins},
+        "seconds": 8.0,
+    }  # fmt: skip
     write_json(reports / "synthesize" / "search.json", made)
     for name in TASKS:
         write_task(task(name), root / "data" / "tasks" / "test" / name, "test")

@@ -16,7 +16,7 @@ from stm.stage import guard
 from stm.tasks import Passage, Task, write_task
 from tests.registry_project import evaluation, pico, promote_params, write_project, write_report
 
-COMMANDS = ("search", "doctor", "promote", "rollback", "models")
+COMMANDS = ("search", "doctor", "promote", "rollback", "models", "reproduce")
 
 
 @pytest.fixture(autouse=True)

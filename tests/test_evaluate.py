@@ -217,7 +217,7 @@ def test_names_of_mteb_are_resolved_or_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_the_hub_counts_as_out_of_reach_where_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     for proxy in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(proxy, raising=False)
-    monkeypatch.setattr(hub.huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     assert not hub.is_hub_reachable(1.0)
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy")
     assert hub.is_hub_reachable(1.0)

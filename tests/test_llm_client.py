@@ -73,10 +73,18 @@ def test_a_third_of_faults_ends_every_request(store: AnswerStore) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "reason"),
-    [("429", "rate_limited"), ("500", "server_error"), ("silence", "timeout"), ("cut", "connection"), ("junk", "not_json"),
-     ("html", "not_json"),
-     ("empty", "no_choices"),      ("list", "no_choices"), ("400", "rejected")],
-)  # fmt: skip
+    [
+        ("429", "rate_limited"),
+        ("500", "server_error"),
+        ("silence", "timeout"),
+        ("cut", "connection"),
+        ("junk", "not_json"),
+        ("html", "not_json"),
+        ("empty", "no_choices"),
+        ("list", "no_choices"),
+        ("400", "rejected"),
+    ],
+)
 def test_each_fault_has_its_reason(store: AnswerStore, kind: str, reason: str) -> None:
     with fault_server(lambda n, body: kind if body["messages"][0]["content"] == "bad" else "ok") as server:
         outcomes = complete_all(

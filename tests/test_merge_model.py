@@ -17,7 +17,7 @@ from stm.deltas import CONFIG_FILE, WEIGHTS_FILE
 from stm.errors import ModelError
 from stm.merge.experts import Experts, hash_experts, read_experts
 from stm.merge.materialise import materialise
-from stm.merge.methods import METHODS
+from stm.merge.methods import METHODS, Part, find_method, merge_parts
 from stm.merge.mixer import Mixer
 from stm.merge.recipe import Recipe, uniform
 from stm.merge.shards import find_shards, rewrite_shard
@@ -93,6 +93,17 @@ def test_mixed_in_memory_is_what_is_written(root: Path, experts: Experts, tmp_pa
             assert torch.equal(tensor, model.state_dict()[name]), name
     for name, tensor in before.items():
         assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic"])
+def test_the_product_of_joined_factors_is_the_sum_of_deltas(experts: Experts, method: str) -> None:
+    recipe = Recipe(method, {"med_real": 0.7, "nlu": 0.2, "search": 0.4}, scale=1.5)
+    for tensor in experts.targets:
+        parts = [Part(a.delta(tensor), recipe.weights[name], 1.0, 0) for name, a in experts.adapters.items()]
+        expected = 1.5 * merge_parts(find_method(method), parts)
+        delta = recipe.merged_delta(experts.adapters, tensor)
+        assert delta is not None
+        torch.testing.assert_close(delta, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_base_comes_back_after_an_error(root: Path, experts: Experts) -> None:
@@ -171,7 +182,9 @@ def test_shards_keep_type_and_metadata(root: Path, tmp_path: Path) -> None:
 
 def test_rewriting_without_change_is_the_same_file(root: Path, tmp_path: Path) -> None:
     (shard,) = find_shards(root / "base")
-    rewrite_shard(shard, tmp_path / "copy.safetensors", lambda _, tensor: tensor)
+    rewrite_shard(shard, tmp_path / "copy.safetensors", lambda _, tensor: tensor, shard.shapes)
+    assert (tmp_path / "copy.safetensors").read_bytes() == shard.path.read_bytes()
+    rewrite_shard(shard, tmp_path / "copy.safetensors", lambda _, tensor: tensor, set())
     assert (tmp_path / "copy.safetensors").read_bytes() == shard.path.read_bytes()
 
 

@@ -99,6 +99,16 @@ def test_the_multi_fidelity_search_reports_how_far_its_stand_in_held(root: Path,
     assert set(trace["ablation"][method]["nlu"]) == {"alone", "without", "loss_without"}
 
 
+def test_learned_weights_are_one_more_candidate(root: Path, tmp_path: Path) -> None:
+    learning = {"granularity": "layer", "steps": 3, "learning_rate": 0.05, "pull": 0.1, "passages": 6}
+    search = {**make_params().search.model_dump(), "trials": 0}
+    trace = merge(root, tmp_path, search=search, learn=learning)
+    (learned,) = [trial for trial in trace["trials"] if trial["origin"] == "learned"]
+    assert learned["method"] == "task_arithmetic"
+    assert set(learned["layers"]) == {"0", "1"}
+    assert len(trace["learned_losses"]) == 3
+
+
 def test_fixed_weights_are_taken_without_a_search(root: Path, tmp_path: Path) -> None:
     trace = merge(root, tmp_path, weights={"nlu": 0.25, "search": 0.75})
     assert [trial["origin"] for trial in trace["trials"]] == ["uniform", "fixed"]

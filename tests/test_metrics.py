@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from stm.errors import DataError
 from stm.metrics import Floats, mean, missing_queries, ndcg_at_k, order_passages, rank, recall_at_k
 
+Judged = dict[str, dict[str, int]]
+Scored = dict[str, dict[str, float]]
 IDS = ["a", "b", "B", "10", "9", "é", "z1", "z10", "z2", "\U0001f600", "\uffee", "m"]
 # Scores that collide in float32 but not in float64 are where sorting by float64 goes wrong.
 SCORES = st.sampled_from([0.0, 0.5, 0.5 + 1e-9, 0.5 - 1e-9, 0.25, 1.0, -1.0, 1 / 3, float(np.float32(1 / 3))])

@@ -17,7 +17,7 @@ from stm.files import read_json, write_json
 from stm.params.base import parse_section
 from stm.params.report import ReportParams
 from stm.report.build import Built, build_report
-from stm.report.charts import Span, bars, curves, spans, ticks, trace
+from stm.report.charts import Span, bars, curves, histogram, spans, ticks, trace
 from stm.report.collect import collect
 from stm.report.compare import Analysis, analyse, verdict
 from stm.report.failures import find_failures
@@ -293,6 +293,7 @@ def test_winners_include_ties_and_marks_need_significance() -> None:
     best = max(row.mean for row in found.intervals["all"])
     assert [found.intervals["all"][index].mean for index in found.winners["all"]] == [best]
     base = found.against("all", "base")
+    assert base is not None
     assert base.is_significant
     assert base.comparison.difference > 0
     assert found.against("all", "merged") is None
@@ -348,10 +349,12 @@ def test_charts_stay_inside_their_frame_and_survive_odd_input() -> None:
              trace([0.4, 0.4, 0.5], None, "t"), bars({"a": 0.0}, "t"), bars({"a": -1.0, "b": 2.0}, "t")]  # fmt: skip
     for svg in drawn:
         Page(str(svg))
-        width, height = (float(x) for x in re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups())
+        [(width, height)] = [(float(w), float(h)) for w, h in re.findall(r'viewBox="0 0 (\S+) (\S+)"', svg)]
         for name, limit in (("x", width), ("cx", width), ("x2", width), ("y", height), ("cy", height), ("y2", height)):
             assert all(-1 <= float(value) <= limit + 1 for value in re.findall(rf' {name}="([^"]+)"', svg))
-    assert spans([], "t") == curves({}, "t", "x") == trace([], None, "t") == bars({}, "t") == ""
+    assert (
+        spans([], "t") == curves({}, "t", "x") == trace([], None, "t") == bars({}, "t") == histogram({}, 1, "t") == ""
+    )
     assert ticks(0, 1) == [0, 0.25, 0.5, 0.75, 1.0]
     assert ticks(2, 2) == [2]
 

@@ -93,7 +93,8 @@ def test_reflection_finds_the_instruction_that_is_best() -> None:
     report = found.report
     chosen = report["candidates"][report["chosen"]]
     assert (chosen["origin"], chosen["search"]["mean"], chosen["guard"]["mean"]) == ("reflection", 1, 1)
-    assert chosen["in_gepa_population"] and report["candidates"][chosen["parent"]]["search"]["mean"] < 1
+    assert chosen["in_gepa_population"]
+    assert report["candidates"][chosen["parent"]]["search"]["mean"] < 1
     assert report["reason"].startswith("replaced the seed instruction: better on both halves")
     assert len(encoder.passages) == 20
     assert len(encoder.queries) == 20 * len(report["candidates"])
@@ -122,7 +123,8 @@ def test_without_a_pool_and_without_sense_the_seed_stays() -> None:
     found, _, _ = run(knows("drawer"), ["no"], pool=["no"])
     assert (found.instruction, found.pool) == (SEED, [])
     assert found.report["reason"] == "kept the seed instruction: no candidate beat it on the search half"
-    assert found.report["pool"]["kept"] == 0 and len(found.report["candidates"]) == 1
+    assert found.report["pool"]["kept"] == 0
+    assert len(found.report["candidates"]) == 1
 
 
 def test_the_guard_half_keeps_the_seed_when_the_winner_does_not_hold() -> None:
@@ -134,7 +136,8 @@ def test_the_guard_half_keeps_the_seed_when_the_winner_does_not_hold() -> None:
 
     found, _, _ = run(overfits, [BEST])
     winner = next(row for row in found.report["candidates"] if row["instruction"] == BEST)
-    assert winner["search"]["mean"] == 1 and winner["guard"]["mean"] < 1
+    assert winner["search"]["mean"] == 1
+    assert winner["guard"]["mean"] < 1
     assert found.instruction == SEED
     assert "does not beat it on the guard half" in found.report["reason"]
 
@@ -142,7 +145,8 @@ def test_the_guard_half_keeps_the_seed_when_the_winner_does_not_hold() -> None:
 def test_a_gain_below_the_margin_keeps_the_seed() -> None:
     assert run(knows("drawer", share=12), [BEST])[0].instruction == BEST
     found, _, _ = run(knows("drawer", share=12), [BEST], min_gain=0.9)
-    assert found.instruction == SEED and "by more than 0.9" in found.report["reason"]
+    assert found.instruction == SEED
+    assert "by more than 0.9" in found.report["reason"]
 
 
 def test_a_copy_of_dev_content_is_refused() -> None:
@@ -167,10 +171,13 @@ def test_feedback_shows_what_failed_what_was_wanted_and_what_came_instead() -> N
     record = attempt["feedback"][0]
     number = record["query"].split()[-1]
     assert record["wanted"].startswith(f"Card colours {number} ")
-    assert record["found"].startswith("Card colours") and record["found"] != record["wanted"]
+    assert record["found"].startswith("Card colours")
+    assert record["found"] != record["wanted"]
     assert record["feedback"] == "The wanted passage came at rank 20 of 20."
     shown = next(request for request in log if is_reflection(request)).messages[-1]["content"]
-    assert record["query"] in shown and record["wanted"] in shown and record["found"] in shown
+    assert record["query"] in shown
+    assert record["wanted"] in shown
+    assert record["found"] in shown
 
 
 def test_samples_of_one_reflection_are_independent_requests() -> None:

@@ -94,7 +94,8 @@ def test_any_text_is_taken_apart_without_error_and_what_passes_is_an_instruction
         assert tidy(text)
         if fault(text) is None:
             assert MIN_WORDS <= len(words_of(text)) <= MAX_WORDS
-            assert "\n" not in text and "{" not in text
+            assert "\n" not in text
+            assert "{" not in text
 
 
 PIECES = 'find retrieve passages texts that answer the query, a . : " * 1. please'.split(" ")

@@ -123,8 +123,10 @@ def test_scores_are_those_of_the_metrics_module() -> None:
     texts = [passage.full_text() for passage in task.corpus.values()]
     run = rank(rows, encoder.encode_passages(texts), list(task.queries), list(task.corpus), 10)
     assert [outcome.score for outcome in outcomes] == list(ndcg_at_k(task.qrels, run, 10).values())
-    assert outcomes[1].position == 1 and outcomes[1].top[0] == "p01"
-    assert outcomes[0].position == QUERIES and outcomes[0].wanted == "p00"
+    assert outcomes[1].position == 1
+    assert outcomes[1].top[0] == "p01"
+    assert outcomes[0].position == QUERIES
+    assert outcomes[0].wanted == "p00"
     assert 0 < scorer.mean("Find it", items) < 1
     assert scorer.by_task("Find it", items) == {"colours": scorer.mean("Find it", items)}
     assert scorer.reencoding_ratio("Find it", items) > 2

@@ -67,7 +67,7 @@ def test_the_stage_copies_the_winner_and_writes_the_table(root: Path, monkeypatc
     monkeypatch.chdir(root)
     row = {"negatives": "mined", "instruction": "seed"}
     experts = {"a-ft": {"split": "a", **row}, "a-shn": {"split": "a", **row}, "b-ft": {"split": "b", **row}}
-    params = {"select": {"max_queries": 0, "max_passages": 0, "seed": 0}, "experts": experts}
+    params = {"select": {"max_queries": 0, "max_passages": 0, "seed": 0}, "splits": ["a", "b"], "experts": experts}
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     stage.main()
     report = json.loads((root / "reports/select.json").read_text())
@@ -109,7 +109,7 @@ def test_an_untrained_variant_is_refused_before_any_work(root: Path, tmp_path: P
 )
 def test_a_wrong_table_is_refused(experts: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    params = {"select": {"max_queries": 0, "max_passages": 0, "seed": 0}, "experts": experts}
+    params = {"select": {"max_queries": 0, "max_passages": 0, "seed": 0}, "splits": ["a"], "experts": experts}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     with pytest.raises(ParamsError, match=message):
         stage.main()

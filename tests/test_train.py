@@ -132,8 +132,8 @@ def test_steps_cover_every_row_once_per_epoch_and_repeat_by_seed() -> None:
 
 def frame(**changes: object) -> pl.DataFrame:
     row = {
-        "id": "r1", "anchor": "fever", "positive": "A high temperature.", "negatives": ["A cough."], "origins": ["given"],
-        "instruction": "Own words", "source": "test", "concept": "",
+        "id": "r1", "anchor": "fever", "positive": "A high temperature.", "negatives": ["A cough."],
+        "origins": ["given"], "instruction": "Own words", "source": "test", "concept": "",
     }  # fmt: skip
     return pl.DataFrame([{**row, **changes}], schema=ROWS)
 

@@ -5,8 +5,9 @@ of what the texts are for.
 """
 
 import asyncio
+import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import openai
 import tenacity
@@ -24,6 +25,7 @@ from stm.llm.answers import (
     request_body,
     request_key,
 )
+from stm.llm.batch import run_batches
 from stm.llm.faults import FaultError, explain_error, read_answer
 from stm.llm.pace import Pace
 from stm.llm.server import serve
@@ -32,8 +34,9 @@ from stm.params.llm import Endpoint
 from stm.progress import Meter
 
 Outcome = Answer | Failure
-Queue = Iterator[tuple[int, tuple[Request, str]]]
+Queue = Iterator[tuple[int, Request]]
 NO_KEY = "none"
+BUDGET_REACHED = "the limit of tokens or money is reached"
 LONGEST_BACKOFF_SECONDS = 60.0
 
 
@@ -51,19 +54,21 @@ def complete_all(
     goes on from there.
     """
     budget = budget or Budget()
-    canonicals = [canonical_request(request, endpoint) for request in requests]
-    keys = [request_key(canonical) for canonical in canonicals]
+    keys = [request_key(canonical_request(request, endpoint)) for request in requests]
     outcomes: dict[str, Outcome] = dict(store.get(sorted(set(keys))))
     for key in dict.fromkeys(keys):
         answer = outcomes.get(key)
         if isinstance(answer, Answer):
             budget.settle((0, 0), answer)
     missing = {key: index for index, key in reversed(list(enumerate(keys))) if key not in outcomes}
-    if missing:
+    if missing and endpoint.batch and not endpoint.is_embedded:
+        todo = sorted(missing.values())
+        outcomes.update(_complete_batch({keys[i]: requests[i] for i in todo}, endpoint, store, budget))
+    elif missing:
         todo = sorted(missing.values())
         with serve(endpoint) as live, Meter(description, len(todo)) as meter:
             job = _Job(live, store, budget, meter)
-            asyncio.run(job.run([(requests[i], canonicals[i]) for i in todo]))
+            asyncio.run(job.run([requests[i] for i in todo]))
             outcomes.update(zip((keys[i] for i in todo), job.outcomes, strict=True))
             if job.stop:
                 raise EndpointError(_describe_stop(job.stop, endpoint, job.answered))
@@ -86,6 +91,41 @@ def complete(
     return outcome.text
 
 
+def _complete_batch(
+    requests: Mapping[str, Request], endpoint: Endpoint, store: AnswerStore, budget: Budget
+) -> dict[str, Outcome]:
+    """Answer through the batch API what the budget allows."""
+    outcomes: dict[str, Outcome] = {}
+    reserved: dict[str, tuple[int, int]] = {}
+    for key, request in requests.items():
+        tokens = estimate_prompt(request.messages), answer_limit(request, endpoint)
+        if budget.reserve(*tokens):
+            reserved[key] = tokens
+        else:
+            outcomes[key] = Failure("budget", BUDGET_REACHED)
+    secret = os.environ.get(endpoint.api_key_env, "") if endpoint.api_key_env else ""
+    http = openai.DefaultHttpx2Client(trust_env=not _is_local(endpoint))
+    with openai.OpenAI(
+        base_url=endpoint.base_url,
+        api_key=secret or NO_KEY,
+        organization="",
+        max_retries=endpoint.retries,
+        http_client=http,
+    ) as client:
+        outcomes.update(run_batches({key: requests[key] for key in reserved}, client, endpoint, store))
+    for key, answer in store.get(list(reserved)).items():
+        # It was asked for just now, or in a batch of this job before a restart.
+        outcomes[key] = dataclasses.replace(answer, is_replayed=False)
+    for key, tokens in reserved.items():
+        outcome = outcomes[key]
+        budget.settle(tokens, outcome if isinstance(outcome, Answer) else None)
+    return outcomes
+
+
+def _is_local(endpoint: Endpoint) -> bool:
+    return endpoint.base_url.split("://", 1)[-1].startswith(("127.0.0.1", "localhost", "[::1]"))
+
+
 def _describe_stop(fault: FaultError, endpoint: Endpoint, answered: int) -> str:
     where = endpoint.base_url or "the embedded server"
     kept = f"; {answered} new answers are kept, run the same command to go on" if answered else ""
@@ -95,8 +135,7 @@ def _describe_stop(fault: FaultError, endpoint: Endpoint, answered: int) -> str:
 def open_client(endpoint: Endpoint) -> tuple[openai.AsyncOpenAI, str]:
     """Return a client without retries of its own, and the key (empty if none) that must never be shown."""
     secret = os.environ.get(endpoint.api_key_env, "") if endpoint.api_key_env else ""
-    is_local = endpoint.base_url.split("://", 1)[-1].startswith(("127.0.0.1", "localhost", "[::1]"))
-    http = openai.DefaultAsyncHttpx2Client(trust_env=not is_local)  # no proxy stands between us and loopback
+    http = openai.DefaultAsyncHttpx2Client(trust_env=not _is_local(endpoint))  # no proxy stands between us and loopback
     client = openai.AsyncOpenAI(
         base_url=endpoint.base_url,
         api_key=secret or NO_KEY,
@@ -117,7 +156,7 @@ class _Job:
         self.answered = self.tokens = self.broken = 0
         self.stop: FaultError | None = None
 
-    async def run(self, todo: Sequence[tuple[Request, str]]) -> None:
+    async def run(self, todo: Sequence[Request]) -> None:
         self.outcomes = [Failure("stopped", "not asked")] * len(todo)
         self.pace = Pace(self.endpoint.concurrency)
         self.client, self.secret = open_client(self.endpoint)
@@ -139,15 +178,15 @@ class _Job:
         """Settle the next request; False if there is none or the job stops."""
         if self.stop or (entry := next(queue, None)) is None:
             return False
-        index, (request, canonical) = entry
-        self.outcomes[index] = await self._settle(request, canonical)
+        index, request = entry
+        self.outcomes[index] = await self._settle(request)
         self.meter.advance(note=f"{self.tokens} tokens")
         return True
 
-    async def _settle(self, request: Request, canonical: str) -> Outcome:
+    async def _settle(self, request: Request) -> Outcome:
         reserved = estimate_prompt(request.messages), answer_limit(request, self.endpoint)
         if not self.budget.reserve(*reserved):
-            return Failure("budget", "the limit of tokens or money is reached")
+            return Failure("budget", BUDGET_REACHED)
         answer: Answer | None = None
         try:
             answer = await self._retry(request)
@@ -155,7 +194,7 @@ class _Job:
             return self._fail(fault)
         finally:
             self.budget.settle(reserved, answer)
-        self.store.put(canonical, answer)
+        self.store.put(canonical_request(request, self.endpoint), answer)
         self.answered, self.broken = self.answered + 1, 0
         self.tokens += answer.tokens_in + answer.tokens_out
         return answer

@@ -7,6 +7,7 @@ without any endpoint. Does not know how answers are made.
 import sqlite3
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -28,9 +29,20 @@ COLUMNS: pl.Schema = pl.Schema(
 )
 CREATE = """CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT NOT NULL, text TEXT NOT NULL,
 finish_reason TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL) WITHOUT ROWID"""
+CREATE_BATCHES = """CREATE TABLE IF NOT EXISTS batches (tag TEXT PRIMARY KEY, base_url TEXT NOT NULL,
+batch_id TEXT NOT NULL, keys TEXT NOT NULL)"""
 INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)"
 WAIT_SECONDS = 60.0  # several stages may write at once
 BATCH = 500
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """A batch that was submitted and not collected; `batch_id` is empty if the endpoint's answer was never seen."""
+
+    tag: str
+    batch_id: str
+    keys: tuple[str, ...]
 
 
 class AnswerStore:
@@ -46,6 +58,7 @@ class AnswerStore:
             # In WAL mode NORMAL survives a killed process; only a power cut may lose the last moments.
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute(CREATE)
+            self._db.execute(CREATE_BATCHES)
         except (OSError, sqlite3.Error) as error:
             raise STMError(f"cannot use the answer store {self.path}: {error}; mend or move the file away") from error
 
@@ -88,6 +101,28 @@ class AnswerStore:
             raise STMError(
                 f"cannot write to the answer store {self.path}: {error}; free disk space, run again"
             ) from error
+
+    def open_batch(self, tag: str, base_url: str, keys: Sequence[str]) -> None:
+        """Record a batch before it is submitted."""
+        with self._lock:
+            self._db.execute("INSERT INTO batches VALUES (?, ?, '', ?)", (tag, base_url, " ".join(keys)))
+
+    def name_batch(self, tag: str, batch_id: str) -> None:
+        """Record the name that the endpoint gave to a batch."""
+        with self._lock:
+            self._db.execute("UPDATE batches SET batch_id = ? WHERE tag = ?", (batch_id, tag))
+
+    def close_batch(self, tag: str) -> None:
+        """Forget a batch whose answers are stored."""
+        with self._lock:
+            self._db.execute("DELETE FROM batches WHERE tag = ?", (tag,))
+
+    def batches(self, base_url: str) -> list[BatchRecord]:
+        """Open batches of an endpoint, oldest first."""
+        query = "SELECT tag, batch_id, keys FROM batches WHERE base_url = ? ORDER BY rowid"
+        with self._lock:
+            rows = self._db.execute(query, (base_url,)).fetchall()
+        return [BatchRecord(tag, batch_id, tuple(keys.split())) for tag, batch_id, keys in rows]
 
     def export_parquet(self, path: Path | str, keys: Sequence[str] | None = None) -> int:
         """Write the answers (of `keys`, default all) sorted by key; return how many."""

@@ -55,8 +55,6 @@ def materialise(experts: Experts, recipe: Recipe, prompts: Mapping[str, str], fo
     adapter_names = {target: name for name, target in experts.targets.items()}
 
     def change(target: str, tensor: Tensor) -> Tensor:
-        if target not in adapter_names:
-            return tensor
         delta = recipe.merged_delta(experts.adapters, adapter_names[target])
         return tensor if delta is None else (tensor.float() + delta).to(tensor.dtype)
 
@@ -65,5 +63,5 @@ def materialise(experts: Experts, recipe: Recipe, prompts: Mapping[str, str], fo
         for shard in experts.shards:
             target = scratch / shard.path.relative_to(experts.base)
             target.parent.mkdir(parents=True, exist_ok=True)
-            rewrite_shard(shard, target, change)
+            rewrite_shard(shard, target, change, adapter_names)
         _write_prompts(scratch, prompts)

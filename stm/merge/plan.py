@@ -17,6 +17,7 @@ from stm.merge.dev import DevSet
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, hash_experts
 from stm.merge.fidelity import Doubles, fidelity_proposer, measure_trust
+from stm.merge.learn import Settings
 from stm.merge.recipe import Recipe
 from stm.merge.samplers import Proposer, grid_proposer, make_sampler
 from stm.merge.search import run_search
@@ -67,6 +68,11 @@ def inputs_key(experts: Experts, dev: DevSet, prompts: Mapping[str, str]) -> str
     return sha256_text(*parts, *dev.texts)
 
 
+def learn_settings(params: MergeParams) -> Settings | None:
+    """What params say about learned coefficients, or None."""
+    return Settings(**params.learn.model_dump(), seed=params.seed) if params.learn else None
+
+
 def search_space(
     params: MergeParams, space: Space, inputs: str, evaluator: Evaluator, dev: DevSet, folder: Path
 ) -> tuple[list[Trial], dict[str, Any] | None]:
@@ -78,7 +84,7 @@ def search_space(
     sampler = make_sampler(settings.kind, space, settings.seed)
     study = open_study(space, key, storage_url(settings.storage, key, folder), sampler)
     propose: Proposer | None = None
-    score = _stand_in(space, evaluator, dev)
+    score = make_stand_in(space, evaluator, dev)
     if settings.kind == "grid":
         propose = grid_proposer(space, settings.trials)
     elif settings.kind == "multi_fidelity":
@@ -88,7 +94,7 @@ def search_space(
     return trials, measure_trust(space, score, trials) if settings.kind == "multi_fidelity" else None
 
 
-def _stand_in(space: Space, evaluator: Evaluator, dev: DevSet) -> Callable[[Sequence[Point]], Doubles]:
+def make_stand_in(space: Space, evaluator: Evaluator, dev: DevSet) -> Callable[[Sequence[Point]], Doubles]:
     """The surrogate of a space, made at its first use: by then the single experts have been evaluated."""
     needs_base = not space.is_normalised
 

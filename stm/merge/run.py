@@ -4,7 +4,7 @@ Orders the steps (check, choose prompts, search, guard, write) and leaves each t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from stm.merge.dev import as_texts, make_dev_set
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import read_experts
 from stm.merge.guard import Decision, decide
+from stm.merge.learn import Learned, learn
 from stm.merge.materialise import materialise
 from stm.merge.mixer import Mixer
-from stm.merge.plan import fixed_recipe, inputs_key, make_space, search_space
+from stm.merge.plan import fixed_recipe, inputs_key, learn_settings, make_space, search_space
 from stm.merge.similarity import compare_experts
 from stm.merge.trials import Trial
 from stm.models import load_model
@@ -55,6 +56,12 @@ def merge_experts(
             key = inputs_key(experts, dev, evaluator.prompts)
             for space in spaces:
                 found.add(*search_space(params, space, key, evaluator, dev, Path(storage)))
+            settings = learn_settings(params)
+            if settings is not None:
+                mixer.restore()
+                best = max(found.trials, key=lambda trial: trial.value)
+                learned = learn(model, experts, dev, evaluator.prompts, best.recipe, settings)
+                found.add_learned(learned, evaluator.evaluate("learned", learned.recipe))
             decision = decide(found.trials)
         else:
             found.trials = [evaluator.evaluate("uniform", simplest), evaluator.evaluate("fixed", fixed)]
@@ -71,6 +78,7 @@ def merge_experts(
         "trials": [trial.as_dict() for trial in found.trials],
         "ablation": ablation(found.trials),
         "surrogate": found.trusts,
+        "learned_losses": found.losses,
         "experts": compare_experts(experts.adapters),
         "dev": {"tasks": dev.sizes, "seed": params.seed, "metric": "ndcg_at_10"},
         "search": params.search.model_dump(exclude={"storage"}),
@@ -84,10 +92,16 @@ class _Found:
 
     trials: list[Trial] = field(default_factory=list)
     trusts: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
 
     def add(self, trials: list[Trial], trust: dict[str, Any] | None) -> None:
         self.trials += trials
         self.trusts += [trust] if trust else []
+
+    def add_learned(self, learned: Learned, trial: Trial) -> None:
+        tokens, seconds = trial.tokens + learned.tokens, trial.seconds + learned.seconds
+        self.trials.append(replace(trial, tokens=tokens, seconds=seconds))
+        self.losses = learned.losses
 
 
 def ablation(trials: Sequence[Trial]) -> dict[str, dict[str, dict[str, float]]]:

@@ -6,17 +6,18 @@ tensors mean.
 
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stm.errors import ModelError
 
+BLOCK = 1 << 22  # bytes copied at once
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 HEADER_LIMIT = 100_000_000  # bytes; the limit of the format's reference implementation
 
 
@@ -63,26 +64,36 @@ def find_shards(folder: Path) -> list[Shard]:
     return [read_shard(path) for path in sorted(paths)]
 
 
-def read_tensors(shard: Shard) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors in the order in which they are stored, one in memory at a time."""
-    try:
-        with safe_open(shard.path, framework="pt") as stream:
-            for name in shard.shapes:
-                yield name, stream.get_tensor(name)
-    except SafetensorError as error:
-        raise ModelError(
-            f"{shard.path} is not a whole safetensors file ({error}); make the base model again"
-        ) from error
+def rewrite_shard(shard: Shard, path: Path, change: Callable[[str, Tensor], Tensor], changed: Container[str]) -> None:
+    """Write the shard to `path` with `change(name, tensor)` in place of the tensors in `changed`.
 
-
-def rewrite_shard(shard: Shard, path: Path, change: Callable[[str, Tensor], Tensor]) -> None:
-    """Write the shard to `path` with `change(name, tensor)` in place of each tensor; names, shapes, types and
-    metadata stay.
+    Names, shapes, types, metadata and order stay. Files are read and written piece by piece, never mapped, so that
+    the peak memory is one tensor.
     """
-    with path.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(shard.header)) + shard.header)
-        for name, tensor in read_tensors(shard):
-            changed = change(name, tensor)
-            if changed.shape != tensor.shape or changed.dtype != tensor.dtype:
+    entries = json.loads(shard.header)
+    with shard.path.open("rb") as source, path.open("wb") as target:
+        target.write(source.read(8 + len(shard.header)))
+        for name, shape in shard.shapes.items():
+            start, end = entries[name]["data_offsets"]
+            if name not in changed:
+                _copy(source, target, end - start)
+                continue
+            kind = entries[name]["dtype"]
+            if kind not in DTYPES:
+                raise ModelError(
+                    f"{shard.path}: {name!r} has the type {kind}; deltas are added to {', '.join(DTYPES)} only"
+                )
+            tensor = torch.frombuffer(bytearray(source.read(end - start)), dtype=DTYPES[kind]).view(shape)
+            result = change(name, tensor)
+            if result.shape != tensor.shape or result.dtype != tensor.dtype:
                 raise ModelError(f"{shard.path}: {name!r} would change from {tensor.dtype} {list(tensor.shape)}")
-            stream.write(changed.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            target.write(result.contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
+    while size:
+        block = source.read(min(size, BLOCK))
+        if not block:
+            raise ModelError(f"{source.name} ended early; make the base model again")
+        target.write(block)
+        size -= len(block)

@@ -29,7 +29,7 @@ class HubSource(Section):
 
     kind: Literal["hub"]
     id: str = Field(min_length=1, description="model id on the hub")
-    revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="commit of the model repository, 40 hex digits")
+    revision: str = Field(min_length=1, description="commit of the model repository; a branch or tag is not repeatable")
 
 
 class BackboneParams(Section):

@@ -32,6 +32,11 @@ class Endpoint(Section):
     retry_seconds: float = Field(
         0.5, gt=0, le=60, description="first wait before a repeat, in seconds; doubles, with jitter"
     )
+    batch: bool = Field(
+        False, description="whether requests go as batch files (cheaper, up to a day) instead of one by one"
+    )
+    poll_seconds: float = Field(30.0, gt=0, le=3600, description="wait between two looks at an open batch, in seconds")
+    batch_requests: int = Field(20000, ge=1, le=50000, description="most requests per batch file")
     api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the key; empty: no key")
     price_in: float = Field(0.0, ge=0, description="price of a million prompt tokens, in money units")
     price_out: float = Field(0.0, ge=0, description="price of a million answer tokens, in money units")

@@ -51,6 +51,21 @@ class SearchParams(Section):
     )
 
 
+class LearnParams(Section):
+    """How coefficients are learned by gradient descent, beginning at the best that the search found."""
+
+    granularity: Literal["expert", "layer"] = Field(description="one weight per expert, or per expert and layer")
+    steps: int = Field(
+        ge=1, le=100_000, description="optimizer steps; each takes one dev task's queries of the search half"
+    )
+    learning_rate: float = Field(gt=0, le=1, description="rate of Adam, in units of a weight per step")
+    pull: float = Field(
+        ge=0, le=1000, description="weight of the mean squared distance from the searched weights, a factor"
+    )
+    temperature: float = Field(default=0.05, gt=0, le=1, description="divisor of the cosine similarities in the loss")
+    passages: int = Field(default=32, ge=2, description="passages per step, the relevant ones included")
+
+
 class MergeParams(Section):
     """How the selected experts become one model."""
 
@@ -72,6 +87,9 @@ class MergeParams(Section):
     max_queries: int = Field(ge=0, description="queries per dev task, both halves together; 0 takes all")
     max_passages: int = Field(ge=0, description="passages per dev task, judged ones always stay; 0 takes all")
     search: SearchParams
+    learn: LearnParams | None = Field(
+        default=None, description="learned weights as one more candidate; null learns none"
+    )
 
     @property
     def methods(self) -> list[MethodName]:

@@ -36,6 +36,25 @@ class Validation(Section):
         return self
 
 
+class QueryParams(Section):
+    """How an LLM writes further queries for the passages of a split; off unless `rows` is set."""
+
+    rows: int = Field(
+        0, ge=0, description="rows per split, from the first, whose passage gets written queries; 0: none"
+    )
+    kinds: tuple[Literal["question", "keywords", "situation", "statement"], ...] = Field(
+        ("question", "keywords"), min_length=1, description="kinds of query; each passage gets one of each"
+    )
+    max_tokens: int = Field(40, ge=4, le=1000, description="longest query, in tokens")
+    max_words: int = Field(40, ge=1, le=500, description="longest query, in words")
+    max_copy: float = Field(
+        0.5, gt=0, le=1, description="largest share of n-grams that a query may copy from its passage"
+    )
+    max_rank: int = Field(
+        10, ge=1, le=1000, description="the passage must be found for its query at this rank or better"
+    )
+
+
 class SynthesizeParams(Section):
     """How many hard negatives an LLM writes, how it is asked and what is taken."""
 
@@ -53,4 +72,5 @@ class SynthesizeParams(Section):
         0.0, ge=0, description="hard limit per split, in the money units of the endpoint's prices; 0: none"
     )
     samples: int = Field(3, ge=0, le=50, description="texts per outcome that the report shows")
+    queries: QueryParams = Field(default_factory=QueryParams, description="further queries for the split's passages")
     validation: Validation = Field(default_factory=Validation, description="when an answer is refused")

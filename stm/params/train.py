@@ -29,7 +29,7 @@ class TrainParams(Section):
     )
     chunk_tokens: int = Field(ge=64, description="padded tokens of one forward pass within a step; bounds the memory")
     cache_gradients: bool = Field(
-        description="GradCache: encode each batch twice; a step then needs the memory of one chunk, at 1.5 times the cost"
+        description="GradCache: encode each batch twice; a step needs the memory of one chunk, at 1.5 times the cost"
     )
     checkpoint_steps: int = Field(ge=1, description="optimizer steps between checkpoints for resuming")
     seed: int = Field(ge=0, description="seed of the factors, the order of the rows and the drawn instructions")

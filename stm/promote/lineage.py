@@ -26,7 +26,7 @@ LIBRARIES = (
 )  # fmt: skip
 # Written by the pipeline itself while it runs, so a change there is no change of code or params.
 OUTPUTS = ("dvc.lock", "reports")
-SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+SECRET_NAME = re.compile(r"(^|_)(API)?(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
 SHORTEST_SECRET = 8
 
 
@@ -56,13 +56,17 @@ class Lineage:
 
 def read_lineage(root: Path) -> Lineage:
     """Collect the lineage of the project in `root` as it stands."""
-    stages = _locked_stages(root / "dvc.lock")
+    path = root / "dvc.lock"
+    try:
+        stages = _locked_stages(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, yaml.YAMLError, AttributeError) as error:
+        raise DataError(f"{path} is not a DVC lock file; restore it with `git checkout {path}`") from error
     outs = {str(out.get("path")): str(out.get("md5")) for stage in stages.values() for out in stage.get("outs", [])}
     data = sorted(f"{path}:{digest}" for path, digest in outs.items() if path.startswith("data/"))
     return Lineage(
-        revision=_git(root, "rev-parse", "--verify", "HEAD").strip(),
+        revision=run_git(root, "rev-parse", "--verify", "HEAD").strip(),
         changed_files=_changed_files(root),
-        lock=sha256_text(json.dumps(stages, sort_keys=True)) if stages else "",
+        lock=_hash_stages(stages),
         data=sha256_text(*data) if data else "",
         backbone=outs.get("models/backbone", ""),
         libraries=library_versions(),
@@ -80,18 +84,25 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def _locked_stages(path: Path) -> dict[str, Any]:
-    """The stages of dvc.lock without promote, whose entry changes by running it; empty while there is no file."""
-    if not path.exists():
-        return {}
+def _locked_stages(text: str) -> dict[str, Any]:
+    """The stages of a dvc.lock without promote, whose entry changes by running it."""
+    lock = yaml.safe_load(text) or {}
+    return {name: stage for name, stage in lock.get("stages", {}).items() if name != "promote"}
+
+
+def _hash_stages(stages: dict[str, Any]) -> str:
+    return sha256_text(json.dumps(stages, sort_keys=True)) if stages else ""
+
+
+def hash_lock(text: str) -> str:
+    """The hash of a dvc.lock's text as lineage records it; empty for what is no lock file."""
     try:
-        lock = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        return {name: stage for name, stage in lock.get("stages", {}).items() if name != "promote"}
-    except (OSError, yaml.YAMLError, AttributeError) as error:
-        raise DataError(f"{path} is not a DVC lock file; restore it with `git checkout {path}`") from error
+        return _hash_stages(_locked_stages(text))
+    except (yaml.YAMLError, AttributeError):
+        return ""
 
 
-def _git(root: Path, *arguments: str) -> str:
+def run_git(root: Path, *arguments: str) -> str:
     """The command's output; empty where there is no git, no repository or no commit."""
     try:
         done = subprocess.run(
@@ -104,7 +115,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 def _changed_files(root: Path) -> tuple[str, ...]:
     excluded = [f":(exclude){name}" for name in OUTPUTS]
-    listing = _git(root, "status", "--porcelain=v1", "-z", "--no-renames", "--", ".", *excluded)
+    listing = run_git(root, "status", "--porcelain=v1", "-z", "--no-renames", "--", ".", *excluded)
     return tuple(sorted(entry[3:] for entry in listing.split("\0") if entry))
 
 
@@ -113,7 +124,7 @@ def refuse_secrets(files: list[Path]) -> None:
     secrets = {
         name: value.encode()
         for name, value in os.environ.items()
-        if SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET and not Path(value).exists()
+        if SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET and not os.path.exists(value)
     }
     for path in files if secrets else []:
         content = path.read_bytes()

@@ -9,9 +9,11 @@ from typing import Any
 
 from stm.params.report import ReportParams
 from stm.report import metrics, stages, views
+from stm.report.card import model_card
 from stm.report.collect import Reports
 from stm.report.compare import OPPONENTS, Analysis, analyse, percent, verdict
 from stm.report.failures import find_failures
+from stm.report.negatives import negatives_view
 from stm.report.render import render_page
 from stm.report.scores import build_table
 from stm.tasks import Task
@@ -19,10 +21,11 @@ from stm.tasks import Task
 
 @dataclass(frozen=True)
 class Built:
-    """The report: metrics for DVC, the page, CSV files for plots by name, and the summary's lines."""
+    """The report: metrics for DVC, the page, the model card, CSV files for plots by name, and the summary's lines."""
 
     metrics: dict[str, Any]
     page: str
+    card: str
     plots: dict[str, str]
     summary: list[str]
 
@@ -39,7 +42,7 @@ def build_report(reports: Reports, tasks: Mapping[str, Task], params: ReportPara
     }
     page = render_page({**_score_views(analysis, params), **_stage_views(reports, params),
                         "failures": find_failures(analysis, reports.evaluation, tasks, params.failures)})  # fmt: skip
-    return Built(metrics.metrics_json(analysis), page, plots, summarise(analysis))
+    return Built(metrics.metrics_json(analysis), page, model_card(analysis, reports), plots, summarise(analysis))
 
 
 def _score_views(analysis: Analysis, params: ReportParams) -> dict[str, Any]:
@@ -56,7 +59,7 @@ def _score_views(analysis: Analysis, params: ReportParams) -> dict[str, Any]:
 def _stage_views(reports: Reports, params: ReportParams) -> dict[str, Any]:
     return {
         "data": stages.data_view(reports), "contamination": stages.contamination_view(reports),
-        "negatives": stages.negatives_view(reports, params.samples), "training": stages.training_view(reports),
+        "negatives": negatives_view(reports, params.samples), "training": stages.training_view(reports),
         "prompts": stages.prompts_view(reports), "selected": stages.select_view(reports),
         "merge": stages.merge_view(reports), "cost": stages.cost_view(reports),
         "provenance": stages.provenance_view(reports), "hub": stages.hub_view(reports),

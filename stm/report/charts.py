@@ -175,6 +175,33 @@ def trace(values: Sequence[float], taken: int | None, title: str) -> Markup:
     return _svg(height, title, parts)
 
 
+def histogram(series: Mapping[str, Sequence[float]], width: float, title: str) -> Markup:
+    """Draw shares per bin as one outline per series; bins have that width and start at 0."""
+    drawn = {name: list(values) for name, values in series.items() if values}
+    if not drawn:
+        return Markup("")
+    count, high = max(len(values) for values in drawn.values()), max(max(values) for values in drawn.values())
+    height, left, top, bottom = 190, 44, 8, 52
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + x / count * (WIDTH - left - 10), top + (high - y) / (high or 1.0) * (height - top - bottom)
+
+    parts = []
+    for tick in ticks(0, high, 3):
+        y = place(0, tick)[1]
+        parts += [_line(left, y, WIDTH - 10, y, "grid"), _text(left - 6, y + 4, f"{tick:.0%}", "end", "tick")]
+    for index in range(0, count + 1, 2):
+        parts.append(_text(place(index, 0)[0], height - bottom + 16, _number(index * width), "middle", "tick"))
+    for number, (name, values) in enumerate(drawn.items()):
+        corners = [place(index + side, value) for index, value in enumerate(values) for side in (0, 1)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in [place(0, 0), *corners, place(len(values), 0)])
+        x, y = left + (number % 3) * 145, height - 8
+        parts.append(f'<polyline points="{path}" class="line s{number % SERIES}"/>')
+        parts.append(_line(x, y - 4, x + 16, y - 4, f"line s{number % SERIES}"))
+        parts.append(_text(x + 21, y, _cut(name, 18), kind="tick"))
+    return _svg(height, title, parts)
+
+
 def bars(values: Mapping[str, float], title: str) -> Markup:
     """Draw a horizontal bar per label from 0 to its value, with the value at its end; negative values go to the
     left.

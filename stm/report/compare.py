@@ -121,7 +121,8 @@ def verdict(analysis: Analysis) -> str:
     """Return one sentence: how the subject stands against the strongest other model of the run, with its interval."""
     subject, rival = analysis.subject, analysis.strongest(OPPONENTS)
     count = len(analysis.table.tasks)
-    own = f"{subject.label} scores {analysis.mean('all', subject.name):.3f} nDCG@10 on average over {count} tasks"
+    name = subject.label[:1].upper() + subject.label[1:]
+    own = f"{name} scores {analysis.mean('all', subject.name):.3f} nDCG@10 on average over {count} tasks"
     if rival is None:
         return f"{own}; no other model of this run was evaluated, so there is nothing to compare it with."
     row = analysis.against("all", rival.name)

@@ -1,4 +1,4 @@
-"""What the page shows of the other stages: data, negatives, training, prompts, selection, merge, cost, provenance.
+"""What the page shows of the other stages: data, training, prompts, selection, merge, cost, provenance.
 
 Takes their reports as plain data and returns plain values for the template. Reads tolerantly: what a stage did not
 write is left out, never invented.
@@ -9,9 +9,7 @@ from typing import Any
 
 from stm.report.charts import bars, curves, trace
 from stm.report.collect import Reports
-from stm.report.failures import shorten
-
-SAMPLE_KEYS = ("anchor", "query", "positive", "mined", "negative", "synthetic", "reason", "text")
+from stm.report.negatives import numbers
 
 
 def dig(data: Any, *keys: str, default: Any = None) -> Any:
@@ -21,26 +19,6 @@ def dig(data: Any, *keys: str, default: Any = None) -> Any:
             return default
         data = data[key]
     return data
-
-
-def numbers(data: Any) -> dict[str, float]:
-    """Return the entries of a mapping that are numbers; anything else gives an empty mapping."""
-    if not isinstance(data, Mapping):
-        return {}
-    return {
-        str(k): float(v) for k, v in sorted(data.items()) if isinstance(v, (int, float)) and not isinstance(v, bool)
-    }
-
-
-def facts(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Return the plain values of nested mappings as (dotted name, value), lists left out."""
-    found: list[tuple[str, Any]] = []
-    for key, value in sorted(data.items()):
-        if isinstance(value, Mapping):
-            found += facts(value, f"{prefix}{key}.")
-        elif isinstance(value, (str, int, float)):
-            found.append((f"{prefix}{key}".replace("_", " "), value))
-    return found
 
 
 def data_view(reports: Reports) -> dict[str, Any]:
@@ -69,32 +47,6 @@ def contamination_view(reports: Reports) -> dict[str, Any]:
         for source, row in sorted(dig(part, "sources", default={}).items())
     ]
     return {"total": total, "rows": rows, "by_task": numbers(dig(total, "removed_by_task"))}
-
-
-def samples(data: Mapping[str, Any], count: int) -> list[list[tuple[str, str]]]:
-    """Return the first samples of a report as (field, text) pairs, known fields first."""
-    found = []
-    listed = data.get("samples")
-    for row in listed[:count] if isinstance(listed, list) else []:
-        if isinstance(row, Mapping):
-            keys = sorted(row, key=lambda key: (SAMPLE_KEYS.index(key) if key in SAMPLE_KEYS else 99, key))
-            found.append(
-                [(key.replace("_", " "), shorten(str(row[key]))) for key in keys if row[key] not in (None, "")]
-            )
-    return found
-
-
-def negatives_view(reports: Reports, count: int) -> list[dict[str, Any]]:
-    """Return per split what mining and synthesis report: figures, reasons of rejection, samples."""
-    rows = []
-    for split in sorted({*reports.mine, *reports.synthesize}):
-        mined, made = reports.mine.get(split, {}), reports.synthesize.get(split, {})
-        reasons = numbers(made.get("reasons") or made.get("rejected"))
-        rows.append({
-            "split": split, "mine": facts(mined), "synthesize": facts(made), "samples": samples(made, count),
-            "reasons": bars(reasons, f"Why synthetic negatives of {split} were rejected, count") if reasons else "",
-        })  # fmt: skip
-    return rows
 
 
 def losses(report: Mapping[str, Any]) -> list[float]:

@@ -24,7 +24,8 @@ class Ledger:
 
     def ask(self, requests: Sequence[Request]) -> list[str]:
         """Return the reply texts in the order of the requests, "" where one failed; raises what the endpoint
-        raises."""
+        raises.
+        """
         texts = []
         for answer in self._ask(requests) if requests else ():
             self.requests += 1

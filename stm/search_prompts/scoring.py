@@ -23,7 +23,8 @@ Floats = npt.NDArray[np.float32]
 
 class TextEncoder(Protocol):
     """What the search needs of a model: rows [N, D], L2-normalised, in the order of the texts; the arguments are not
-    changed."""
+    changed.
+    """
 
     def encode(self, texts: Sequence[str], prompt: str = "", description: str = "encode") -> Floats:
         """Encode texts after a prompt."""
@@ -46,7 +47,8 @@ class Outcome:
 
 class Scorer:
     """Scores instructions on dev queries; the passages of all tasks are encoded when it is made, each distinct text
-    once."""
+    once.
+    """
 
     def __init__(self, tasks: Sequence[Task], encoder: TextEncoder, render: Callable[[str], str]) -> None:
         self.tasks = {task.name: task for task in tasks}
@@ -73,14 +75,14 @@ class Scorer:
                 self._judge(instruction, name, [missing[index].query_id for index in picked], rows[picked])
         return [self._outcomes[instruction, item] for item in items]
 
-    def _judge(self, instruction: str, name: str, query_ids: list[str], queries_QD: Floats) -> None:  # noqa: N803 - shape suffix
-        task, passages_PD = self.tasks[name], self._passages[name]  # noqa: N806
+    def _judge(self, instruction: str, name: str, query_ids: list[str], queries_QD: Floats) -> None:
+        task, passages_PD = self.tasks[name], self._passages[name]
         ids = list(task.corpus)
         place = {passage_id: index for index, passage_id in enumerate(ids)}
         run = rank(queries_QD, passages_PD, query_ids, ids, CUT)
         scores = ndcg_at_k({query_id: task.qrels[query_id] for query_id in query_ids}, run, CUT)
-        for query_id, query_D in zip(query_ids, queries_QD, strict=True):  # noqa: N806
-            similarity_P = passages_PD @ query_D  # noqa: N806
+        for query_id, query_D in zip(query_ids, queries_QD, strict=True):
+            similarity_P = passages_PD @ query_D
             relevant = [passage_id for passage_id, score in sorted(task.qrels[query_id].items()) if score > 0]
             wanted = max(relevant, key=lambda passage_id: similarity_P[place[passage_id]])
             position = 1 + int((similarity_P > similarity_P[place[wanted]]).sum())

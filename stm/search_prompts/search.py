@@ -100,7 +100,8 @@ def best_of(candidates: Sequence[Candidate], scorer: Scorer, halves: Halves) -> 
 
 def judge(candidates: Sequence[Candidate], scorer: Scorer, halves: Halves, min_gain: float) -> tuple[Candidate, str]:
     """Put the best of the search half to the guard half, once; return the winner (the first candidate is the seed)
-    and why."""
+    and why.
+    """
     seed, best = candidates[0], best_of(candidates, scorer, halves)
     if best is seed:
         return seed, "kept the seed instruction: no candidate beat it on the search half"

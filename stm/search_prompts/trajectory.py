@@ -33,7 +33,8 @@ def tell(
     halves: Halves,
 ) -> dict[str, Any]:
     """Return the trajectory: candidates (in the order of their making, `parent` is an index), attempts, sizes and
-    cost."""
+    cost.
+    """
     places: dict[str, int] = {}
     for index, candidate in enumerate(candidates):
         places.setdefault(candidate.instruction, index)

@@ -19,9 +19,12 @@ from stm.params.llm import Endpoint
 from stm.params.synthesize import SynthesizeParams
 from stm.progress import say
 from stm.synthesize.prompt import Triplet, build_messages
+from stm.synthesize.queries import write_queries
 from stm.synthesize.report import Tally, summarise_ratios
 from stm.synthesize.similarity import DenseSimilarity, LexicalSimilarity, Similarity
 from stm.synthesize.validate import validate
+
+CHUNK = 4096  # rows whose prompts are in memory at once
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,15 @@ def synthesize(rows: pl.DataFrame, params: SynthesizeParams, store: AnswerStore,
     report = job.report()
     report["seconds"] = round(time.monotonic() - started, 3)
     _say_outcome(name, report)
-    return Result(_with_synthetic(rows, job.accepted), report, sorted(set(job.keys)))
+    result = Result(_with_synthetic(rows, job.accepted), report, sorted(set(job.keys)))
+    return _add_queries(result, rows, params, store) if params.queries.rows else result
+
+
+def _add_queries(result: Result, rows: pl.DataFrame, params: SynthesizeParams, store: AnswerStore) -> Result:
+    """Append rows with written queries; they keep the mined negatives of their passage."""
+    written = write_queries(rows, params.queries, params.endpoint, store, params.max_passage_chars)
+    report = {**result.report, "queries": written.report}
+    return Result(pl.concat([result.rows, written.rows]), report, sorted({*result.keys, *written.keys}))
 
 
 def _triplet(row: dict[str, Any]) -> Triplet:
@@ -141,6 +152,11 @@ class _Job:
             pending = self._round(endpoint, pending, attempt)
 
     def _round(self, endpoint: Endpoint, pending: Sequence[int], attempt: int) -> list[int]:
+        for start in range(0, len(pending), CHUNK):
+            self._ask(endpoint, pending[start : start + CHUNK], attempt)
+        return [index for index in pending if index not in self.accepted]
+
+    def _ask(self, endpoint: Endpoint, pending: Sequence[int], attempt: int) -> None:
         requests = [self.request(index, attempt) for index in pending]
         description = f"write negatives, attempt {attempt + 1}"
         outcomes = complete_all(requests, endpoint, self.store, description, self.budget)
@@ -152,7 +168,6 @@ class _Job:
             else:
                 answered.append((index, outcome))
         self._judge(answered)
-        return [index for index in pending if index not in self.accepted]
 
     def _judge(self, answered: Sequence[tuple[int, Answer]]) -> None:
         rows = [self.triplets[index] for index, _ in answered]

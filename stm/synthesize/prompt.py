@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 KEPT_FORMATS = {"\u200c", "\u200d"}  # joiners that scripts and emoji need
-OPENING = re.compile(r"<(?=[\w/|!?])")  # a tag, a comment, <|special|>, </s>; "p < 0.05" and "<5 mg" stay
+OPENING = re.compile(r"<(?=[^\W\d]|[/|!?])")  # a tag, a comment, <|special|>, </s>; "p < 0.05" and "<5 mg" stay
 SPECIAL = re.compile(r"\[(?=/?(?:INST|SYS|AVAILABLE_TOOLS|TOOL)\b)", re.IGNORECASE)
 
 SYSTEM = """You build training data for a search engine. Given a search task, a query and a passage that answers the \

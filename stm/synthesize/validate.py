@@ -27,6 +27,11 @@ META = re.compile(
     r"^(?:passage|document|note|answer|sentence)\s*:",
     re.IGNORECASE,
 )
+# Talk about the task or of oneself, unless the row's own texts talk like that.
+SELF = re.compile(
+    r"\bI(?:'m|'ll|'d|'ve| am| will| would| can| could| have| think| do| hope)\b|"
+    r"(?i:\b(?:sentences?|paragraph|phrasing|wording|rewritten|rephrased?|paraphrased?|grammar|grammatical|smollm)\b)"
+)
 TAG = re.compile(r"</?[a-z_]+>|<\|[^|>]*\|>|^```", re.IGNORECASE | re.MULTILINE)
 SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f\u061f](?=[\"'\u201d\u2019)]*(?:\s|$))")
 QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb*"
@@ -82,8 +87,10 @@ def _refuses(text: str, _row: Triplet, _params: Validation) -> bool:
     return bool(REFUSAL.search(text.replace("\u2019", "'")))
 
 
-def _is_meta(text: str, _row: Triplet, _params: Validation) -> bool:
-    return bool(META.search(text.replace("\u2019", "'")) or TAG.search(text))
+def _is_meta(text: str, row: Triplet, _params: Validation) -> bool:
+    text = text.replace("\u2019", "'")
+    is_self = bool(SELF.search(text)) and not SELF.search(f"{row.query} {row.positive} {row.mined}")
+    return is_self or bool(META.search(text) or TAG.search(text))
 
 
 def _copies_positive(text: str, row: Triplet, params: Validation) -> bool:

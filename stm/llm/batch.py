@@ -1,0 +1,151 @@
+"""The same requests as OpenAI Batch API files: submit, poll, collect, resume after a restart, retry the endpoint's error lines.
+
+What was submitted is recorded beside the answers before it is sent, so a restart collects the batch instead of paying
+for another. Knows nothing of what the texts are for.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import openai
+
+from stm.errors import EndpointError
+from stm.files import sha256_text
+from stm.llm.answers import Failure, Request, canonical_request, request_body, request_key
+from stm.llm.faults import FaultError, explain_error, one_line, read_answer
+from stm.llm.store import AnswerStore
+from stm.params.llm import Endpoint
+from stm.progress import say
+
+URL = "/v1/chat/completions"
+OPEN = ("validating", "in_progress", "finalizing", "cancelling")
+TAG = "stm"  # metadata key by which a batch is found again that was created just before a crash
+LISTED = 100
+
+
+def run_batches(
+    requests: Mapping[str, Request], client: openai.OpenAI, endpoint: Endpoint, store: AnswerStore
+) -> dict[str, Failure]:
+    """Answer the requests (by key) through batches into `store`; return the failures by key.
+
+    Error lines and expired requests are submitted again, `endpoint.retries` times at most. `EndpointError` if the
+    endpoint has no working batch API.
+    """
+    failures: dict[str, Failure] = {}
+    for _ in range(endpoint.retries + 1):
+        missing = _missing(requests, store)
+        pending = {key for record in store.batches(endpoint.base_url) for key in record.keys}
+        fresh = [key for key in missing if key not in pending and _is_retryable(failures.get(key))]
+        if not missing or not (fresh or pending):
+            break
+        try:
+            for start in range(0, len(fresh), endpoint.batch_requests):
+                _submit(fresh[start : start + endpoint.batch_requests], requests, client, endpoint, store)
+            failures.update(_collect(requests, client, endpoint, store))
+        except openai.OpenAIError as error:
+            fault = explain_error(error, endpoint.api_key_env, client.api_key)
+            raise EndpointError(
+                f"batch API of {endpoint.base_url}: {fault.detail}; run the same command to go on"
+            ) from None
+    return {key: failures.get(key, Failure("expired", "no answer came in time")) for key in _missing(requests, store)}
+
+
+def _missing(requests: Mapping[str, Request], store: AnswerStore) -> list[str]:
+    there = store.get(list(requests))
+    return [key for key in requests if key not in there]
+
+
+def _is_retryable(failure: Failure | None) -> bool:
+    return failure is None or failure.reason != "rejected"
+
+
+def _submit(
+    keys: Sequence[str], requests: Mapping[str, Request], client: openai.OpenAI, endpoint: Endpoint, store: AnswerStore
+) -> None:
+    lines = (
+        json.dumps({"custom_id": key, "method": "POST", "url": URL, "body": request_body(requests[key], endpoint)})
+        for key in keys
+    )
+    payload = ("\n".join(lines) + "\n").encode()
+    tag = sha256_text(*keys, str(time.time_ns()))
+    store.open_batch(tag, endpoint.base_url, keys)
+    file = client.files.create(file=(f"{tag[:12]}.jsonl", payload), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint=URL, completion_window="24h", metadata={TAG: tag})
+    store.name_batch(tag, batch.id)
+    say(f"batch {batch.id}: {len(keys)} requests submitted; it is safe to stop and run the same command later")
+
+
+def _collect(
+    requests: Mapping[str, Request], client: openai.OpenAI, endpoint: Endpoint, store: AnswerStore
+) -> dict[str, Failure]:
+    """Wait for all open batches, store their answers, return the failures."""
+    failures: dict[str, Failure] = {}
+    for record in store.batches(endpoint.base_url):
+        batch_id = record.batch_id or _find(client, record.tag)
+        if batch_id:
+            failures.update(_collect_one(batch_id, requests, client, endpoint, store))
+        # A batch that was recorded but never created is forgotten: its requests are submitted in the next round.
+        store.close_batch(record.tag)
+    return failures
+
+
+def _find(client: openai.OpenAI, tag: str) -> str:
+    recent = client.batches.list(limit=LISTED).data
+    return next((batch.id for batch in recent if (batch.metadata or {}).get(TAG) == tag), "")
+
+
+def _collect_one(
+    batch_id: str, requests: Mapping[str, Request], client: openai.OpenAI, endpoint: Endpoint, store: AnswerStore
+) -> dict[str, Failure]:
+    batch = client.batches.retrieve(batch_id)
+    while batch.status in OPEN:
+        time.sleep(endpoint.poll_seconds)
+        batch = client.batches.retrieve(batch_id)
+        done = batch.request_counts.completed if batch.request_counts else 0
+        say(f"batch {batch_id}: {batch.status}, {done} done")
+    failures: dict[str, Failure] = {}
+    if batch.status == "failed" and not batch.output_file_id:
+        reasons = (batch.errors.data if batch.errors else None) or []
+        text = one_line("; ".join(error.message or "" for error in reasons) or "no reason given", client.api_key)
+        raise EndpointError(f"batch {batch_id} was refused: {text}; mend params.yaml and run again")
+    for file_id in (batch.output_file_id, batch.error_file_id):
+        for line in _lines(client, file_id):
+            failures.update(_take(line, requests, client, endpoint, store))
+    return failures
+
+
+def _lines(client: openai.OpenAI, file_id: str | None) -> Iterator[dict[str, Any]]:
+    if not file_id:
+        return
+    for raw in client.files.content(file_id).content.splitlines():
+        try:
+            line = json.loads(raw)
+        except ValueError:
+            continue  # a torn line is a request without an answer, and is submitted again
+        if isinstance(line, dict):
+            yield line
+
+
+def _take(
+    line: dict[str, Any], requests: Mapping[str, Request], client: openai.OpenAI, endpoint: Endpoint, store: AnswerStore
+) -> dict[str, Failure]:
+    """Store the answer of one output line, or return its failure."""
+    key = str(line.get("custom_id"))
+    response = line.get("response") if isinstance(line.get("response"), dict) else {}
+    status = response.get("status_code") if response else None
+    body = response.get("body") if response else None
+    if status == 200:
+        request = requests.get(key)
+        try:
+            answer = read_answer(json.dumps(body).encode(), request or Request(()), client.api_key)
+        except FaultError as fault:
+            return {key: Failure(fault.reason, fault.detail)}
+        # Answers to requests that nobody asks for any more were paid for too, but their canonical form is gone.
+        if request and request_key(canonical := canonical_request(request, endpoint)) == key:
+            store.put(canonical, answer)
+        return {}
+    detail = one_line(json.dumps(line.get("error") or body), client.api_key)
+    is_final = isinstance(status, int) and 400 <= status < 500 and status not in (408, 409, 425, 429)
+    return {key: Failure("rejected" if is_final else "server_error", f"HTTP {status}: {detail}")}

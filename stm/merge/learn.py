@@ -1,0 +1,201 @@
+"""Learned coefficients: gradient descent on the weights of the experts alone, one per expert or one per expert and
+layer.
+
+The model stays frozen; every adapted linear layer adds `sum_k c_k scale_k B_k A_k x`, and only `c` is trained, by
+InfoNCE on dev queries of the search half. Whether the result is taken is decided elsewhere, on the other half.
+"""
+
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+
+from stm.deltas import match_names
+from stm.encode import pad_rows
+from stm.errors import ModelError
+from stm.merge.dev import DevSet
+from stm.merge.experts import Experts
+from stm.merge.recipe import Recipe, layer_of
+from stm.progress import Meter
+from stm.tasks import Task
+
+Granularity = Literal["expert", "layer"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`pull` is the weight of the squared distance from the start; a step is one task's queries of the search
+    half.
+    """
+
+    granularity: Granularity
+    steps: int
+    learning_rate: float
+    pull: float
+    temperature: float
+    passages: int  # passages per step, judged ones included
+    seed: int
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The recipe found, the losses in order, and the tokens that went through the model."""
+
+    recipe: Recipe
+    losses: list[float]
+    tokens: int
+    seconds: float
+
+
+def start_weights(recipe: Recipe) -> dict[str, float]:
+    """The recipe's weights as plain factors of the deltas: divided by their sum where the method does so, times
+    lambda.
+    """
+    total = sum(recipe.weights.values()) if recipe.is_normalised else 1.0
+    return {name: recipe.scale * weight / total for name, weight in recipe.weights.items()}
+
+
+@contextmanager
+def adapters_at_run_time(
+    model: nn.Module, experts: Experts, coefficients_LK: Tensor, layers: Sequence[int | None]
+) -> Iterator[None]:
+    """Let every adapted linear layer add its experts' deltas, weighted by the row of its layer (K: experts in name
+    order).
+    """
+    first = next(iter(experts.adapters.values()))
+    names = match_names(first, dict(model.named_parameters()))
+    with ExitStack() as stack:
+        for name, target in names.items():
+            module = model.get_submodule(target.removesuffix(".weight"))
+            if not isinstance(module, nn.Linear):
+                raise ModelError(
+                    f"{name!r} is no linear layer; learned coefficients need adapters of linear layers only"
+                )
+            handle = module.register_forward_hook(
+                _hook(experts, name, coefficients_LK, layers.index(layer_of(name, layers)))
+            )
+            stack.callback(handle.remove)
+        yield
+
+
+def _hook(experts: Experts, name: str, coefficients_LK: Tensor, row: int):  # type: ignore[no-untyped-def]
+    device = coefficients_LK.device
+    parts = [adapter.factors[name] for adapter in experts.adapters.values()]
+    a = torch.cat([part.a.float() for part in parts]).to(device)
+    b = torch.cat([part.b.float() for part in parts], dim=1).to(device)
+    scales = torch.cat([torch.full((len(part.a),), part.scale) for part in parts]).to(device)
+    expert_of = torch.cat([torch.full((len(part.a),), index) for index, part in enumerate(parts)]).to(device)
+
+    def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        hidden = (inputs[0] @ a.T) * (scales * coefficients_LK[row][expert_of])
+        return output + hidden @ b.T
+
+    return add
+
+
+def _embed(model: SentenceTransformer, texts: Sequence[str], prompt: str) -> tuple[Tensor, int]:
+    limit = model.max_seq_length
+    rows = model.tokenizer([prompt + text for text in texts], truncation=limit is not None, max_length=limit)[
+        "input_ids"
+    ]
+    features = {key: value.to(model.device) for key, value in pad_rows(rows, model.tokenizer.pad_token_id).items()}
+    vectors = model(features)["sentence_embedding"].float()
+    return nn.functional.normalize(vectors, dim=-1), sum(len(row) for row in rows)
+
+
+def _batch(
+    task: Task, halves: Mapping[str, str], size: int, rng: random.Random
+) -> tuple[list[str], list[str], list[int]]:
+    """Query ids of the search half, passage ids (one relevant one per query first), and each query's row among
+    them.
+    """
+    queries = [q for q in task.queries if halves[q] == "search" and any(score > 0 for score in task.qrels[q].values())]
+    positives = [rng.choice([p for p, score in task.qrels[q].items() if score > 0]) for q in queries]
+    passages = list(dict.fromkeys(positives))
+    others = [p for p in task.corpus if p not in set(passages)]
+    passages += rng.sample(others, min(len(others), max(0, size - len(passages))))
+    return queries, passages, [passages.index(p) for p in positives]
+
+
+def _loss(
+    model: SentenceTransformer,
+    task: Task,
+    halves: Mapping[str, str],
+    prompts: Mapping[str, str],
+    settings: Settings,
+    rng: random.Random,
+) -> tuple[Tensor, int]:
+    """InfoNCE of one task; other passages that are judged relevant for a query do not count as its negatives."""
+    queries, passages, targets = _batch(task, halves, settings.passages, rng)
+    queries_QD, query_tokens = _embed(model, [task.queries[q] for q in queries], prompts.get("query", ""))
+    texts = [task.corpus[p].full_text() for p in passages]
+    passages_PD, passage_tokens = _embed(model, texts, prompts.get("document", ""))
+    scores_QP = queries_QD @ passages_PD.T / settings.temperature
+    also_relevant = torch.tensor(
+        [
+            [task.qrels[q].get(p, 0) > 0 and column != target for column, p in enumerate(passages)]
+            for q, target in zip(queries, targets, strict=True)
+        ],
+        device=scores_QP.device,
+    )
+    scores_QP = scores_QP.masked_fill(also_relevant, float("-inf"))
+    loss = nn.functional.cross_entropy(scores_QP, torch.tensor(targets, device=scores_QP.device))
+    return loss, query_tokens + passage_tokens
+
+
+def learn(
+    model: SentenceTransformer,
+    experts: Experts,
+    dev: DevSet,
+    prompts: Mapping[str, str],
+    start: Recipe,
+    settings: Settings,
+) -> Learned:
+    """Train the coefficients from those of `start`; `model` must hold the base's weights and is left as it was.
+
+    Returns a task-arithmetic recipe, with weights per layer where `granularity` is "layer". Adam; the tasks take
+    turns.
+    """
+    began, rng = time.perf_counter(), random.Random(settings.seed)
+    found = {layer_of(name) for name in next(iter(experts.adapters.values())).names}
+    layers = (
+        sorted(found, key=lambda layer: -1 if layer is None else layer) if settings.granularity == "layer" else [None]
+    )
+    weights = start_weights(start)
+    anchor = torch.tensor([[weights.get(name, 0.0) for name in experts.names]] * len(layers), device=model.device)
+    coefficients = anchor.clone().requires_grad_()
+    frozen = [p for p in model.parameters() if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    optimizer = torch.optim.Adam([coefficients], lr=settings.learning_rate)
+    losses, tokens = [], 0
+    with adapters_at_run_time(model, experts, coefficients, layers), Meter("learn weights", settings.steps) as meter:
+        for step in range(settings.steps):
+            task = dev.tasks[step % len(dev.tasks)]
+            loss, used = _loss(model, task, dev.halves[task.name], prompts, settings, rng)
+            total = loss + settings.pull * ((coefficients - anchor) ** 2).mean()
+            optimizer.zero_grad()
+            total.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            tokens += used
+            meter.advance(note=f"loss {losses[-1]:.3f}")
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    recipe = make_recipe(experts.names, coefficients.detach().cpu(), layers, start)
+    return Learned(recipe, losses, tokens, time.perf_counter() - began)
+
+
+def make_recipe(names: Sequence[str], coefficients_LK: Tensor, layers: Sequence[int | None], start: Recipe) -> Recipe:
+    """The coefficients as a recipe: their mean per expert, and the rows by layer where there are several."""
+    rounded = [[round(float(value), 6) for value in row] for row in coefficients_LK]
+    means = coefficients_LK.mean(dim=0)
+    weights = {name: round(float(mean), 6) for name, mean in zip(names, means, strict=True)}
+    by_layer = {str(layer): dict(zip(names, row, strict=True)) for layer, row in zip(layers, rounded, strict=True)}
+    return Recipe("task_arithmetic", weights, seed=start.seed, layers=by_layer if len(layers) > 1 else {})

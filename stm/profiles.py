@@ -1,0 +1,61 @@
+"""Profiles: small YAML files that say what differs from a base params file, applied in place with all comments kept.
+
+`replace` in a profile lists the mappings that are taken over whole; everything else is merged key by key. The result
+is validated before it is written. Knows nothing of what the params mean.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stm.errors import ParamsError
+from stm.files import write_text
+from stm.params.all import Params
+from stm.params.base import PARAMS_FILE, parse_section
+
+FOLDER = Path("profiles")
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.width, yaml.preserve_quotes = 120, True
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _load(path: Path) -> Any:
+    try:
+        return _yaml().load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        raise ParamsError(f"cannot read {path}: {error.strerror}; files there: {known}") from error
+    except YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())[:200]}") from error
+
+
+def _overlay(base: Any, changes: Any, replaced: set[str], where: str = "") -> None:
+    for key, value in changes.items():
+        path = f"{where}.{key}".lstrip(".")
+        if isinstance(value, dict) and isinstance(base.get(key), dict) and path not in replaced:
+            _overlay(base[key], value, replaced, path)
+        else:
+            base[key] = value
+
+
+def apply_profile(profile: Path, base: Path = PARAMS_FILE) -> str:
+    """Return the text of `base` with the profile applied; `ParamsError` if the result is not valid."""
+    document, changes = _load(base), _load(profile)
+    replaced = set(changes.pop("replace", []))
+    _overlay(document, changes, replaced)
+    stream = io.StringIO()
+    _yaml().dump(document, stream)
+    parse_section(YAML(typ="safe").load(stream.getvalue()), Params, "")
+    return stream.getvalue()
+
+
+def use_profile(name: str, folder: Path = FOLDER, params: Path = PARAMS_FILE) -> None:
+    """Rewrite the params file with the profile of that name."""
+    write_text(params, apply_profile(folder / f"{name}.yaml", params))

@@ -1,0 +1,153 @@
+"""Brings back the state that a registered version was made of: a git worktree, its data from the DVC cache or remote.
+
+The worktree shares the project's DVC cache and remotes, so that nothing is stored twice. Compares the model with the
+registered one by content; does not touch the registry or the project's own files.
+"""
+
+import configparser
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from stm.errors import RegistryError
+from stm.files import sha256_tree
+from stm.progress import say
+from stm.promote.candidate import MODEL
+from stm.promote.lineage import hash_lock, run_git
+from stm.promote.registry import Version
+from stm.promote.versions import CONTENT
+
+REBUILD_STAGE = "merge"
+COMMITS_SEARCHED = 2000
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What was found in the worktree; `model` is the hash of its merged model, empty where there is none."""
+
+    folder: Path
+    revision: str
+    is_lock_same: bool
+    status: str
+    model: str
+    expected: str
+    is_dirty: bool
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the model has the same bytes as the one that was registered."""
+        return self.model == self.expected
+
+    def lines(self) -> list[str]:
+        """The result in words."""
+        lock = "the same dvc.lock" if self.is_lock_same else "another dvc.lock than the version was made with"
+        lines = [f"{self.folder}: revision {self.revision[:12]}, {lock}"]
+        if self.is_dirty:
+            lines.append("the version was made with uncommitted changes, which no revision holds")
+        lines.append(f"dvc status: {self.status}")
+        if self.is_same:
+            lines.append("models/merged has the same bytes as the registered model")
+        else:
+            lines.append(
+                "models/merged is missing" if not self.model else "models/merged differs from the registered model"
+            )
+        return lines
+
+
+def reproduce(version: Version, root: Path, folder: Path, *, rebuild: bool) -> Reproduction:
+    """Check the version's state out into `folder` (reused if it is that state's worktree) and fill it.
+
+    `RegistryError` where the version names no revision that this repository has, or `folder` holds something else.
+    """
+    expected = version.tags.get(CONTENT, "")
+    if not expected:
+        raise RegistryError(f"version {version.number} was not registered by stm: it names no model content")
+    revision, is_lock_same = find_revision(version, root)
+    _check_out(root, folder, revision)
+    _share_cache(root, folder)
+    if rebuild:
+        _run_dvc(folder, "repro", "--force", REBUILD_STAGE)
+    elif _dvc(folder, "checkout").returncode != 0:
+        say("not everything is in the cache; pulling from the remote")
+        _run_dvc(folder, "pull")
+    status = " ".join(_dvc(folder, "status").stdout.split())
+    model = folder / MODEL
+    found = sha256_tree(model) if model.is_dir() else ""
+    is_dirty = version.tags.get("git.dirty") == "true" and not is_lock_same
+    return Reproduction(folder, revision, is_lock_same, status, found, expected, is_dirty)
+
+
+def find_revision(version: Version, root: Path) -> tuple[str, bool]:
+    """The commit that holds the version's dvc.lock, and whether one does; else the commit that was checked out then.
+
+    A pipeline runs before its dvc.lock is committed, so the recorded revision is often one commit too early.
+    """
+    recorded, lock = version.tags.get("git.revision", ""), version.tags.get("dvc.lock", "")
+    for revision in _candidates(root, recorded):
+        if lock and hash_lock(run_git(root, "show", f"{revision}:./dvc.lock")) == lock:
+            return revision, True
+    if not run_git(root, "rev-parse", "--verify", "--quiet", f"{recorded}^{{commit}}").strip():
+        raise RegistryError(
+            f"this repository has no revision {recorded or 'unknown'!r}, of which version {version.number} was made; "
+            "`git fetch --all` and try again, or run it in the repository that promoted it"
+        )
+    return recorded, False
+
+
+def _candidates(root: Path, recorded: str) -> Iterator[str]:
+    if recorded:
+        yield recorded
+    listed = run_git(root, "log", "--all", f"--max-count={COMMITS_SEARCHED}", "--format=%H", "--", "dvc.lock")
+    yield from listed.split()
+
+
+def _check_out(root: Path, folder: Path, revision: str) -> None:
+    if folder.exists():
+        inside = run_git(folder, "rev-parse", "--show-toplevel").strip()
+        if inside != str(folder.resolve()) or run_git(folder, "rev-parse", "HEAD").strip() != revision:
+            raise RegistryError(
+                f"{folder} exists and is no worktree of revision {revision[:12]}; remove it or give --folder"
+            )
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    run_git(root, "worktree", "prune")
+    run_git(root, "worktree", "add", "--detach", str(folder.resolve()), revision)
+    if not folder.exists():
+        raise RegistryError(f"git could not make a worktree in {folder}; is the disk full or the folder not writable?")
+
+
+def _share_cache(root: Path, folder: Path) -> None:
+    """Point the worktree's DVC at the project's cache and remotes, whose paths may be relative to the project."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.read([root / ".dvc" / "config", root / ".dvc" / "config.local"], encoding="utf-8")
+    base = (root / ".dvc").resolve()
+    for section in config.sections():
+        url = config[section].get("url", "")
+        if "remote" in section and url and "://" not in url:
+            config[section]["url"] = str((base / url).resolve())
+    if not config.has_section("cache"):
+        config.add_section("cache")
+    config["cache"]["dir"] = str((base / config["cache"].get("dir", "cache")).resolve())
+    target = folder / ".dvc" / "config.local"
+    target.parent.mkdir(exist_ok=True)
+    target.touch(mode=0o600)  # a remote's credentials may be in it
+    with target.open("w", encoding="utf-8") as stream:
+        config.write(stream)
+
+
+def _dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def _run_dvc(folder: Path, *arguments: str) -> None:
+    """Run a DVC command whose progress the user sees; its failure is a `RegistryError`."""
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, check=False, stdout=sys.stderr)
+    if done.returncode != 0:
+        raise RegistryError(
+            f"`dvc {' '.join(arguments)}` failed in {folder}; mend what it says (a remote out of reach, missing "
+            "credentials) and run the same command again"
+        )

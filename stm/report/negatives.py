@@ -1,0 +1,86 @@
+"""What the page shows of hard negatives: mining, synthesis, their hardness, reasons of rejection, samples.
+
+Takes the reports of `mine` and `synthesize` as plain data; what they do not say is left out.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stm.report.charts import bars, histogram
+from stm.report.collect import Reports
+from stm.report.failures import shorten
+
+BIN = 0.1  # width of the hardness bins that both stages write
+MINED = {
+    "rows": "rows", "negatives": "negatives", "rows_without_negatives": "rows without a negative",
+    "rows_with_unscored_positive": "rows whose positive has no score", "seconds": "seconds",
+}  # fmt: skip
+MADE = {
+    "rows_asked": "rows asked for", "accepted": "accepted", "acceptance_rate": "acceptance rate",
+    "fallbacks": "rows left with mined negatives", "answers": "answers judged", "answers_replayed": "of these replayed",
+    "regenerations": "asked again", "tokens_in": "tokens sent", "tokens_out": "tokens written", "cost": "cost",
+    "seconds": "seconds",
+}  # fmt: skip
+
+
+def numbers(data: Any) -> dict[str, float]:
+    """Return the entries of a mapping that are numbers; anything else gives an empty mapping."""
+    if not isinstance(data, Mapping):
+        return {}
+    found = ((str(key), value) for key, value in sorted(data.items()) if not isinstance(value, bool))
+    return {key: float(value) for key, value in found if isinstance(value, (int, float))}
+
+
+def negatives_view(reports: Reports, count: int) -> list[dict[str, Any]]:
+    """Return per split the figures, charts and at most `count` samples of each kind."""
+    rows = []
+    for split in sorted({*reports.mine, *reports.synthesize}):
+        mined, made = reports.mine.get(split, {}), reports.synthesize.get(split, {})
+        rejected = numbers(made.get("rejected"))
+        origins = numbers(mined.get("negatives_by_origin"))
+        rows.append({
+            "split": split, "mine": _figures(mined, MINED), "synthesize": _figures(made, MADE),
+            "origins": bars(origins, f"Negatives of {split} by origin, count"),
+            "rejected": bars(rejected, f"Synthetic negatives of {split} that were rejected, by reason, count"),
+            "hardness": _hardness(split, mined, made), "samples": _samples(made.get("samples"), count),
+        })  # fmt: skip
+    return rows
+
+
+def _figures(report: Mapping[str, Any], names: Mapping[str, str]) -> list[tuple[str, Any]]:
+    return [(label, report[key]) for key, label in names.items() if isinstance(report.get(key), (int, float))]
+
+
+def _hardness(split: str, mined: Mapping[str, Any], made: Mapping[str, Any]) -> Any:
+    """Both stages write score(negative) / score(positive) in bins; those of `synthesize` compare the same rows."""
+    series: dict[str, list[float]] = {}
+    for report, kinds in ((made, ("synthetic", "mined")), (mined, ("given", "bm25", "dense"))):
+        for kind in () if series else kinds:
+            bins = list(numbers(dict(enumerate(_bins(report, kind)))).values())
+            if sum(bins):
+                series[kind] = [value / sum(bins) for value in bins]
+    return histogram(series, BIN, f"Hardness of the negatives of {split}: share by score relative to the positive")
+
+
+def _bins(report: Mapping[str, Any], kind: str) -> list[Any]:
+    hardness = report.get("hardness")
+    of_kind = hardness.get(kind) if isinstance(hardness, Mapping) else None
+    bins = of_kind.get("histogram") if isinstance(of_kind, Mapping) else None
+    return bins if isinstance(bins, list) else []
+
+
+def _samples(samples: Any, count: int) -> list[dict[str, Any]]:
+    """Samples by outcome ("accepted" first, then by reason of rejection), each as (field, text) pairs."""
+    if not isinstance(samples, Mapping):
+        return []
+    kinds = []
+    for reason in sorted(samples, key=lambda name: (name != "accepted", name)):
+        listed = samples[reason] if isinstance(samples[reason], list) else []
+        rows = [_fields(row) for row in listed[:count] if isinstance(row, Mapping)]
+        if rows:
+            kinds.append({"reason": reason, "rows": rows})
+    return kinds
+
+
+def _fields(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key.replace("_", " "), shorten(str(value))) for key, value in row.items() if key != "id" and value]

@@ -1,0 +1,95 @@
+"""The embedding store: nothing is encoded twice, keys are by content, and the folder stays within its bound."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stm.errors import STMError
+from stm.evaluate import dense
+from stm.evaluate.models import Floats
+from stm.evaluate.store import EmbeddingStore, StoredEncoder
+from tests.pico import pico_backbone
+
+
+class Counting:
+    """Encodes a text as its length and first letter; remembers every text that it was given."""
+
+    def __init__(self, broken: bool = False) -> None:
+        self.seen: list[tuple[str, str]] = []
+        self.broken = broken
+
+    def encode(self, texts: Sequence[str], prompt: str = "", description: str = "") -> Floats:
+        self.seen += [(prompt, text) for text in texts]
+        rows = [[float(len(prompt + text)), float(ord(text[0])), np.nan if self.broken else 0.5] for text in texts]
+        return np.array(rows, dtype=np.float32).reshape(len(texts), 3)
+
+
+def test_a_text_is_encoded_once_per_prompt_and_comes_back_bit_by_bit(tmp_path: Path) -> None:
+    inner = Counting()
+    encoder = StoredEncoder(inner, EmbeddingStore("model", 10, tmp_path))
+    first = encoder.encode(["b", "a", "b", "\u00e9\u4e2d"], "Q: ")
+    again = StoredEncoder(inner, EmbeddingStore("model", 10, tmp_path)).encode(["\u00e9\u4e2d", "new", "b"], "Q: ")
+    assert inner.seen == [("Q: ", "b"), ("Q: ", "a"), ("Q: ", "\u00e9\u4e2d"), ("Q: ", "new")]
+    assert np.array_equal(again[[0, 2]], first[[3, 0]])
+    assert first.dtype == again.dtype == np.float32
+    assert (encoder.encoded, encoder.reused) == (3, 0)
+    encoder.encode(["b"], "")
+    assert inner.seen[-1] == ("", "b")
+
+
+def test_prompt_and_text_are_not_confused(tmp_path: Path) -> None:
+    inner = Counting()
+    encoder = StoredEncoder(inner, EmbeddingStore("model", 10, tmp_path))
+    encoder.encode(["c"], "ab")
+    encoder.encode(["bc"], "a")
+    assert inner.seen == [("ab", "c"), ("a", "bc")]
+
+
+def test_models_do_not_share_vectors(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        inner = Counting()
+        StoredEncoder(inner, EmbeddingStore(name, 10, tmp_path)).encode(["a"])
+        assert inner.seen == [("", "a")]
+
+
+def test_no_texts_give_no_rows(tmp_path: Path) -> None:
+    assert StoredEncoder(Counting(), EmbeddingStore("model", 10, tmp_path)).encode([]).shape == (0, 3)
+
+
+def test_broken_vectors_are_handed_on_but_never_stored(tmp_path: Path) -> None:
+    assert np.isnan(StoredEncoder(Counting(broken=True), EmbeddingStore("m", 10, tmp_path)).encode(["a"])).any()
+    sound = Counting()
+    StoredEncoder(sound, EmbeddingStore("m", 10, tmp_path)).encode(["a"])
+    assert sound.seen == [("", "a")]
+
+
+def test_the_least_recently_used_model_goes_when_the_bound_is_reached(tmp_path: Path) -> None:
+    texts = [f"text {number}" for number in range(600)]
+    vectors = np.random.default_rng(0).standard_normal((600, 256)).astype(np.float32)  # about 0.7 MB a model
+    for name in ("old", "middle"):
+        EmbeddingStore(name, 2, tmp_path).write("", texts, vectors)
+    EmbeddingStore("old", 2, tmp_path).read("", texts[:1])  # used again, so "middle" is the older one now
+    EmbeddingStore("new", 2, tmp_path).write("", texts, vectors)
+    assert sorted(path.stem for path in tmp_path.glob("*.sqlite")) == ["new", "old"]
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2_000_000
+
+
+def test_a_broken_store_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "model.sqlite").write_text("this is no database, however long one makes it " * 50)
+    with pytest.raises(STMError, match=r"delete it, or set evaluate\.store_megabytes to 0"):
+        EmbeddingStore("model", 10, tmp_path).read("", ["a"])
+
+
+def test_an_opened_model_uses_the_store_by_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = pico_backbone(tmp_path / "backbone")
+    monkeypatch.chdir(tmp_path)
+    sides = []
+    for model_hash in ("one", "one", "two"):
+        model = dense.open_model("pico", folder, model_hash, 0, 10)
+        rows = model.encode([{"text": ["heart", "lung"]}], task_metadata=model.mteb_model_meta)
+        assert isinstance(model.encoder, StoredEncoder)
+        sides.append((model.encoder.encoded, model.encoder.reused))
+        assert rows.shape == (2, 32)
+    assert sides == [(2, 0), (0, 2), (2, 0)]

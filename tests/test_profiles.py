@@ -1,0 +1,42 @@
+"""Profiles change what they name, keep the comments, and never leave params that would be refused."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stm.errors import ParamsError
+from stm.params.all import load_params
+from stm.profiles import apply_profile, use_profile
+from tests.closure import ROOT
+
+PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
+def test_every_shipped_profile_applies_to_the_shipped_params(profile: Path, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text())
+    use_profile(profile.stem, ROOT / "profiles", path)
+    assert load_params(path) != load_params(ROOT / "params.yaml")
+    assert "# optimizer steps at most" in path.read_text()
+
+
+def test_mappings_are_merged_or_replaced_as_the_profile_says(tmp_path: Path) -> None:
+    profile = tmp_path / "p.yaml"
+    profile.write_text("replace: [backbone.source]\nbackbone: {layers: 3, source: {kind: folder, path: x}}\n")
+    changed = yaml.safe_load(apply_profile(profile, ROOT / "params.yaml"))["backbone"]
+    assert changed["source"] == {"kind": "folder", "path": "x"}
+    assert changed["layers"] == 3
+    assert changed["max_tokens"] == yaml.safe_load((ROOT / "params.yaml").read_text())["backbone"]["max_tokens"]
+
+
+def test_a_profile_that_would_break_the_params_writes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "bad.yaml").write_text("merge: {densty: 1}\n")
+    with pytest.raises(ParamsError, match=r"merge\.densty"):
+        use_profile("bad", tmp_path, path)
+    assert path.read_text() == (ROOT / "params.yaml").read_text()
+    with pytest.raises(ParamsError, match="files there: bad, params"):
+        use_profile("none", tmp_path, path)

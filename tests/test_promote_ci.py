@@ -1,0 +1,130 @@
+"""The workflow for users: well-formed, safe, and its shell parts do what they say in a small repository."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+WORKFLOW = Path(__file__).parents[1] / ".github" / "workflows" / "retriever.yml"
+DOCS = WORKFLOW.parents[2] / "docs"
+
+
+def steps() -> list[dict[str, Any]]:
+    job = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]["build"]
+    return list(job["steps"])
+
+
+def script(name: str) -> str:
+    return next(str(step["run"]) for step in steps() if step.get("name") == name)
+
+
+def shell(root: Path, text: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a step's script as GitHub does: bash, stop at the first error."""
+    command = ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", text]
+    path = f"{root / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    variables = {**os.environ, "PATH": path, **environment}
+    return subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A clone with a small pipeline, its metrics committed on origin/main, and a stand-in for gh."""
+    root, bare = tmp_path / "clone", tmp_path / "bare"
+    (root / "bin").mkdir(parents=True)
+    (root / "reports").mkdir()
+    stand_in = root / "bin" / "gh"
+    stand_in.write_text('#!/bin/sh\necho "$@" > gh.log\n', encoding="utf-8")
+    stand_in.chmod(0o755)
+    (root / "seed.txt").write_text("0.5", encoding="utf-8")
+    (root / ".gitignore").write_text("/bin\n/gh.log\n/comment.md\n", encoding="utf-8")
+    stages = {
+        "report": {
+            "cmd": "printf '{\"ndcg_at_10\": %s}' $(cat seed.txt) > reports/metrics.json", "deps": ["seed.txt"],
+            "metrics": [{"reports/metrics.json": {"cache": False}}],
+        },
+        "promote": {
+            "cmd": "git log -1 --format=%s > reports/promotion.json", "deps": ["reports/metrics.json"],
+            "outs": [{"reports/promotion.json": {"cache": False}}],
+        },
+    }  # fmt: skip
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
+    setup = f"""
+        git init -q -b main . && git init -q --bare -b main {bare} && git remote add origin {bare}
+        git config user.name A && git config user.email a@example.org
+        dvc init -q && dvc config core.analytics false && dvc repro -q report
+        git add -A && git commit -qm start && git push -qu origin main
+    """
+    done = shell(root, setup)
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def test_every_script_is_valid_shell_and_takes_no_untrusted_text() -> None:
+    scripts = [str(step["run"]) for step in steps() if "run" in step]
+    assert len(scripts) >= 5
+    for text in scripts:
+        assert subprocess.run(["bash", "-n", "-c", text], check=False).returncode == 0
+        assert "${{" not in text  # values come through the environment, where they cannot become commands
+
+
+def test_actions_are_official_and_pinned_to_a_release() -> None:
+    used = [str(step["uses"]) for step in steps() if "uses" in step]
+    assert used
+    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", name) for name in used)
+
+
+def test_secrets_are_never_on_a_command_line_and_the_workflow_is_off_by_default() -> None:
+    workflow = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
+    assert workflow["jobs"]["build"]["if"] == "vars.RETRIEVER_CI == 'on'"
+    assert workflow["concurrency"]["cancel-in-progress"] is False
+    assert not any("secrets." in str(step.get("run", "")) for step in steps())
+
+
+def test_the_comment_shows_the_difference_to_the_base_branch(repository: Path) -> None:
+    (repository / "seed.txt").write_text("0.625", encoding="utf-8")
+    assert shell(repository, script("build")).returncode == 0
+    done = shell(repository, script("metrics as a comment"), BASE="origin/main", NUMBER="7")
+    assert done.returncode == 0, done.stderr
+    comment = (repository / "comment.md").read_text(encoding="utf-8")
+    assert "against `origin/main`" in comment
+    assert re.search(r"ndcg_at_10 +\| 0\.5 +\| 0\.625 +\| 0\.125", comment)
+    assert (repository / "gh.log").read_text(encoding="utf-8").startswith("pr comment 7 --body-file comment.md")
+
+
+def test_results_are_committed_before_the_promotion_and_pushed(repository: Path) -> None:
+    (repository / "seed.txt").write_text("0.7", encoding="utf-8")
+    assert shell(repository, script("build")).returncode == 0
+    assert shell(repository, "git add seed.txt && git commit -qm change").returncode == 0
+    done = shell(repository, script("commit results and promote"))
+    assert done.returncode == 0, done.stderr
+    log = shell(repository, "git log origin/main --format=%s").stdout.splitlines()
+    assert log == ["Promotion [skip ci]", "Results of the pipeline [skip ci]", "change", "start"]
+    seen = (repository / "reports" / "promotion.json").read_text(encoding="utf-8").strip()
+    assert seen == "Results of the pipeline [skip ci]"  # the revision that the promotion recorded
+    assert shell(repository, "git status --porcelain").stdout == ""
+    assert shell(repository, script("commit results and promote")).returncode == 0  # nothing new is no failure
+
+
+def test_an_empty_remote_is_no_failure(repository: Path) -> None:
+    done = shell(repository, script("pull"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_documented_check_fails_for_a_model_that_was_held_back(tmp_path: Path) -> None:
+    text = (DOCS / "ci-for-users.md").read_text(encoding="utf-8")
+    (check,) = re.findall(r"```bash\n(python .*?)\n```", text)
+    (tmp_path / "reports").mkdir()
+    for decision, code in (("held", 1), ("promoted", 0), ("unchanged", 0)):
+        (tmp_path / "reports" / "promotion.json").write_text(f'{{"decision": "{decision}"}}', encoding="utf-8")
+        assert shell(tmp_path, check).returncode == code
+
+
+def test_the_crontab_line_is_valid_shell() -> None:
+    text = (DOCS / "ci-for-users.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"```cron\n17 3 \* \* 1  (.*)\n```", text)
+    assert subprocess.run(["bash", "-n", "-c", line], check=False).returncode == 0

@@ -1,0 +1,84 @@
+"""The same promotion against a real MLflow server with an SQLite store and an artifact proxy."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from stm.promote.history import read_history
+from stm.promote.promotion import promote
+from stm.promote.registry import QUIET, Registry
+from stm.search import champion_folder
+from tests.registry_project import ACTOR, copy_store, promote_params, write_project
+
+FEW = {"base": ("base", 0.1), "nlu-ft": ("expert", 0.4), "all": ("all_data", 0.42), "merged": ("merged", 0.5)}
+STARTS_WITHIN_SECONDS = 90.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_healthy(url: str, server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + STARTS_WITHIN_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"{url}/health", timeout=5):
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            pytest.fail(f"the MLflow server ended with code {server.wait(0.2)}")
+    pytest.fail("the MLflow server did not start in time")
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server on loopback whose artifacts go through its proxy; its address is in the environment."""
+    copy_store(tmp_path)
+    url = f"http://127.0.0.1:{free_port()}"
+    store, artifacts = f"sqlite:///{tmp_path}/mlruns/mlflow.db", str(tmp_path / "proxied")
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
+    command += ["--workers", "1", "--backend-store-uri", store, "--artifacts-destination", artifacts]
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | QUIET
+    with (tmp_path / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, env=environment)
+    try:
+        wait_until_healthy(url, process)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_publish_promote_and_load_through_the_server(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_project(tmp_path / "project", levels=FEW)
+    shutil.rmtree(root / "reports" / "train")
+    monkeypatch.chdir(root)
+    params = promote_params(root)
+    assert promote(params, ACTOR).line() == "version 1 is the champion: all required gates passed"
+    assert promote(params, ACTOR).decision == "unchanged"
+
+    registry = Registry.open(params.tracking_uri, params.registered_model)
+    assert registry.uri == server
+    assert [entry.version for entry in read_history(registry)] == [1]
+    loaded = mlflow.sentence_transformers.load_model("models:/stm-retriever@champion")
+    original = SentenceTransformer("models/merged")
+    assert float(np.abs(loaded.encode(["heart"]) - original.encode(["heart"])).max()) == 0
+    assert (champion_folder(registry.require("champion"), registry.name) / "modules.json").exists()
+    assert not (root / "mlruns" / "artifacts").exists()
+    assert list((tmp_path / "proxied").rglob("model.safetensors"))

@@ -1,0 +1,104 @@
+"""Written queries: round trip, reasons, rows that keep their passage and negatives; also with the real server."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from stm.llm.store import AnswerStore
+from stm.params.llm import Endpoint
+from stm.params.synthesize import QueryParams, SynthesizeParams
+from stm.schema import ROWS, check_rows
+from stm.synthesize.negatives import synthesize
+from stm.synthesize.queries import SOURCE, check_query, write_queries
+from tests.fault_server import fault_server
+
+PASSAGES = [
+    "An abnormal enlargement of the liver, often felt below the ribs.",
+    "Scarring of the kidney after long inflammation.",
+    "A sudden loss of blood supply to the brain.",
+    "An infection of the lung with fever and cough.",
+]
+ROWS_IN = pl.DataFrame(
+    [
+        {"id": f"r{i}", "anchor": "a", "positive": text, "negatives": ["n"], "origins": ["given"], "instruction": "",
+         "source": "s", "concept": f"c{i}"}
+        for i, text in enumerate(PASSAGES)
+    ],
+    schema=ROWS,
+)  # fmt: skip
+PARAMS = QueryParams(rows=4, kinds=("question",), max_rank=1)
+
+
+def scripted(body: dict[str, Any]) -> str:
+    """A good question for the liver, a copy for the kidney, a stray one for the brain, a refusal for the lung."""
+    passage = body["messages"][-1]["content"].splitlines()[0]
+    answers = [
+        "Why is my liver so enlarged?",
+        "Scarring of the kidney after long",
+        "What is a lung fever?",
+        "I cannot help.",
+    ]
+    return answers[PASSAGES.index(passage)]
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    with AnswerStore(tmp_path / "llm.sqlite") as opened:
+        yield opened
+
+
+def test_only_queries_that_find_their_passage_become_rows(store: AnswerStore) -> None:
+    with fault_server(answer=scripted) as server:
+        endpoint = Endpoint(base_url=server.base_url, model="m")
+        written = write_queries(ROWS_IN, PARAMS, endpoint, store, 500)
+        assert {body["max_tokens"] for body in server.asked} == {40}
+    assert written.report["outcomes"] == {"accepted": 1, "copies_passage": 1, "refusal": 1, "round_trip": 1}
+    row = check_rows(written.rows, "written").row(0, named=True)
+    assert (row["id"], row["anchor"], row["source"]) == ("r0-question", "Why is my liver so enlarged?", SOURCE)
+    assert (row["positive"], row["negatives"], row["concept"]) == (PASSAGES[0], ["n"], "c0")
+    assert "question" in row["instruction"]
+    again = write_queries(ROWS_IN, PARAMS, endpoint, store, 500)  # from the store
+    assert again.rows.equals(written.rows)
+
+
+def test_the_same_question_counts_once(store: AnswerStore) -> None:
+    params = QueryParams(rows=1, kinds=("question", "statement"))
+    with fault_server(answer=lambda body: "Enlarged liver?") as server:
+        report = write_queries(ROWS_IN, params, Endpoint(base_url=server.base_url), store, 500).report
+    assert report == {"asked": 2, "accepted": 1, "outcomes": {"accepted": 1, "duplicate": 1}}
+
+
+def test_the_stage_appends_them_when_asked(store: AnswerStore) -> None:
+    with fault_server(answer=scripted) as server:
+        params = SynthesizeParams(
+            endpoint=Endpoint(base_url=server.base_url), rows=1, max_regenerations=0, queries=PARAMS
+        )
+        result = synthesize(ROWS_IN, params, store)
+    assert result.rows.height == 5
+    assert result.report["queries"]["accepted"] == 1
+    assert len(result.keys) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        ("I'm sorry, I can't.", "refusal"),
+        ("Here is a question: why?", "meta_text"),
+        ("why " * 50, "too_long"),
+        ("liver ribs", ""),
+        ("abnormal enlargement of the liver", "copies_passage"),
+    ],
+)
+def test_queries_are_refused_with_a_reason(text: str, reason: str) -> None:
+    assert check_query(text, PASSAGES[0], PARAMS) == reason
+
+
+def test_the_real_model_writes_queries(store: AnswerStore) -> None:
+    params = QueryParams(rows=2, kinds=("question",), max_tokens=24)
+    endpoint = Endpoint(concurrency=2, context_tokens=512)
+    report = write_queries(ROWS_IN, params, endpoint, store, 500).report
+    assert report["asked"] == 2 == sum(report["outcomes"].values())
+    assert len(store) == 2

@@ -1,0 +1,39 @@
+"""The warm-up ends in a plain folder that embeds as the backbone with its adapter does."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from stm.files import read_json, sha256_tree
+from stm.models import load_model
+from stm.prompts import read_prompts
+from stm.schema import ROWS, write_rows
+from stm.warm_up import fold_adapter, warm_up
+from tests.pico import pico_adapter, pico_backbone
+from tests.test_train import PARAMS
+
+TEXTS = ["fever", "a long text about fevers"]
+
+
+def test_folding_equals_the_adapter_at_run_time(tmp_path: Path) -> None:
+    base = pico_backbone(tmp_path / "base")
+    adapter = pico_adapter(base, tmp_path / "adapter")
+    fold_adapter(adapter, tmp_path / "folded")
+    folded = load_model(tmp_path / "folded")
+    assert np.abs(folded.encode(TEXTS) - load_model(adapter).encode(TEXTS)).max() < 1e-6
+    assert np.abs(folded.encode(TEXTS) - load_model(base).encode(TEXTS)).max() > 1e-4
+    assert read_json(tmp_path / "folded" / "config.json")["is_causal"] is False
+    assert read_prompts(tmp_path / "folded") == read_prompts(base)
+
+
+def test_the_warm_up_writes_the_same_bytes_twice_and_no_path(tmp_path: Path) -> None:
+    base = pico_backbone(tmp_path / "base")
+    row = {"negatives": [], "origins": [], "instruction": "", "source": "t", "concept": ""}
+    rows = [{"id": f"r{i}", "anchor": f"query {i}", "positive": f"passage {i}", **row} for i in range(16)]
+    write_rows(pl.DataFrame(rows, schema=ROWS), tmp_path / "rows.parquet")
+    for name in ("a", "b"):
+        report = warm_up(base, tmp_path / "rows.parquet", PARAMS, tmp_path / name, tmp_path / "work")
+        assert report["steps"] == 4
+    assert sha256_tree(tmp_path / "a") == sha256_tree(tmp_path / "b")
+    assert str(tmp_path) not in "".join(p.read_text() for p in (tmp_path / "a").rglob("*.json"))
