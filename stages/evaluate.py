@@ -11,6 +11,7 @@ import time
 from stm.evaluate.dense import open_model
 from stm.evaluate.named import load_named_tasks
 from stm.evaluate.record import Evaluation, describe, hash_model, read_local_tasks, run_hub, run_local, write_results
+from stm.evaluate.robustness import score_kinds
 from stm.files import write_json
 from stm.params.base import load_section
 from stm.params.evaluate import EvaluateParams, load_model_entry
@@ -29,10 +30,12 @@ def main(model: str) -> None:
     evaluation = Evaluation()
     run_local(evaluation, opened, tasks)
     run_hub(evaluation, opened, named)
+    slices = score_kinds(opened, [task for task, _ in tasks], params.slice_queries, params.slice_seed)
     write_results(evaluation.results, f"reports/evaluation/mteb/{model}")
     about = describe(model, entry.label, entry.role, entry.path, model_hash)
     seconds = round(time.monotonic() - started, 1)
-    write_json(f"reports/evaluation/{model}.json", {**about, **evaluation.as_json(), "seconds": seconds})
+    scores = {**evaluation.as_json(), "robustness": slices}
+    write_json(f"reports/evaluation/{model}.json", {**about, **scores, "seconds": seconds})
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def main(split: str) -> None:
         if answers.exists():
             store.import_parquet(answers)
         result = synthesize(rows, params, store, split)
-        store.export_parquet(answers, result.keys)
+        store.export_parquet(answers, store.used)
     write_rows(result.rows, Path("data/synthetic") / f"{split}.parquet")
     write_json(Path("reports/synthesize") / f"{split}.json", result.report)
 

@@ -189,7 +189,12 @@ def mine(rows: pl.DataFrame, params: MineParams) -> tuple[pl.DataFrame, dict[str
 
 
 def _choose(
-    row: dict[str, Any], proposals: Sequence[tuple[int, str]], scores_P: Floats, pool: Pool, params: MineParams, tally: Tally
+    row: dict[str, Any],
+    proposals: Sequence[tuple[int, str]],
+    scores_P: Floats,
+    pool: Pool,
+    params: MineParams,
+    tally: Tally,
 ) -> list[Candidate]:
     positive_score = float(scores_P[pool.position[row["positive"]]])
     guard = Guard(pool, params, row["anchor"], row["positive"], row["concept"], positive_score)

@@ -74,7 +74,9 @@ def test_no_stage_reads_another_stages_params() -> None:
         for dep in closure(stage_script(stage)):
             if dep.startswith("stm/params/") and Path(dep).stem in STAGES and name != "check":
                 owner = Path(dep).stem
-                assert owner == name or any({owner, name} <= family for family in families), f"{name} imports the params of {owner}"
+                assert owner == name or any({owner, name} <= family for family in families), (
+                    f"{name} imports the params of {owner}"
+                )
 
 
 def test_the_shipped_params_are_valid_and_commented() -> None:

@@ -11,6 +11,8 @@ import pytest
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from sentence_transformers import SentenceTransformer
 
+import stages.bm25
+import stages.evaluate
 from stm.encode import Encoder
 from stm.errors import DataError, ParamsError, STMError
 from stm.evaluate import hub, named, run
@@ -27,11 +29,15 @@ from stm.evaluate.record import (
     run_local,
     write_results,
 )
+from stm.evaluate.robustness import KINDS
 from stm.evaluate.run import run_task
 from stm.evaluate.tasks import SPLIT, SUBSET, LocalTask
 from stm.models import load_model
-from stm.params.base import parse_section
+from stm.params.base import load_section, parse_section
 from stm.params.evaluate import EvaluateParams, load_model_entry
+from stm.params.report import ReportParams
+from stm.report.build import build_report
+from stm.report.collect import collect
 from stm.tasks import Domain, Passage, Task, write_task
 from tests.pico import pico_adapter, pico_backbone
 
@@ -254,3 +260,30 @@ def test_the_models_own_prompts_are_used(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Encoder, "encode", encode)
     run_task(open_model("pico", folder, "h", 0, 0), LocalTask(make_task(), "r"))
     assert sorted(asked) == sorted([model.prompts["query"], model.prompts["document"] or ""])
+
+
+def test_the_stages_write_what_the_report_reads(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_task(make_task(), Path("data/tasks/test/organs"), "test")
+    params = {
+        "evaluate": {"batch_tokens": 0, "store_megabytes": 5, "slice_queries": 3},
+        "models": {"pico": {"path": str(folder), "role": "base", "label": "Pico"}},
+        "report": {"subject": "pico", "level": 0.9, "resamples": 100, "seed": 1, "failures": 2, "samples": 1},
+    }
+    Path("params.yaml").write_text(json.dumps(params))
+    stages.evaluate.main("pico")
+    stages.bm25.main()
+    found = collect("reports")
+    assert set(found.evaluation) == {"pico", "bm25"}
+    assert found.evaluation["pico"]["label"] == "Pico"
+    assert set(found.evaluation["pico"]["robustness"]) == set(KINDS)
+    assert found.evaluation["bm25"]["role"] == "lexical"
+    assert sorted(path.as_posix() for path in Path("reports/evaluation/mteb").rglob("*.json")) == [
+        "reports/evaluation/mteb/bm25/organs.json",
+        "reports/evaluation/mteb/pico/organs.json",
+    ]
+    built = build_report(found, {"organs": make_task()}, load_section("report", ReportParams))
+    assert set(built.metrics["models"]) == {"pico", "bm25"}
+    assert "organs: nDCG@10" in capsys.readouterr().err

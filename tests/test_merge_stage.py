@@ -109,6 +109,13 @@ def test_learned_weights_are_one_more_candidate(root: Path, tmp_path: Path) -> N
     assert len(trace["learned_losses"]) == 3
 
 
+def test_a_further_method_of_mergekit_is_taken_by_name(root: Path, tmp_path: Path) -> None:
+    trace = merge(root, tmp_path, mergekit={"method": "karcher"})
+    assert [trial["method"] for trial in trace["trials"]] == ["linear", "mergekit:karcher"]
+    assert set(trace["decision"]["difference"]) == {"search", "holdout"}
+    assert SentenceTransformer(str(tmp_path / "merged")).prompts == trace["prompts"]["chosen"]
+
+
 def test_fixed_weights_are_taken_without_a_search(root: Path, tmp_path: Path) -> None:
     trace = merge(root, tmp_path, weights={"nlu": 0.25, "search": 0.75})
     assert [trial["origin"] for trial in trace["trials"]] == ["uniform", "fixed"]

@@ -29,6 +29,7 @@ from tests.registry_project import (
 )
 
 KEY = "sk-planted-0123456789abcdef"
+FEW = {name: LEVELS[name] for name in ("base", "nlu-ft", "all", "merged")}
 SAME = RoundTrip(0.0, 1.0, 1.0)
 
 
@@ -59,10 +60,11 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(published: Path, tmp_path: Path) -> Path:
-    """A copy of the published project with another, better merged model; its artifacts so far lie in the original."""
-    for name in ("reports", "mlruns"):
-        shutil.copytree(published / name, tmp_path / name, ignore=shutil.ignore_patterns("artifacts"))
-    shutil.copytree(pico(1), tmp_path / "models" / "merged")
+    """A project of few reports with another, better merged model, over a copy of the published one's store."""
+    shutil.copytree(published / "mlruns", tmp_path / "mlruns", ignore=shutil.ignore_patterns("artifacts"))
+    write_project(tmp_path, pico(1), FEW)
+    for name in ("train", "search_prompts"):
+        shutil.rmtree(tmp_path / "reports" / name)
     write_report(tmp_path / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.6))
     return tmp_path
 
@@ -208,7 +210,7 @@ def test_a_worse_model_becomes_challenger_and_the_champion_stays(project: Path) 
 
 @pytest.mark.usefixtures("no_reload")
 def test_a_champion_measured_on_other_tasks_cannot_be_overtaken_silently(project: Path) -> None:
-    for name, (role, level) in LEVELS.items():
+    for name, (role, level) in FEW.items():
         write_report(project / "reports" / "evaluation" / f"{name}.json", evaluation(name, role, level, ("med-new",)))
     outcome = promote(promote_params(project), ACTOR, root=project)
     assert outcome.decision == "held"
@@ -238,7 +240,7 @@ def test_a_dry_run_without_a_registry_makes_none(tmp_path: Path) -> None:
 
 
 CLIENT_CALLS = (
-    "log_batch", "log_artifacts", "create_model_version", "set_model_version_tag", "set_registered_model_tag",
+    "log_artifacts", "create_model_version", "set_model_version_tag", "set_registered_model_tag",
     "set_registered_model_alias",
 )  # fmt: skip
 
@@ -273,8 +275,12 @@ def test_an_interruption_at_any_step_leaves_the_champion_and_is_completed_withou
     assert [entry.version for entry in read_history(registry)] == [1]
     assert promote(params, ACTOR, root=project).decision == "promoted"
     assert [version.number for version in registry.versions()] == [2, 1]
-    names = sorted(run.info.run_name for run in all_runs(project))
-    assert names == sorted([*names[::2]] * 2)  # two publications, each run once in each
+    latest = registry.version(2).tags["run"]
+    ours = {run.info.run_id: run for run in all_runs(project)}
+    digest = ours[latest].data.tags[publish.PUBLICATION]
+    names = sorted(run.info.run_name for run in ours.values() if run.data.tags[publish.PUBLICATION] == digest)
+    trials = ["merge merge", "merge trial 2", "merge trial 3"]
+    assert names == sorted(["pipeline", "model", *trials, *(f"evaluation {name}" for name in FEW)])
     assert [entry.version for entry in read_history(registry)] == [1, 2]
 
 

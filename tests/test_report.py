@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import stages.report
 from stm.errors import DataError, ParamsError
 from stm.files import read_json, write_json
 from stm.params.base import parse_section
@@ -23,6 +24,7 @@ from stm.report.compare import Analysis, analyse, verdict
 from stm.report.failures import find_failures
 from stm.report.render import format_count, format_plain, format_score
 from stm.report.scores import build_table
+from stm.report.slices import overlap, robustness_view, slice_view
 from stm.report.views import task_note
 from tests import report_samples as made
 
@@ -238,7 +240,7 @@ def _form_keys(root: Path) -> set[str]:
 
     for path in sorted((root / "reports").rglob("*.json")):
         walk(read_json(path))
-    own = {"copy", "refusal", "med_real", "hpo", "wn", "mteb", "NFCorpus", "search-ft", "cosine_search"}
+    own = {"copy", "refusal", "med_real", "hpo", "wn", "mteb", "NFCorpus", "search-ft", "cosine_search", "typos"}
     return keys - own - set(made.TASKS)
 
 
@@ -367,3 +369,46 @@ def test_the_template_ships_beside_its_module() -> None:
 def test_models_of_one_label_are_told_apart() -> None:
     twins = {name: {**made.evaluation(name), "label": "mine"} for name in ("all", "merged")}
     assert [model.label for model in build_table(twins, "merged").models] == ["mine (merged)", "mine (all)"]
+
+
+def test_slices_are_over_the_same_queries_and_leave_out_small_ones() -> None:
+    found = make_analysis()
+    tasks = {name: made.task(name) for name in made.TASKS}
+    groups = slice_view(found, tasks)
+    lengths = groups[0]["rows"]
+    assert sum(row["queries"] for row in lengths) == made.QUERIES * len(made.TASKS)
+    means = found.table.task_means("ndcg_at_10")[:, found.table.position("merged")]
+    weighed = sum(row["queries"] * row["cells"]["merged"] for row in lengths) / (made.QUERIES * len(made.TASKS))
+    assert weighed == pytest.approx(means.mean())
+    assert slice_view(found, {}) == []
+
+
+def test_overlap_is_the_share_of_the_querys_words_in_the_best_answer() -> None:
+    assert overlap("heart of gold", ["a Heart", "gold and HEART"]) == pytest.approx(2 / 3)
+    assert overlap("", ["a"]) == overlap("a", []) == 0.0
+
+
+def test_robustness_shows_changes_not_levels() -> None:
+    found = make_analysis()
+    view = robustness_view(found, {name: made.evaluation(name) for name in made.MODELS})
+    assert view["kinds"] == ["capitals", "no prompt", "typos"]
+    assert "bm25" not in {row["model"].name for row in view["rows"]}
+    assert view["rows"][0]["means"]["typos"] == pytest.approx(-0.1)
+    assert robustness_view(found, {name: {} for name in made.MODELS})["rows"] == []
+
+
+def test_the_stage_writes_everything_and_twice_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.write_reports(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(json.dumps({"report": made.params(resamples=100).model_dump()}))
+    names = ["index.html", "metrics.json", "model_card.md", "plots/merge.csv", "plots/scores.csv", "plots/training.csv"]
+    written = []
+    for _ in range(2):
+        stages.report.main()
+        written.append([(tmp_path / "reports" / name).read_bytes() for name in names])
+    assert written[0] == written[1]
+    told = capsys.readouterr().err
+    assert "report: reports/index.html" in told
+    assert "average nDCG@10 over 3 test tasks" in told

@@ -95,7 +95,7 @@ def test_a_second_run_replays_to_the_same_bytes(store: AnswerStore, tmp_path: Pa
         k: v for k, v in again.report.items() if k not in changing
     }
     with AnswerStore(tmp_path / "other.sqlite") as other:
-        store.export_parquet(tmp_path / "answers.parquet", first.keys)
+        store.export_parquet(tmp_path / "answers.parquet", store.used)
         other.import_parquet(tmp_path / "answers.parquet")
         assert synthesize(rows_of(8), params, other).rows.equals(first.rows)
 
@@ -192,3 +192,17 @@ def test_the_stage_writes_rows_report_and_answers(tmp_path: Path, monkeypatch: p
     assert first == (sha256_file("data/synthetic/nlu.parquet"), sha256_file("data/answers/nlu.parquet"))
     assert read_rows("data/synthetic/nlu.parquet").height == 8
     assert json.loads(Path("reports/synthesize/nlu.json").read_text())["accepted"] == 3
+
+
+def test_the_judge_finds_false_negatives(store: AnswerStore) -> None:
+    def answer(body: dict[str, Any]) -> str:
+        prompt = body["messages"][-1]["content"]
+        if "one word, yes or no" not in prompt:
+            return write_negative(body)
+        return "Yes." if "lung3" in prompt else "maybe" if "bone5" in prompt else "**No**"
+
+    with fault_server(answer=answer) as server:
+        result = synthesize(rows_of(8), params_of(server, max_regenerations=0, validation={"judge": True}), store)
+        assert {body["temperature"] for body in server.asked if body["max_tokens"] == 8} == {0.0}
+    assert result.report["rejected"] == {"answers_query": 1, "copies_positive": 1, "refusal": 2, "unjudged": 1}
+    assert result.report["accepted"] == 3

@@ -3,6 +3,7 @@
 Passages are title and text, queries the bare text: a lexical model has no prompt. Knows nothing of files.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from stm.bm25 import K1, METHOD, NOTHING, STOPWORDS, B, Index
 from stm.evaluate.models import model_meta
 
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # it asks for DEBUG itself
 REVISION = f"bm25s {version('bm25s')}, {METHOD}, k1={K1}, b={B}, stopwords {STOPWORDS}, Snowball English"
 
 

@@ -39,7 +39,7 @@ class DenseModel:
 
     def __init__(self, encoder: TextEncoder, prompts: Mapping[str, str | None], name: str, revision: str) -> None:
         self.encoder = encoder
-        self._prompts = {key: prompts.get(key) or "" for key in ("query", "document")}
+        self.prompts = {key: prompts.get(key) or "" for key in ("query", "document")}
         self._name = name
         self.mteb_model_meta = model_meta(name, revision)
 
@@ -55,7 +55,7 @@ class DenseModel:
         texts = [text for batch in inputs for text in batch["text"]]
         side = "query" if prompt_type == PromptType.query else "document"
         plural = "queries" if side == "query" else "passages"
-        vectors = self.encoder.encode(texts, self._prompts[side], f"{task_metadata.name}: {plural}")
+        vectors = self.encoder.encode(texts, self.prompts[side], f"{task_metadata.name}: {plural}")
         broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(broken):
             raise DataError(

@@ -1,7 +1,9 @@
-"""How a dense model bears queries that are not as the test tasks have them: typos, capitals, a missing or a wrong prompt.
+"""How a dense model bears queries that are not as the test tasks have them: typos, capitals, a missing or a wrong
+prompt.
 
-Takes an opened model and tasks and returns nDCG@10 per kind and task on a seeded sample of queries, beside the score of the same queries as they are. The
-passages come from the embedding store where there is one, so that only queries are encoded. Changes nothing of the evaluation proper.
+Takes an opened model and tasks and returns nDCG@10 per kind and task on a seeded sample of queries, beside the score
+of the same queries as they are. The passages come from the embedding store where there is one, so that only queries
+are encoded. Changes nothing of the evaluation proper.
 """
 
 import random
@@ -66,7 +68,9 @@ def score_kinds(model: DenseModel, tasks: Iterable[Task], count: int, seed: int)
     for task in tasks if count else ():
         ids = sample_queries(task, count, seed)
         passages_PD = model.encoder.encode(
-            [passage.full_text() for passage in task.corpus.values()], model.prompts["document"], f"{task.name}: passages"
+            [passage.full_text() for passage in task.corpus.values()],
+            model.prompts["document"],
+            f"{task.name}: passages",
         )
         for kind, (change, other) in KINDS.items():
             if other is not None and not prompt:

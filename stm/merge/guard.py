@@ -27,13 +27,13 @@ class Decision:
             "taken": self.taken.as_dict(),
             "winner": self.winner.as_dict(),
             "uniform": self.simplest.as_dict(),
-            "difference": {half: _paired(self.winner.scores, self.simplest.scores, half) for half in HALVES},
+            "difference": {half: compare(self.winner.scores, self.simplest.scores, half) for half in HALVES},
             "is_uniform_taken": self.taken is self.simplest,
             "reason": self.reason,
         }
 
 
-def _paired(ours: Scores, theirs: Scores, half: str) -> dict[str, float]:
+def compare(ours: Scores, theirs: Scores, half: str) -> dict[str, float]:
     """Difference of the means over tasks, and its standard error from the per-query differences within tasks."""
     difference = ours.mean(half) - theirs.mean(half)
     variance = 0.0

@@ -37,7 +37,8 @@ def _check_no_code(base: Path) -> None:
             raise ModelError(f"{path} asks for custom code (auto_map); a merged model must load without any")
 
 
-def _write_prompts(folder: Path, prompts: Mapping[str, str]) -> None:
+def write_model_prompts(folder: Path, prompts: Mapping[str, str]) -> None:
+    """Save the prompts "query" and "document" in a sentence-transformers folder, with no default prompt."""
     config = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
     config |= {"prompts": {"query": prompts.get("query", ""), "document": prompts.get("document", "")}}
     config["default_prompt_name"] = None
@@ -64,4 +65,4 @@ def materialise(experts: Experts, recipe: Recipe, prompts: Mapping[str, str], fo
             target = scratch / shard.path.relative_to(experts.base)
             target.parent.mkdir(parents=True, exist_ok=True)
             rewrite_shard(shard, target, change, adapter_names)
-        _write_prompts(scratch, prompts)
+        write_model_prompts(scratch, prompts)

@@ -3,24 +3,27 @@
 Orders the steps (check, choose prompts, search, guard, write) and leaves each to its own module.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from stm.encode import Encoder
-from stm.merge.dev import as_texts, make_dev_set
+from stm.merge.dev import HALVES, DevSet, as_texts, make_dev_set
 from stm.merge.evaluator import Evaluator
-from stm.merge.experts import read_experts
-from stm.merge.guard import Decision, decide
+from stm.merge.experts import Experts, read_experts
+from stm.merge.guard import Decision, compare, decide
 from stm.merge.learn import Learned, learn
 from stm.merge.materialise import materialise
 from stm.merge.mixer import Mixer
+from stm.merge.named import merge_by_name, write_named
 from stm.merge.plan import fixed_recipe, inputs_key, learn_settings, make_space, search_space
+from stm.merge.prompt import best_prompt, score_prompts
 from stm.merge.similarity import compare_experts
 from stm.merge.trials import Trial
 from stm.models import load_model
-from stm.params.merge import MergeParams
+from stm.params.merge import MergeParams, NamedParams
 from stm.progress import say
 from stm.prompts import read_prompts
 from stm.tasks import Task
@@ -51,6 +54,9 @@ def merge_experts(
         simplest = spaces[0].recipe(spaces[0].uniform())
         first = evaluator.choose_prompts(simplest)
         say(f"merge: query prompt {evaluator.prompts['query']!r}")
+        uniform = evaluator.evaluate("uniform", simplest)
+        if params.mergekit is not None:
+            return _merge_named(params.mergekit, experts, dev, prompts, uniform, output)
         found = _Found()
         if fixed is None:
             key = inputs_key(experts, dev, evaluator.prompts)
@@ -59,30 +65,71 @@ def merge_experts(
             settings = learn_settings(params)
             if settings is not None:
                 mixer.restore()
-                best = max(found.trials, key=lambda trial: trial.value)
-                learned = learn(model, experts, dev, evaluator.prompts, best.recipe, settings)
+                learned = learn(model, experts, dev, evaluator.prompts, found.best.recipe, settings)
                 found.add_learned(learned, evaluator.evaluate("learned", learned.recipe))
             decision = decide(found.trials)
         else:
-            found.trials = [evaluator.evaluate("uniform", simplest), evaluator.evaluate("fixed", fixed)]
-            decision = Decision(found.trials[1], found.trials[1], found.trials[0], "params.yaml gives the weights")
-        last = (
-            first if decision.taken.recipe.key() == simplest.key() else evaluator.choose_prompts(decision.taken.recipe)
-        )
-    say(f"merge: {decision.reason}; {decision.taken.recipe.method}, weights {dict(decision.taken.recipe.weights)}")
-    materialise(experts, decision.taken.recipe, evaluator.prompts, output)
+            found.trials = [uniform, evaluator.evaluate("fixed", fixed)]
+            decision = Decision(found.trials[1], found.trials[1], uniform, "params.yaml gives the weights")
+        taken = decision.taken.recipe
+        last = first if taken.key() == simplest.key() else evaluator.choose_prompts(taken)
+    say(f"merge: {decision.reason}; {taken.method}, weights {dict(taken.weights)}")
+    materialise(experts, taken, evaluator.prompts, output)
     tried = {"with_uniform": [p.as_dict() for p in first], "final": [p.as_dict() for p in last]}
     return {
         "decision": decision.as_dict(),
         "prompts": {"chosen": dict(evaluator.prompts), **tried},
-        "trials": [trial.as_dict() for trial in found.trials],
-        "ablation": ablation(found.trials),
-        "surrogate": found.trusts,
-        "learned_losses": found.losses,
+        **found.as_dict(),
         "experts": compare_experts(experts.adapters),
         "dev": {"tasks": dev.sizes, "seed": params.seed, "metric": "ndcg_at_10"},
         "search": params.search.model_dump(exclude={"storage"}),
         "cost": evaluator.cost(),
+    }
+
+
+def _merge_named(
+    params: NamedParams,
+    experts: Experts,
+    dev: DevSet,
+    prompts: Mapping[str, Mapping[str, str]],
+    uniform: Trial,
+    output: Path | str,
+) -> dict[str, Any]:
+    """Merge by a further method of mergekit; the trace has the same form, with that method's one row beside uniform
+    weights.
+    """
+    started = time.perf_counter()
+    model = merge_by_name(experts, params.method, params.parameters)
+    encoder = Encoder(model)
+    scored = score_prompts(dev, encoder, prompts)
+    best = best_prompt(scored)
+    write_named(model, best.as_model_prompts(), output)
+    tokens, seconds = encoder.tokens, round(time.perf_counter() - started, 3)
+    row = {
+        "origin": "fixed",
+        "method": f"mergekit:{params.method}",
+        "parameters": params.parameters,
+        "weights": {},
+        **{half: best.scores.mean(half) for half in HALVES},
+        "tasks": best.scores.tasks(),
+        "tokens": tokens,
+        "seconds": seconds,
+    }
+    decision = {
+        "taken": row,
+        "winner": row,
+        "uniform": uniform.as_dict(),
+        "difference": {half: compare(best.scores, uniform.scores, half) for half in HALVES},
+        "is_uniform_taken": False,
+        "reason": "params.yaml gives a method of mergekit",
+    }
+    return {
+        "decision": decision,
+        "prompts": {"chosen": best.as_model_prompts(), "final": [candidate.as_dict() for candidate in scored]},
+        "trials": [uniform.as_dict(), row],
+        "experts": compare_experts(experts.adapters),
+        "dev": {"tasks": dev.sizes, "metric": "ndcg_at_10"},
+        "cost": {"evaluations": 2, "tokens": uniform.tokens + tokens, "seconds": round(uniform.seconds + seconds, 3)},
     }
 
 
@@ -94,6 +141,10 @@ class _Found:
     trusts: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
 
+    @property
+    def best(self) -> Trial:
+        return max(self.trials, key=lambda trial: trial.value)
+
     def add(self, trials: list[Trial], trust: dict[str, Any] | None) -> None:
         self.trials += trials
         self.trusts += [trust] if trust else []
@@ -102,6 +153,14 @@ class _Found:
         tokens, seconds = trial.tokens + learned.tokens, trial.seconds + learned.seconds
         self.trials.append(replace(trial, tokens=tokens, seconds=seconds))
         self.losses = learned.losses
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "trials": [trial.as_dict() for trial in self.trials],
+            "ablation": ablation(self.trials),
+            "surrogate": self.trusts,
+            "learned_losses": self.losses,
+        }
 
 
 def ablation(trials: Sequence[Trial]) -> dict[str, dict[str, dict[str, float]]]:

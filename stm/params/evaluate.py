@@ -33,6 +33,8 @@ class EvaluateParams(Section):
 
     batch_tokens: int = Field(ge=0, le=4_194_304, description="padded tokens per forward pass; 0 chooses by device")
     store_megabytes: int = Field(ge=0, le=1_000_000, description="megabytes of embeddings kept on disk; 0 keeps none")
+    slice_queries: int = Field(40, ge=0, le=10_000, description="queries per task also asked with typos etc.; 0: none")
+    slice_seed: int = Field(7, ge=0, description="seed of these queries and of their typos")
     benchmarks: list[str] = Field([], description="mteb benchmarks to run beside the test tasks, by name")
     hub_tasks: list[HubTask] = Field([], description="mteb tasks to run beside the test tasks")
 

@@ -66,6 +66,17 @@ class LearnParams(Section):
     passages: int = Field(default=32, ge=2, description="passages per step, the relevant ones included")
 
 
+class NamedParams(Section):
+    """Another method of mergekit, through SentenceTransformer.merge; it holds all full models in memory and is not
+    searched.
+    """
+
+    method: str = Field(min_length=1, description="name of the method in mergekit, such as sce or karcher")
+    parameters: dict[str, float | bool | dict[str, float]] = Field(
+        default_factory=dict, description="mergekit's parameters by name; a mapping gives one value per expert"
+    )
+
+
 class MergeParams(Section):
     """How the selected experts become one model."""
 
@@ -87,6 +98,9 @@ class MergeParams(Section):
     max_queries: int = Field(ge=0, description="queries per dev task, both halves together; 0 takes all")
     max_passages: int = Field(ge=0, description="passages per dev task, judged ones always stay; 0 takes all")
     search: SearchParams
+    mergekit: NamedParams | None = Field(
+        default=None, description="a further method in place of the search; null is none"
+    )
     learn: LearnParams | None = Field(
         default=None, description="learned weights as one more candidate; null learns none"
     )

@@ -25,6 +25,7 @@ class Validation(Section):
     min_ratio_to_mined: float = Field(
         0.0, ge=0, le=2, description="and at least this share of the mined negative's score"
     )
+    judge: bool = Field(False, description="whether the LLM is asked if the passage answers the query after all")
     dense_model: str = Field(
         "", description="model folder whose cosine gives these scores; empty: BM25 over the split's passages"
     )

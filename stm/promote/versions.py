@@ -34,7 +34,7 @@ PROBES = (
     "🫀 <b>heart</b> & 'vessels' \"", "x", "\n\t tabs and lines \n",
     "A chronic inflammatory disease of the small intestine that is triggered by gluten. " * 40,
 )  # fmt: skip
-TIMED_QUERIES = 20
+TIMED_QUERIES = 7
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,15 @@ def measure(uri: str, folder: Path) -> RoundTrip:
     """Load an MLflow model as any consumer does and compare its vectors with those of its folder."""
     import mlflow
 
-    expected, seconds = _encode_probes(load_folder(str(folder)))
+    original = load_folder(str(folder))
+    expected, seconds = _encode_probes(original), _time_query(original)
+    del original  # one model in memory at a time
     try:
         reloaded = mlflow.sentence_transformers.load_model(uri).to("cpu")
     except Exception as error:  # whatever the store or the loader raises, the model is not fit for use
         reason = " ".join(str(error).split())[:300]
         raise RegistryError(f"{uri} cannot be loaded back: {reason}; the champion stays") from error
-    vectors, _ = _encode_probes(reloaded)
+    vectors = _encode_probes(reloaded)
     same = vectors.shape == expected.shape and bool(np.isfinite(vectors).all())
     difference = float(np.abs(vectors - expected).max()) if same else 1.0
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -172,13 +174,18 @@ def measure_unregistered(folder: Path) -> RoundTrip:
         return measure(str(target), folder)
 
 
-def _encode_probes(model: "SentenceTransformer") -> tuple[npt.NDArray[np.float32], float]:
-    """Vectors of all probes on both sides [2 * probes, D], and the median seconds of one query."""
-    texts = list(PROBES)
-    sides = [model.encode_query(texts, show_progress_bar=False), model.encode_document(texts, show_progress_bar=False)]
+def _encode_probes(model: "SentenceTransformer") -> npt.NDArray[np.float32]:
+    """Vectors [probes + short probes, D]: all probes as passages, and those but the long one as queries."""
+    passages = model.encode_document(list(PROBES), show_progress_bar=False)
+    queries = model.encode_query(list(PROBES[:-1]), show_progress_bar=False)
+    return np.concatenate([passages, queries]).astype(np.float32)
+
+
+def _time_query(model: "SentenceTransformer") -> float:
+    """Median seconds of encoding one short query."""
     times = []
     for _ in range(TIMED_QUERIES):
         started = time.perf_counter()
-        model.encode_query(texts[:1], show_progress_bar=False)
+        model.encode_query([PROBES[0]], show_progress_bar=False)
         times.append(time.perf_counter() - started)
-    return np.concatenate(sides).astype(np.float32), statistics.median(times)
+    return statistics.median(times)

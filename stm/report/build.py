@@ -16,6 +16,7 @@ from stm.report.failures import find_failures
 from stm.report.negatives import negatives_view
 from stm.report.render import render_page
 from stm.report.scores import build_table
+from stm.report.slices import robustness_view, slice_view
 from stm.tasks import Task
 
 
@@ -40,7 +41,8 @@ def build_report(reports: Reports, tasks: Mapping[str, Task], params: ReportPara
         "training.csv": metrics.training_csv(losses),
         "merge.csv": metrics.merge_csv(reports.merge.get("trials", [])),
     }
-    page = render_page({**_score_views(analysis, params), **_stage_views(reports, params),
+    texts = {"slices": slice_view(analysis, tasks), "robustness": robustness_view(analysis, reports.evaluation)}
+    page = render_page({**texts, **_score_views(analysis, params), **_stage_views(reports, params),
                         "failures": find_failures(analysis, reports.evaluation, tasks, params.failures)})  # fmt: skip
     return Built(metrics.metrics_json(analysis), page, model_card(analysis, reports), plots, summarise(analysis))
 

@@ -202,17 +202,17 @@ def histogram(series: Mapping[str, Sequence[float]], width: float, title: str) -
     return _svg(height, title, parts)
 
 
-def bars(values: Mapping[str, float], title: str) -> Markup:
+def bars(values: Mapping[str, float], title: str, reach: float = 0.0) -> Markup:
     """Draw a horizontal bar per label from 0 to its value, with the value at its end; negative values go to the
-    left.
+    left. Charts side by side get the same `reach`, the least value at which the axis ends.
     """
     if not values:
         return Markup("")
-    low, high = min(0.0, *values.values()), max(0.0, *values.values())
-    reach = (high - low) or 1.0
+    low, high = min(0.0, *values.values()), max(reach, *values.values())
+    width = (high - low) or 1.0
 
     def place(value: float) -> float:
-        return LABEL + (value - low) / reach * (WIDTH - LABEL - 60)
+        return LABEL + (value - low) / width * (WIDTH - LABEL - 60)
 
     parts = []
     for index, (label, value) in enumerate(values.items()):

@@ -76,8 +76,8 @@ def _correct(rows: Mapping[str, list[Tested]], family: list[str]) -> dict[str, l
 def analyse(table: Table, subject: str, level: float, resamples: int, seed: int) -> Analysis:
     """Compare the subject with every other model, per task and on the averages.
 
-    Holm's correction runs over three families: the comparisons on the average of all tasks, which the verdict rests on;
-    those on the averages of one domain; and those on single tasks.
+    Holm's correction runs over three families: the comparisons on the average of all tasks, which the verdict rests
+    on; those on the averages of one domain; and those on single tasks.
     """
     chosen = choose_subject(table, subject)
     drawn = resample(table.scores[METRIC], table.position(chosen.name) or 0, resamples, seed)

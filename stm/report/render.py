@@ -15,7 +15,8 @@ from stm.report.compare import signed
 FOLDER = Path(__file__).parent
 SECTIONS = (
     ("scores", "Scores"), ("merge", "Merge"), ("prompts", "Prompts"), ("negatives", "Negatives"),
-    ("training", "Training"), ("data", "Data and contamination"), ("failures", "Failures"), ("cost", "Cost"),
+    ("training", "Training"), ("data", "Data and contamination"), ("robustness", "Robustness"),
+    ("failures", "Failures"), ("cost", "Cost"),
     ("provenance", "Provenance"),
 )  # fmt: skip
 NOTHING = "\u2013"

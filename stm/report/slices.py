@@ -1,7 +1,8 @@
-"""Where a model is strong and where it is weak: scores by query length and by lexical overlap, and under changed queries.
+"""Where a model is strong and where it is weak: scores by query length and by lexical overlap, and under changed
+queries.
 
-Takes the aligned table, the tasks' texts and the robustness figures of the evaluations; returns rows and small charts. Every slice of every model is over
-the same queries.
+Takes the aligned table, the tasks' texts and the robustness figures of the evaluations; returns rows and small
+charts. Every slice of every model is over the same queries.
 """
 
 import re
@@ -13,14 +14,16 @@ import numpy.typing as npt
 
 from stm.report.charts import Span, bars, spans
 from stm.report.compare import METRIC, Analysis
+from stm.report.negatives import numbers
 from stm.report.scores import ModelInfo
 from stm.tasks import Task
 
 Floats = npt.NDArray[np.float64]
 WORD = re.compile(r"\w+", re.UNICODE)
-LENGTHS = ((1, 2, "1 or 2 words"), (3, 6, "3 to 6 words"), (7, 15, "7 to 15 words"), (16, 10**9, "16 words and more"))
+LENGTHS = ((0, 2, "1 or 2 words"), (2, 6, "3 to 6 words"), (6, 15, "7 to 15 words"), (15, 1e9, "16 words and more"))
 OVERLAPS = ((-1.0, 0.0, "no word in common"), (0.0, 0.34, "up to a third in common"), (0.34, 0.67, "up to two thirds"),
             (0.67, 1.0, "more than two thirds"))  # fmt: skip
+PLAIN = "as it is"  # the kind that the evaluation compares the others with
 LEAST = 10  # queries; a smaller slice is not shown
 
 
@@ -43,17 +46,29 @@ def shown_models(analysis: Analysis) -> list[ModelInfo]:
 
 def _features(analysis: Analysis, tasks: Mapping[str, Task]) -> tuple[Floats, Floats, Floats]:
     """Lengths [N], overlaps [N] and scores [N, models] over the queries of all tasks whose text is at hand."""
-    lengths, overlaps, scores = [], [], []
+    lengths: list[float] = []
+    overlaps: list[float] = []
+    scores = []
     for number, info in enumerate(analysis.table.tasks):
-        task = tasks.get(info.name)
-        for row, query_id in enumerate(analysis.table.query_ids[number]) if task else ():
-            query = task.queries.get(query_id, "") if task else ""
-            positives = [key for key, gain in (task.qrels.get(query_id, {}) if task else {}).items() if gain > 0]
-            texts = [task.corpus[key].full_text() for key in positives] if task else []
+        if info.name not in tasks:
+            continue
+        task = tasks[info.name]
+        for row, query_id in enumerate(analysis.table.query_ids[number]):
+            query = task.queries.get(query_id, "")
+            positives = [key for key, gain in task.qrels.get(query_id, {}).items() if gain > 0]
             lengths.append(len(WORD.findall(query)))
-            overlaps.append(overlap(query, texts))
+            overlaps.append(overlap(query, [task.corpus[key].full_text() for key in positives]))
             scores.append(analysis.table.scores[METRIC][number][row])
-    return np.array(lengths, dtype=float), np.array(overlaps), np.array(scores)
+    return np.array(lengths), np.array(overlaps), np.array(scores)
+
+
+def _draw(rows: list[dict[str, Any]], title: str) -> list[dict[str, Any]]:
+    """Give each slice its chart, all on one scale."""
+    reach = max((value for row in rows for value in row["cells"].values()), default=0.0)
+    for row in rows:
+        rounded = {name: round(value, 3) for name, value in row["cells"].items()}
+        row["chart"] = bars(rounded, f"{title}: {row['label']}, nDCG@10", reach)
+    return rows
 
 
 def slice_view(analysis: Analysis, tasks: Mapping[str, Task]) -> list[dict[str, Any]]:
@@ -67,35 +82,36 @@ def slice_view(analysis: Analysis, tasks: Mapping[str, Task]) -> list[dict[str, 
     ):
         rows = []
         for low, high, label in bounds:
-            is_in = (values_N >= low) & (values_N <= high) if bounds is LENGTHS else (values_N > low) & (values_N <= high)
+            is_in = (values_N > low) & (values_N <= high)
             if is_in.sum() >= LEAST:
                 means_M = scores_NM[is_in].mean(axis=0)
                 cells = {model.label: float(means_M[analysis.table.position(model.name) or 0]) for model in models}
-                chart = bars(cells, f"{title}: {label}, nDCG@10")
-                rows.append({"label": label, "queries": int(is_in.sum()), "cells": cells, "chart": chart})
-        groups.append({"title": title, "rows": rows})
+                rows.append({"label": label, "queries": int(is_in.sum()), "cells": cells})
+        groups.append({"title": title, "rows": _draw(rows, title)})
     return [group for group in groups if group["rows"]]
 
 
+def _changes(found: Any) -> dict[str, dict[str, float]]:
+    """Per kind of change and task: nDCG@10 minus that of the same queries as they are."""
+    if not isinstance(found, Mapping) or PLAIN not in found:
+        return {}
+    plain = numbers(found[PLAIN])
+    kinds = [(str(kind), numbers(scores)) for kind, scores in found.items() if kind != PLAIN]
+    return {kind: {task: value - plain[task] for task, value in row.items() if task in plain} for kind, row in kinds}
+
+
 def robustness_view(analysis: Analysis, evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what changed queries cost each model: the mean over tasks per kind, and its distance from "as it is"."""
-    rows, kinds = [], []
-    for model in analysis.table.models:
-        found = evaluations[model.name].get("robustness")
-        means = _means(found) if isinstance(found, Mapping) else {}
-        if "as it is" in means:
-            rows.append({"model": model, "means": means, "plain": means["as it is"]})
-            kinds += [kind for kind in means if kind not in kinds]
-    own = next((row for row in rows if row["model"] == analysis.subject), None)
-    changes = [kind for kind in kinds if kind != "as it is"]
-    losses = [Span(kind, own["means"][kind] - own["plain"], *_reach(own, kind)) for kind in changes if kind in own["means"]] if own else []
-    title = f"Change of {analysis.subject.label}'s nDCG@10; the line spans the tasks"
-    return {"rows": rows, "kinds": kinds, "chart": spans(losses, title, True), "title": title}
-
-
-def _means(found: Mapping[str, Any]) -> dict[str, float]:
-    return {}
-
-
-def _reach(row: Mapping[str, Any], kind: str) -> tuple[float, float]:
-    return 0.0, 0.0
+    """Return what changed queries cost each model, as means over tasks, and a chart for the subject."""
+    by_model = {model: _changes(evaluations[model.name].get("robustness")) for model in analysis.table.models}
+    rows = [
+        {"model": model, "means": {kind: sum(row.values()) / len(row) for kind, row in sorted(changes.items()) if row}}
+        for model, changes in by_model.items()
+        if changes
+    ]
+    own = {kind: row for kind, row in sorted(by_model[analysis.subject].items()) if row}
+    kinds = sorted({kind for changes in by_model.values() for kind in changes})
+    title = f"Change of nDCG@10 of {analysis.subject.label}: mean over tasks, the line from the worst to the best task"
+    drawn = [
+        Span(kind, sum(row.values()) / len(row), min(row.values()), max(row.values())) for kind, row in own.items()
+    ]
+    return {"rows": rows, "kinds": kinds, "chart": spans(drawn, title, zero=True), "title": title}

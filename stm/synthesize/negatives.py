@@ -18,6 +18,7 @@ from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
 from stm.params.synthesize import SynthesizeParams
 from stm.progress import say
+from stm.synthesize.judge import judge
 from stm.synthesize.prompt import Triplet, build_messages
 from stm.synthesize.queries import write_queries
 from stm.synthesize.report import Tally, summarise_ratios
@@ -29,11 +30,10 @@ CHUNK = 4096  # rows whose prompts are in memory at once
 
 @dataclass(frozen=True)
 class Result:
-    """Rows with synthetic negatives, the report, and the keys of all answers that were used."""
+    """Rows with synthetic negatives, and the report."""
 
     rows: pl.DataFrame
     report: dict[str, Any]
-    keys: list[str]
 
 
 def synthesize(rows: pl.DataFrame, params: SynthesizeParams, store: AnswerStore, name: str = "rows") -> Result:
@@ -56,7 +56,7 @@ def synthesize(rows: pl.DataFrame, params: SynthesizeParams, store: AnswerStore,
     report = job.report()
     report["seconds"] = round(time.monotonic() - started, 3)
     _say_outcome(name, report)
-    result = Result(_with_synthetic(rows, job.accepted), report, sorted(set(job.keys)))
+    result = Result(_with_synthetic(rows, job.accepted), report)
     return _add_queries(result, rows, params, store) if params.queries.rows else result
 
 
@@ -64,7 +64,7 @@ def _add_queries(result: Result, rows: pl.DataFrame, params: SynthesizeParams, s
     """Append rows with written queries; they keep the mined negatives of their passage."""
     written = write_queries(rows, params.queries, params.endpoint, store, params.max_passage_chars)
     report = {**result.report, "queries": written.report}
-    return Result(pl.concat([result.rows, written.rows]), report, sorted({*result.keys, *written.keys}))
+    return Result(pl.concat([result.rows, written.rows]), report)
 
 
 def _triplet(row: dict[str, Any]) -> Triplet:
@@ -126,7 +126,6 @@ class _Job:
         self.budget = Budget(params.max_total_tokens, params.max_cost, endpoint.price_in, endpoint.price_out)
         self.tally = Tally(params.samples)
         self.accepted: dict[int, str] = {}
-        self.keys: list[str] = []
         self.regenerations = 0
 
     def request(self, index: int, attempt: int) -> Request:
@@ -134,12 +133,11 @@ class _Job:
         messages = build_messages(self.triplets[index], self.params.prompt, self.params.max_passage_chars)
         return Request(messages, attempt)
 
-    def _key(self, index: int, attempt: int) -> str:
-        return request_key(canonical_request(self.request(index, attempt), self.params.endpoint))
-
     def is_replay(self) -> bool:
         """Whether the store answers the whole first round."""
-        keys = {self._key(index, 0) for index in range(len(self.triplets))}
+        endpoint = self.params.endpoint
+        requests = (self.request(index, 0) for index in range(len(self.triplets)))
+        keys = {request_key(canonical_request(request, endpoint)) for request in requests}
         return len(self.store.get(sorted(keys))) == len(keys)
 
     def run(self, endpoint: Endpoint) -> None:
@@ -160,22 +158,33 @@ class _Job:
         requests = [self.request(index, attempt) for index in pending]
         description = f"write negatives, attempt {attempt + 1}"
         outcomes = complete_all(requests, endpoint, self.store, description, self.budget)
-        self.keys += [self._key(index, attempt) for index in pending]
         answered: list[tuple[int, Answer]] = []
         for index, outcome in zip(pending, outcomes, strict=True):
             if isinstance(outcome, Failure):
                 self.tally.failures[outcome.reason] += 1
             else:
                 answered.append((index, outcome))
-        self._judge(answered)
+        self._judge(endpoint, answered)
 
-    def _judge(self, answered: Sequence[tuple[int, Answer]]) -> None:
+    def _judge(self, endpoint: Endpoint, answered: Sequence[tuple[int, Answer]]) -> None:
         rows = [self.triplets[index] for index, _ in answered]
         verdicts = validate([answer for _, answer in answered], rows, self.params.validation, self.similarity)
+        if self.params.validation.judge:
+            verdicts = self._ask_judge(endpoint, rows, verdicts)
         for (index, answer), (text, reason) in zip(answered, verdicts, strict=True):
             self.tally.count(answer, self.ids[index], self.triplets[index].query, text, reason)
             if not reason:
                 self.accepted[index] = text
+
+    def _ask_judge(
+        self, endpoint: Endpoint, rows: Sequence[Triplet], verdicts: Sequence[tuple[str, str]]
+    ) -> list[tuple[str, str]]:
+        """Let the judge see what all other rules accepted."""
+        open_ = [place for place, (_, reason) in enumerate(verdicts) if not reason]
+        texts, triplets = [verdicts[place][0] for place in open_], [rows[place] for place in open_]
+        limit = self.params.max_passage_chars
+        reasons = dict(zip(open_, judge(texts, triplets, endpoint, self.store, self.budget, limit), strict=True))
+        return [(text, reasons.get(place, reason)) for place, (text, reason) in enumerate(verdicts)]
 
     def report(self) -> dict[str, Any]:
         """The report of the whole job, with the hardness of synthetic and mined negatives of the same rows."""

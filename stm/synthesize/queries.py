@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from stm.bm25 import NOTHING, Index
-from stm.llm.answers import Answer, Failure, Request, canonical_request, request_key
+from stm.llm.answers import Answer, Failure, Request
 from stm.llm.client import complete_all
 from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
@@ -53,11 +53,10 @@ Write {ask}, in other words than the text. Give only that."""
 
 @dataclass(frozen=True)
 class Written:
-    """New rows, the report, and the keys of the answers used."""
+    """New rows, and the report."""
 
     rows: pl.DataFrame
     report: dict[str, Any]
-    keys: list[str]
 
 
 def write_queries(
@@ -80,8 +79,7 @@ def write_queries(
     kept = [_row(row, kind, text) for (row, kind), text, reason in zip(jobs, texts, reasons, strict=True) if not reason]
     tally = Counter(reason or "accepted" for reason in reasons)
     report = {"asked": len(jobs), "accepted": len(kept), "outcomes": dict(sorted(tally.items()))}
-    keys = sorted({request_key(canonical_request(request, endpoint)) for request in requests})
-    return Written(pl.DataFrame(kept, schema=ROWS), report, keys)
+    return Written(pl.DataFrame(kept, schema=ROWS), report)
 
 
 def _request(passage: str, kind: str, params: QueryParams, max_passage_chars: int) -> Request:

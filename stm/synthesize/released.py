@@ -28,8 +28,8 @@ def join_released(mixture: pl.DataFrame, released: pl.DataFrame, where: str = "r
     outside = released.filter(~pl.col(INDEX).is_between(0, mixture.height - 1))
     if outside.height:
         raise DataError(
-            f"{where}: {INDEX} has {outside[INDEX][0]}, but the mixture has {mixture.height} rows; use the revision of the "
-            "mixture that the negatives were made for"
+            f"{where}: {INDEX} has {outside[INDEX][0]}, but the mixture has {mixture.height} rows; use the revision "
+            "of the mixture that the negatives were made for"
         )
     numbered = mixture.drop(TEXT, strict=False).with_row_index(INDEX).with_columns(pl.col(INDEX).cast(pl.Int64))
     texts = released.select(pl.col(INDEX).cast(pl.Int64), pl.col(TEXT).cast(pl.String).fill_null("").str.strip_chars())

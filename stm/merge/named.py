@@ -1,0 +1,66 @@
+"""Further mergekit methods by name, through SentenceTransformer.merge on full models made from the adapters.
+
+For methods that this package has no row for: all models are in memory at once, and nothing is searched. Scores and
+prompts are handled as for any other mix.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+
+from stm.deltas import add_adapter
+from stm.errors import ParamsError
+from stm.files import atomic_directory
+from stm.merge.experts import Experts
+from stm.merge.materialise import write_model_prompts
+from stm.models import load_model
+
+Parameters = Mapping[str, float | bool | Mapping[str, float]]
+
+
+def merge_by_name(experts: Experts, method: str, parameters: Parameters) -> SentenceTransformer:
+    """Merge the experts' full models by mergekit's `method`; models are numbered in name order.
+
+    A parameter that is a mapping gives one value per expert. `ParamsError` for an unknown method or expert, and with
+    mergekit's words for parameters that it refuses.
+    """
+    # Imported here: few merges go this way, and mergekit takes seconds to import.
+    from mergekit.merge_methods import BasePolicy
+    from mergekit.merge_methods import get as find_mergekit_method
+    from mergekit.merge_methods.registry import registered_methods
+
+    known = sorted(row.spec.name for row in registered_methods())
+    if method not in known:
+        raise ParamsError(f"mergekit has no method {method!r}; it has {', '.join(known)}")
+    numbered = {name: _by_index(name, value, experts.names) for name, value in parameters.items()}
+    policy = find_mergekit_method(method).spec.contract.base
+    base = load_model(experts.base) if policy == BasePolicy.REQUIRED else None
+    models = []
+    for adapter in experts.adapters.values():
+        models.append(load_model(experts.base))
+        add_adapter(models[-1], adapter)
+    torch.manual_seed(0)  # some methods draw masks from the global generator
+    try:
+        return SentenceTransformer.merge(models, method, base_model=base, parameters=numbered)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ParamsError(f"mergekit refuses to merge by {method!r}: {' '.join(str(error).split())}") from error
+
+
+def _by_index(name: str, value: Any, experts: list[str]) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if sorted(value) != sorted(experts):
+        raise ParamsError(
+            f"merge.mergekit.parameters.{name} names {sorted(value)}; give one value for each of {experts}"
+        )
+    return {index: value[expert] for index, expert in enumerate(experts)}
+
+
+def write_named(model: SentenceTransformer, prompts: Mapping[str, str], folder: Path | str) -> None:
+    """Save the merged model with its prompts, whole or not at all, without the card that would describe another."""
+    with atomic_directory(folder) as scratch:
+        model.save(str(scratch), create_model_card=False, safe_serialization=True)
+        write_model_prompts(scratch, prompts)

@@ -1,0 +1,197 @@
+"""Batch files against a small batch API on loopback: submit, collect, resume, error lines, refusals."""
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stm.errors import EndpointError
+from stm.llm import batch as batch_module
+from stm.llm.answers import Answer, Budget, Failure, Request
+from stm.llm.client import complete_all
+from stm.llm.store import AnswerStore
+from stm.params.llm import Endpoint
+from tests.fault_server import completion
+
+Judge = Callable[[str, int], dict[str, Any] | None]
+
+
+def good(text: str) -> dict[str, Any]:
+    return {"response": {"status_code": 200, "body": completion(f"batched {text}")}, "error": None}
+
+
+class BatchApi:
+    """Files and batches in memory; `judge(text, batch number)` gives the output line of a request, None for no line."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge, self.files, self.batches = judge, {}, {}
+        self.looks = 0
+        self.status = "completed"
+
+    def create(self, body: dict[str, Any]) -> dict[str, Any]:
+        number = len(self.batches)
+        out, errors = [], []
+        for raw in self.files[body["input_file_id"]].splitlines():
+            entry = json.loads(raw)
+            assert entry["url"] == "/v1/chat/completions"
+            line = self.judge(entry["body"]["messages"][-1]["content"], number)
+            if line:
+                target = out if (line.get("response") or {}).get("status_code") == 200 else errors
+                target.append(json.dumps({"custom_id": entry["custom_id"], **line}))
+        name = f"batch_{number}"
+        self.files[f"out_{number}"] = "\n".join(out) + "\n{torn"
+        self.files[f"err_{number}"] = "\n".join(errors)
+        self.batches[name] = {
+            "id": name, "object": "batch", "completion_window": "24h", "created_at": 1, "endpoint": "x",
+            "status": "in_progress", "input_file_id": body["input_file_id"], "metadata": body.get("metadata"),
+            "output_file_id": f"out_{number}", "error_file_id": f"err_{number}" if errors else None,
+        }  # fmt: skip
+        return self.batches[name]
+
+    def look(self, name: str) -> dict[str, Any]:
+        self.looks += 1
+        batch = self.batches[name]
+        if self.looks % 2 == 0:
+            batch["status"] = self.status
+        if batch["status"] == "failed":
+            batch |= {"output_file_id": None, "errors": {"data": [{"message": "token limit exceeded"}]}}
+        return batch
+
+
+@contextmanager
+def batch_api(judge: Judge = lambda text, number: good(text)) -> Iterator[tuple[BatchApi, Endpoint]]:
+    api = BatchApi(judge)
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Stay silent."""
+
+        def reply(self, payload: Any) -> None:
+            data = payload.encode() if isinstance(payload, str) else json.dumps(payload).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if self.path.endswith("/files"):
+                name = f"file_{len(api.files)}"
+                api.files[name] = re.search(rb'\{"custom_id".*\}', body, re.DOTALL)[0].decode()
+                self.reply(
+                    {"id": name, "object": "file", "bytes": 1, "created_at": 1, "filename": "x", "purpose": "batch"}
+                )
+            else:
+                self.reply(api.create(json.loads(body)))
+
+        def do_GET(self) -> None:
+            last = self.path.split("?")[0].split("/")
+            if last[-1] == "content":
+                self.reply(api.files[last[-2]])
+            elif last[-1] == "batches":
+                self.reply({"object": "list", "data": list(api.batches.values())})
+            else:
+                self.reply(api.look(last[-1]))
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    try:
+        yield api, Endpoint(base_url=url, model="m", batch=True, poll_seconds=0.01, retries=2)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    with AnswerStore(tmp_path / "llm.sqlite") as opened:
+        yield opened
+
+
+def ask(count: int) -> list[Request]:
+    return [Request([{"role": "user", "content": f"q{i}"}]) for i in range(count)]
+
+
+def test_answers_come_in_order_and_are_stored(store: AnswerStore) -> None:
+    with batch_api() as (api, endpoint):
+        outcomes = complete_all(ask(5), endpoint.model_copy(update={"batch_requests": 2}), store)
+        assert [o.text for o in outcomes] == [f"batched q{i}" for i in range(5)]
+        assert not any(o.is_replayed for o in outcomes)
+        assert len(api.batches) == 3
+        assert all(o.is_replayed for o in complete_all(ask(5), endpoint, store))
+        assert len(api.batches) == 3
+    assert store.batches(endpoint.base_url) == []
+
+
+def test_error_lines_are_retried_and_rejections_are_not(store: AnswerStore) -> None:
+    def judge(text: str, number: int) -> dict[str, Any] | None:
+        if text == "q1" and number == 0:
+            return {"response": {"status_code": 500, "body": {"error": "boom"}}, "error": None}
+        if text == "q2":
+            return {"response": {"status_code": 400, "body": {"error": "too long"}}, "error": None}
+        if text == "q3":
+            return None  # expired: no line at all
+        return good(text)
+
+    with batch_api(judge) as (api, endpoint):
+        outcomes = complete_all(ask(5), endpoint, store)
+        assert len(api.batches) == 3
+        assert "q2" not in api.files[api.batches["batch_1"]["input_file_id"]]
+    assert [isinstance(o, Answer) for o in outcomes] == [True, True, False, False, True]
+    assert [outcomes[2].reason, outcomes[3].reason] == ["rejected", "expired"]
+    assert "too long" in outcomes[2].detail
+
+
+@pytest.mark.parametrize("moment", ["before_name", "before_collect", "before_create"])
+def test_a_restart_collects_what_was_submitted(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with batch_api() as (api, endpoint):
+        with monkeypatch.context() as patch:
+            if moment == "before_name":
+                patch.setattr(AnswerStore, "name_batch", die)
+            elif moment == "before_collect":
+                patch.setattr(batch_module, "_collect", die)
+            else:
+                patch.setattr("openai.resources.Batches.create", die)
+            with pytest.raises(KeyboardInterrupt):
+                complete_all(ask(4), endpoint, store)
+        assert len(store) == 0
+        outcomes = complete_all(ask(4), endpoint, store)
+        assert [o.text for o in outcomes] == [f"batched q{i}" for i in range(4)]
+        assert len(api.batches) == 1
+
+
+def test_a_refused_batch_is_a_clear_error(store: AnswerStore) -> None:
+    with batch_api() as (api, endpoint):
+        api.status = "failed"
+        with pytest.raises(EndpointError, match="token limit exceeded"):
+            complete_all(ask(2), endpoint, store)
+        api.status = "completed"
+        assert len(complete_all(ask(2), endpoint, store)) == len(store) == 2
+
+
+def test_the_budget_holds_for_batches(store: AnswerStore) -> None:
+    with batch_api() as (_, endpoint):
+        budget = Budget(max_tokens=300)
+        outcomes = complete_all(ask(9), endpoint, store, budget=budget)
+    assert sum(isinstance(o, Answer) for o in outcomes) == 2
+    assert {o.reason for o in outcomes if isinstance(o, Failure)} == {"budget"}
+    assert (budget.tokens_in, budget.tokens_out) == (20, 10)
+
+
+def test_an_endpoint_without_batches_is_a_clear_error(store: AnswerStore) -> None:
+    endpoint = Endpoint(base_url="http://127.0.0.1:9/v1", batch=True, retries=0)
+    with pytest.raises(EndpointError, match=r"batch API of http://127\.0\.0\.1:9/v1"):
+        complete_all(ask(1), endpoint, store)
