@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: repro test lint venv bench lock clean help
+.PHONY: repro test test-browser lint venv bench lock clean help
 
 help:            ## what there is
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  +##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -16,6 +16,13 @@ repro: $(READY)  ## run whatever of the pipeline has changed
 
 test: lint       ## lint, types, tests
 	pytest -n 2 --dist loadfile
+
+test-browser: $(READY)  ## the report in headless Chromium; installs Debian's chromium if it is missing
+	command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium
+	pytest tests/browser/check_report.py
+
+bench: $(READY)  ## benchmarks; JSON to benchmarks/results
+	python -m benchmarks.merge_methods
 
 lint: $(READY)   ## style and strict types
 	ruff check .

@@ -5,6 +5,7 @@ BM25 figures are its figures. Scores are made query by query: no queries x passa
 what is retrieved for what.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import numpy.typing as npt
 import Stemmer
 
 from stm.errors import DataError
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
 
 K1, B = 1.5, 0.75
 METHOD = "lucene"

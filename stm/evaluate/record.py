@@ -104,7 +104,7 @@ def run_hub(evaluation: Evaluation, model: Any, tasks: Iterable[Any]) -> None:
             continue
         for (split, subset), row in scores.items():
             evaluation.hub_tasks[_row_name(name, scores, split, subset)] = _hub_row(named, row)
-        evaluation.results[name] = result
+        evaluation.results[name if name not in evaluation.results else f"{name}.hub"] = result
 
 
 def _row_name(name: str, scores: Mapping[tuple[str, str], TaskScores], split: str, subset: str) -> str:
