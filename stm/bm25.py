@@ -92,7 +92,8 @@ class Lexicon:
         frequencies: Counter[str] = Counter()
         for row in words:
             frequencies.update(set(row))
-        return cls(len(words), max(1.0, sum(map(len, words)) / max(1, len(words))), frequencies)
+        mean_length = sum(map(len, words)) / max(1, len(words))
+        return cls(len(words), mean_length or 1.0, frequencies)
 
     def score(self, queries: Sequence[str], passages: Sequence[str]) -> list[float]:
         """BM25 score of each passage for the query of the same place; the formula of `Index` (Lucene's, bm25s 0.3)."""

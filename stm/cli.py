@@ -108,6 +108,19 @@ def doctor() -> None:
 
 
 @app.command()
+def use(profile: Annotated[str, typer.Argument(help="Name of a file in profiles/, without .yaml.")]) -> None:
+    """Rewrite params.yaml with a profile: what it names changes, everything else and all comments stay."""
+
+    def body() -> None:
+        from stm.profiles import use_profile
+
+        use_profile(profile)
+        typer.echo(f"params.yaml is now the profile {profile!r}; `git diff params.yaml` shows it, `dvc repro` runs it")
+
+    _run(body)
+
+
+@app.command()
 def promote(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge only; publish, register and move nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Make it the champion in spite of its gates.")] = False,

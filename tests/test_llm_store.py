@@ -122,7 +122,8 @@ def test_money_is_counted_per_million() -> None:
 
 def test_the_gate_narrows_on_throttling_and_widens_again() -> None:
     async def play() -> list[float]:
-        pace, seen, running, most = Pace(8), [], 0, 0
+        pace, running, most = Pace(8), 0, 0
+        seen: list[float] = []
 
         async def hold() -> None:
             nonlocal running, most

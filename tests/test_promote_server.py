@@ -70,12 +70,13 @@ def test_publish_promote_and_load_through_the_server(
     shutil.rmtree(root / "reports" / "train")
     monkeypatch.chdir(root)
     params = promote_params(root)
-    assert promote(params, ACTOR).line() == "version 1 is the champion: all required gates passed"
+    outcome = promote(params, ACTOR)
+    assert outcome.line() == f"version {outcome.version} is the champion: all required gates passed"
     assert promote(params, ACTOR).decision == "unchanged"
 
     registry = Registry.open(params.tracking_uri, params.registered_model)
     assert registry.uri == server
-    assert [entry.version for entry in read_history(registry)] == [1]
+    assert [entry.version for entry in read_history(registry)] == [outcome.version]
     loaded = mlflow.sentence_transformers.load_model("models:/stm-retriever@champion")
     original = SentenceTransformer("models/merged")
     assert float(np.abs(loaded.encode(["heart"]) - original.encode(["heart"])).max()) == 0

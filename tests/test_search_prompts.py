@@ -197,7 +197,7 @@ def test_larger_budgets_make_their_proposals(budget: str) -> None:
     replies = [f"Retrieve the text number{i} that lies where the wish says." for i in range(200)]
     found, encoder, _ = run(knows("number9"), replies, budget=budget, samples=1)
     assert found.instruction == "Retrieve the text number9 that lies where the wish says."
-    assert len(found.report["attempts"]) <= BUDGETS[budget].proposals  # type: ignore[index]
+    assert len(found.report["attempts"]) <= BUDGETS[budget].proposals
     assert len(encoder.passages) == 20
 
 

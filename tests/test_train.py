@@ -167,7 +167,7 @@ def test_the_folded_layer_equals_pefts_in_values_and_gradients() -> None:
     x = torch.randn(3, 5, 12, requires_grad=True)
     expected = layer(x)
     expected.square().sum().backward()
-    grads = [torch.clone(t.grad) for t in (x, a, b)]
+    grads = [t.grad.clone() for t in (x, a, b)]
     for tensor in (x, a, b):
         tensor.grad = None
     folded = FoldedLinear.apply(x, layer.base_layer.weight, layer.base_layer.bias, a, b, 2.0)
