@@ -21,8 +21,6 @@ COMMANDS = ("search", "doctor", "promote", "rollback", "models", "reproduce")
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "unset")  # MLflow writes it; so it is restored afterwards
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.setenv("STM_ACTOR", "Grace")
 
 

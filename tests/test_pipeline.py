@@ -121,6 +121,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("project")
     patch = pytest.MonkeyPatch()
     patch.chdir(folder)
+    patch.setenv("MLFLOW_TRACKING_URI", "unset")  # MLflow writes it; so it is restored afterwards
+    patch.delenv("MLFLOW_TRACKING_URI")
     write_sources(folder / "own")
     pico_decoder().save_pretrained(folder / "own/decoder")
     pico_tokenizer().save_pretrained(folder / "own/decoder")
@@ -182,8 +184,7 @@ def test_every_model_is_in_the_metrics_with_both_measures_and_averages(project: 
 
 def test_the_run_is_registered_and_the_decision_written(project: Path) -> None:
     promotion = read_json("reports/promotion.json")
-    mlflow.set_tracking_uri("sqlite:///mlruns/mlflow.db")
-    version = mlflow.MlflowClient().get_registered_model("stm-retriever")
+    version = mlflow.MlflowClient("sqlite:///mlruns/mlflow.db").get_registered_model("stm-retriever")
     assert set(version.aliases) & {"champion", "challenger"}
     assert set(promotion["gates"]) >= {"base", "reload_difference"}
 

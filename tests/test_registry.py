@@ -13,13 +13,6 @@ from stm.promote.history import Actor, crown, past_champions, read_history, roll
 from stm.promote.registry import CHALLENGER, CHAMPION, Registry, redact, resolve_uri
 from tests.registry_project import ACTOR, migrated_store
 
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "unset")  # MLflow writes it; so it is restored afterwards
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-
-
 NUMBERS = itertools.count()
 
 
