@@ -1,8 +1,8 @@
 """How much a prompt search may spend, as rows of a table.
 
 Light, medium and heavy have the paper's sizes: 100 / 200 / 300 examples to learn from, as many to validate,
-minibatches of 3 / 5 / 8. The numbers of proposals are those that DSPy's automatic budgets of the same names come to.
-Small is what two slow cores do in seconds.
+minibatches of 3 / 5 / 8. The paper does not give the numbers of proposals; these grow with the examples. Small is what
+two slow cores do in seconds.
 """
 
 from dataclasses import dataclass
