@@ -37,9 +37,9 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	sed '/# files only/d' requirements.lock > $(VENV)/with-dependencies.txt
 	sed -n '/# files only/p' requirements.lock > $(VENV)/files-only.txt
-	$(BIN)/python -m pip install --disable-pip-version-check -r $(VENV)/with-dependencies.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r $(VENV)/files-only.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -r $(VENV)/with-dependencies.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile --no-deps -r $(VENV)/files-only.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile --no-deps --no-build-isolation -e .
 	touch $@
 
 lock: $(READY)   ## write requirements.lock anew from what is installed

@@ -12,6 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from stm.models import compute_dtype
+from stm.pooled import skip_unpooled
 from stm.progress import Meter
 
 Embeddings = npt.NDArray[np.float32]
@@ -37,6 +38,7 @@ class Encoder:
 
     def __init__(self, model: SentenceTransformer, max_tokens: int = 0) -> None:
         """`max_tokens` is the padded size of one forward pass; 0 chooses by device."""
+        skip_unpooled(model)
         self.model = model.eval()
         self.device = model.device
         self.max_tokens = max_tokens or (CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS)

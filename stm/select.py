@@ -5,13 +5,13 @@ Takes variants as plain values and model folders; does not know how they were tr
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stm.encode import Encoder
 from stm.errors import ModelError
-from stm.files import atomic_directory
+from stm.files import atomic_directory, sha256_file, sha256_text
 from stm.merge.dev import DevSet, Scores, as_texts, score_model
 from stm.models import load_model
 from stm.progress import say
@@ -70,9 +70,15 @@ def select_experts(variants: Sequence[Variant], folder: Path | str, dev: DevSet,
     missing = [variant.name for variant in variants if not (folder / variant.name / COPIED[0]).exists()]
     if missing:
         raise ModelError(f"the expert {missing[0]!r} is not in {folder}; run `dvc repro` to train it")
-    scored = []
+    scored: list[Scored] = []
+    known: dict[str, Scored] = {}
     for variant in sorted(variants, key=lambda v: v.name):
-        scored.append(score_variant(variant, folder / variant.name, dev))
+        key = sha256_text(*(sha256_file(folder / variant.name / name) for name in COPIED))
+        if key in known:  # where prompt search keeps the seed, two variants are the same adapter
+            scored.append(replace(known[key], variant=variant, tokens=0))
+        else:
+            scored.append(score_variant(variant, folder / variant.name, dev))
+            known[key] = scored[-1]
         say(f"select: {variant.name} {scored[-1].mean:.4f}")
     best = choose(scored)
     with atomic_directory(output) as scratch:

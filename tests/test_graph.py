@@ -49,6 +49,7 @@ def table(splits: tuple[str, ...]) -> dict[str, Any]:
     params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["splits"], params["prepare"]["splits"] = list(splits), dict.fromkeys(splits, "any")
     params["experts"] = {f"{s}-ft": {"split": s, "negatives": "mined", "instruction": "seed"} for s in splits}
+    params["synthesize_splits"], params["search_prompts_splits"] = list(splits), list(splits)
     params["experts"]["one-po"] = {"split": "one", "negatives": "mined", "instruction": "searched"}
     params["models"] = {"base": {"path": "models/backbone"}, "merged": {"path": "models/merged"}}
     return params

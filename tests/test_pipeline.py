@@ -65,7 +65,7 @@ def write_sources(folder: Path) -> None:
 def own_params(base_url: str) -> dict[str, Any]:
     """The shipped params with a user's tables and sources, and sizes for a pico model."""
     params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["splits"] = list(SPLITS)
+    params["splits"], params["synthesize_splits"], params["search_prompts_splits"] = list(SPLITS), ["web"], ["web"]
     params["experts"] = {f"{s}-ft": {"split": s, "negatives": "mined", "instruction": "seed"} for s in SPLITS}
     params["experts"]["web-shn"] = {"split": "web", "negatives": "synthetic", "instruction": "seed"}
     params["experts"]["web-po"] = {"split": "web", "negatives": "mined", "instruction": "searched"}
@@ -133,11 +133,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Any:
             run(stage)
         for split in SPLITS:
             run("mine", split)
-            run("synthesize", split)
+        run("synthesize", "web")
         run("warm_up")
         for split in SPLITS:
             run("train", f"{split}-ft")
-            run("search_prompts", split)
+        run("search_prompts", "web")
         run("train", "web-shn")
         run("train", "web-po")
         for stage in ("train_all", "select", "merge"):

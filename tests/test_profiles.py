@@ -40,3 +40,20 @@ def test_a_profile_that_would_break_the_params_writes_nothing(tmp_path: Path) ->
     assert path.read_text() == (ROOT / "params.yaml").read_text()
     with pytest.raises(ParamsError, match="files there: bad, params"):
         use_profile("none", tmp_path, path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("synthesize_splits: [nowhere]", "synthesize_splits names .'nowhere'.; the table splits has"),
+        ("search_prompts_splits: [nlu, nlu]", "search_prompts_splits names a split twice"),
+        ("synthesize_splits: []", "med_real-shn.negatives is 'synthetic'; add its split 'med_real' to synthesize_sp"),
+        ("search_prompts_splits: []", "po.instruction is 'searched'; add its split 'med_synth' to search_prompts_sp"),
+    ],
+)
+def test_tables_that_disagree_are_refused_with_the_row_and_the_next_step(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(ParamsError, match=message):
+        apply_profile(tmp_path / "p.yaml", ROOT / "params.yaml")

@@ -22,6 +22,7 @@ from peft import LoraConfig, get_peft_model
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from stm.errors import DataError, ModelError
+from stm.files import sha256_tree
 from stm.models import load_model
 from stm.params.train import TrainParams
 from stm.prompts import read_prompts
@@ -29,7 +30,7 @@ from stm.schema import ROWS, write_rows
 from stm.train.batches import Example, PromptSource, make_batch, make_examples, plan_steps
 from stm.train.expert import Share, train_expert
 from stm.train.loop import Step, learning_rate, train_adapter
-from stm.train.lora import FoldedLinear
+from stm.train.lora import Fold, FoldedLinear
 from stm.train.objective import BatchIds, false_negatives, info_nce
 from tests.pico import pico_backbone
 
@@ -170,11 +171,15 @@ def test_the_folded_layer_equals_pefts_in_values_and_gradients() -> None:
     grads = [t.grad.clone() for t in (x, a, b)]
     for tensor in (x, a, b):
         tensor.grad = None
-    folded = FoldedLinear.apply(x, layer.base_layer.weight, layer.base_layer.bias, a, b, 2.0)
+    fold = Fold(layer.base_layer.weight, a, b, 2.0)
+    folded = FoldedLinear.apply(x, fold(), layer.base_layer.bias, a, b, 2.0)
     folded.square().sum().backward()
     assert torch.allclose(folded, expected, atol=1e-5)
     for tensor, grad in zip((x, a, b), grads, strict=True):
         assert torch.allclose(tensor.grad, grad, rtol=1e-4, atol=1e-4)
+    assert fold() is fold()
+    torch.optim.SGD([b], lr=0.1).step()
+    assert torch.allclose(FoldedLinear.apply(x, fold(), layer.base_layer.bias, a, b, 2.0), layer(x), atol=1e-5)
 
 
 def test_gradient_caching_gives_the_gradients_of_the_whole_batch(tmp_path: Path) -> None:
@@ -204,13 +209,28 @@ def train(base: Path, out: Path, work: Path, **changes: object) -> dict[str, Any
 
 def test_training_lowers_the_loss_and_is_the_same_twice(tmp_path: Path) -> None:
     base = pico_backbone(tmp_path / "base")
-    first = train(base, tmp_path / "a", tmp_path / "wa", max_steps=24, epochs=8)
-    train(base, tmp_path / "b", tmp_path / "wb", max_steps=24, epochs=8)
+    first = train(base, tmp_path / "1/a", tmp_path / "wa", max_steps=24, epochs=8)
+    train(base, tmp_path / "2/a", tmp_path / "wb", max_steps=24, epochs=8)
     losses = [entry["loss"] for entry in first["history"]]
     assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
-    for name in ("adapter_model.safetensors", "adapter_config.json", "prompts.json"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    for name in ("adapter_model.safetensors", "adapter_config.json", "prompts.json", "training.json"):
+        assert (tmp_path / "1/a" / name).read_bytes() == (tmp_path / "2/a" / name).read_bytes()
     assert not (tmp_path / "wa").exists()
+
+
+def test_a_finished_training_of_the_same_inputs_is_taken_over_and_of_others_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, out = pico_backbone(tmp_path / "base"), tmp_path / "experts"
+    first = train(base, out / "a", tmp_path / "w")
+    other = train(base, out / "b", tmp_path / "w", seed=4)
+    assert "same_as" not in other
+    monkeypatch.setattr("stm.train.loop.Step.run", lambda self, batch: pytest.fail("trained again"))
+    same = train(base, out / "c", tmp_path / "w")
+    assert (same["same_as"], same["history"], same["seconds"]) == ("a", first["history"], 0.0)
+    assert sha256_tree(out / "c") == sha256_tree(out / "a")
+    (out / "a" / "adapter_model.safetensors").write_bytes(b"changed")
+    assert train(base, out / "d", tmp_path / "w")["same_as"] == "c"
 
 
 RUN = """
@@ -229,8 +249,8 @@ t.train(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
 
 def test_a_killed_training_goes_on_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
     base, work = pico_backbone(tmp_path / "base"), tmp_path / "work"
-    train(base, tmp_path / "whole", tmp_path / "w")
-    command = [sys.executable, "-c", RUN, str(base), str(tmp_path / "resumed"), str(work)]
+    train(base, tmp_path / "1/whole", tmp_path / "w")
+    command = [sys.executable, "-c", RUN, str(base), str(tmp_path / "2/resumed"), str(work)]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": "."})
     deadline = time.monotonic() + 120
     while not (work / "state.json").exists() or json.loads((work / "state.json").read_text())["step"] < 2:
@@ -239,9 +259,9 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_bytes(tmp_path: Path) ->
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "resumed").exists()
-    train(base, tmp_path / "resumed", work)
-    whole, resumed = (tmp_path / n / "adapter_model.safetensors" for n in ("whole", "resumed"))
+    assert not (tmp_path / "2/resumed").exists()
+    train(base, tmp_path / "2/resumed", work)
+    whole, resumed = (tmp_path / n / "adapter_model.safetensors" for n in ("1/whole", "2/resumed"))
     assert whole.read_bytes() == resumed.read_bytes()
 
 

@@ -26,6 +26,8 @@ class Params(Section):
     """Every table and section."""
 
     splits: list[Name] = Field(min_length=1, description="names of the training splits")
+    synthesize_splits: list[Name] = Field(description="splits that get synthetic negatives")
+    search_prompts_splits: list[Name] = Field(description="splits whose instruction is searched")
     experts: dict[Name, ExpertRow] = Field(min_length=1, description="expert name -> how it is trained")
     models: dict[Name, ModelEntry] = Field(min_length=1, description="model name -> what is evaluated")
     backbone: BackboneParams
@@ -50,6 +52,7 @@ class Params(Section):
             raise ValueError(
                 f"splits has {sorted(splits)}, but prepare.splits has {sorted(self.prepare.splits)}; name the same"
             )
+        self._agree_on_lists(splits)
         for name, row in self.experts.items():
             if row.split not in splits:
                 raise ValueError(f"experts.{name}.split is {row.split!r}; the table splits has {sorted(splits)}")
@@ -61,6 +64,23 @@ class Params(Section):
                     "prompt search starts from it"
                 )
         return self
+
+    def _agree_on_lists(self, splits: set[str]) -> None:
+        for table in ("synthesize_splits", "search_prompts_splits"):
+            named = getattr(self, table)
+            if len(set(named)) != len(named):
+                raise ValueError(f"{table} names a split twice")
+            if not set(named) <= splits:
+                raise ValueError(f"{table} names {sorted(set(named) - splits)}; the table splits has {sorted(splits)}")
+        for name, row in self.experts.items():
+            if row.negatives == "synthetic" and row.split not in self.synthesize_splits:
+                raise ValueError(
+                    f"experts.{name}.negatives is 'synthetic'; add its split {row.split!r} to synthesize_splits"
+                )
+            if row.instruction == "searched" and row.split not in self.search_prompts_splits:
+                raise ValueError(
+                    f"experts.{name}.instruction is 'searched'; add its split {row.split!r} to search_prompts_splits"
+                )
 
 
 def load_params(path: Path | str = PARAMS_FILE) -> Params:

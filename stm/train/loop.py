@@ -23,6 +23,7 @@ from stm.progress import Meter, say
 from stm.prompts import Prompts, write_prompts
 from stm.train.batches import Batch, Example, make_batch, plan_steps
 from stm.train.checkpoint import drop_checkpoint, load_checkpoint, save_checkpoint
+from stm.train.finished import copy_adapter, find_same, record_training
 from stm.train.lora import attach, save_adapter, trainable
 from stm.train.objective import false_negatives, info_nce
 
@@ -97,14 +98,21 @@ def train_adapter(
 ) -> dict[str, Any]:
     """Train an adapter of `base` on the examples and write it to `out`; return the history.
 
-    `work` holds the checkpoint while the training runs. A loss that is not finite is a `ModelError` with the row ids of
-    its batch.
+    `work` holds the checkpoint while the training runs. A finished training of the same base, rows and params beside
+    `out` is copied instead of repeated. A loss that is not finite is a `ModelError` with the row ids of its batch.
     """
+    origin = describe_origin(base, examples, params)
+    same = find_same(out, origin)
+    if same:
+        say(f"{name}: the same base, rows and params as {same.folder.name}, which is taken over")
+        with atomic_directory(out) as scratch:
+            copy_adapter(same.folder, scratch)
+            write_prompts(prompts, scratch)
+        return {**summarise(same.history, len(examples), 0.0), "same_as": same.folder.name}
     model = load_model(base)
     adapted = attach(model, params, fold=compute_dtype() == torch.float32)
     parameters = trainable(adapted)
     optimizer = torch.optim.AdamW(parameters.values(), lr=params.learning_rate, weight_decay=params.weight_decay)
-    origin = describe_origin(base, examples, params)
     done, history = load_checkpoint(work, origin, parameters, optimizer)
     if done:
         say(f"{name}: going on after step {done}")
@@ -122,6 +130,7 @@ def train_adapter(
             meter.advance(note=f"loss {history[-1]['loss']:.3f}")
     with atomic_directory(out) as scratch:
         save_adapter(adapted, base.as_posix(), scratch)
+        record_training(scratch, origin, history)
         write_prompts(prompts, scratch)
     drop_checkpoint(work)
     return summarise(history, len(examples), time.monotonic() - started)

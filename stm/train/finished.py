@@ -1,0 +1,49 @@
+"""What a finished adapter was trained on, kept in its folder, and the search for one that need not be trained again.
+
+Two experts have the same inputs where prompt search keeps the seed instruction: a training is a function of base, rows
+and params, so the second would end in the same bytes. Does not know how these are hashed or trained on.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stm.files import read_json, sha256_file, write_json
+
+RECORD, WEIGHTS, CONFIG = "training.json", "adapter_model.safetensors", "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished training: its adapter folder and the history of its steps."""
+
+    folder: Path
+    history: list[dict[str, float]]
+
+
+def record_training(folder: Path, origin: Mapping[str, Any], history: list[dict[str, float]]) -> None:
+    """Write beside the adapter what it comes from, its history and the hash of its weights."""
+    record = {"origin": dict(origin), "history": history, "weights": sha256_file(folder / WEIGHTS)}
+    write_json(folder / RECORD, record)
+
+
+def find_same(out: Path, origin: Mapping[str, Any]) -> Finished | None:
+    """Return the first sibling of `out`, by name, that was trained from `origin` and still has the recorded weights."""
+    wanted = json.loads(json.dumps(dict(origin)))
+    for path in sorted(out.parent.glob(f"*/{RECORD}")):
+        record = read_json(path)
+        folder = path.parent
+        if folder.name.startswith(".") or folder == out or record["origin"] != wanted:
+            continue
+        if (folder / WEIGHTS).exists() and sha256_file(folder / WEIGHTS) == record["weights"]:
+            return Finished(folder, record["history"])
+    return None
+
+
+def copy_adapter(source: Path, target: Path) -> None:
+    """Copy the adapter and its record, without prompts, into an existing folder."""
+    for name in (RECORD, WEIGHTS, CONFIG):
+        shutil.copyfile(source / name, target / name)

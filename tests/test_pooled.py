@@ -1,0 +1,59 @@
+"""Leaving out what no pooled vector depends on changes no vector and no gradient, in any family and on either side."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+from stm.models import load_model
+from stm.pooled import last_positions, skip_unpooled
+from tests.pico import pico_backbone
+
+TEXTS = ["a", "a longer text of several words", "two words"]
+FAMILIES = ("llama", "qwen3", "gemma", "gemma2", "phi3", "mistral")
+
+
+def vectors_and_gradients(model: SentenceTransformer) -> list[torch.Tensor]:
+    layers = model[0].model.layers
+    watched = [layers[-1].mlp.down_proj.weight, layers[0].self_attn.o_proj.weight]
+    out = model(model.preprocess(TEXTS))["sentence_embedding"]
+    weights = torch.linspace(-1, 1, out.numel()).reshape(out.shape)
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), watched)]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vectors_and_gradients_stay_the_same(tmp_path: Path, family: str, side: str) -> None:
+    model = load_model(pico_backbone(tmp_path / "base", family))
+    model.tokenizer.padding_side = side
+    plain = vectors_and_gradients(model)
+    assert skip_unpooled(model)
+    assert skip_unpooled(model), "a second call changes nothing"
+    for found, expected in zip(vectors_and_gradients(model), plain, strict=True):
+        assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_the_last_mlp_sees_one_position_per_text(tmp_path: Path) -> None:
+    model = load_model(pico_backbone(tmp_path / "base"))
+    skip_unpooled(model)
+    shapes = []
+    projection = model[0].model.layers[-1].mlp.up_proj
+    projection.register_forward_hook(lambda module, args, out: shapes.append(tuple(args[0].shape)))
+    model.encode(TEXTS)
+    assert shapes == [(len(TEXTS), projection.in_features)]
+
+
+def test_other_poolings_are_left_alone(tmp_path: Path) -> None:
+    model = load_model(pico_backbone(tmp_path / "base"))
+    width = model.get_embedding_dimension()
+    mean = SentenceTransformer(modules=[model[0], Pooling(width, pooling_mode="mean")])
+    before = mean.encode(TEXTS)
+    assert not skip_unpooled(mean)
+    assert (mean.encode(TEXTS) == before).all()
+
+
+def test_the_last_position_is_found_on_both_sides() -> None:
+    mask = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 0, 0], [1, 1, 1]])
+    assert last_positions(mask).tolist() == [1, 2, 0, 2]
