@@ -1,20 +1,37 @@
-"""Mine hard negatives for one split: data/pairs/<split>.parquet -> data/mined/<split>.parquet and a report."""
+"""Mine hard negatives for one split: data/pairs/<split>.parquet -> data/mined/<split>.parquet and a report.
+
+Where an LLM judges, data/answers/mine/<split>.parquet holds its answers, from which another machine replays the stage.
+"""
 
 from pathlib import Path
 
 from stm.files import write_json
-from stm.mine import mine
+from stm.llm.store import AnswerStore
+from stm.mine.judges import LIMIT_REACHED, describe_cost, open_judges
+from stm.mine.rows import mine
 from stm.params.base import load_section
 from stm.params.mine import MineParams
+from stm.progress import say
 from stm.schema import read_rows, write_rows
 from stm.stage import run_stage
 
 
 def main(split: str) -> None:
-    """Read the pairs of `split`, mine, write rows and report."""
+    """Read the pairs of `split`, mine, write rows, report and the judge's answers."""
     params = load_section("mine", MineParams)
-    rows, report = mine(read_rows(Path("data/pairs") / f"{split}.parquet"), params)
-    write_rows(rows, Path("data/mined") / f"{split}.parquet")
+    rows = read_rows(Path("data/pairs") / f"{split}.parquet")
+    answers = Path("data/answers/mine") / f"{split}.parquet"
+    with AnswerStore() as store:
+        if answers.exists():
+            store.import_parquet(answers)
+        if params.judge.llm:
+            say(f"mine {split}: {describe_cost(rows, params.negatives, params.judge)}")
+        with open_judges(params.judge, store) as judges:
+            mined, report = mine(rows, params, judges)
+        store.export_parquet(answers, store.used)
+    if report["judges"].get("llm", {}).get("unasked"):
+        say(f"mine {split}: {LIMIT_REACHED}")
+    write_rows(mined, Path("data/mined") / f"{split}.parquet")
     write_json(Path("reports/mine") / f"{split}.json", report)
 
 

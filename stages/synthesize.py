@@ -1,5 +1,6 @@
 """Write hard negatives with an LLM for one split: data/mined/<split>.parquet -> data/synthetic/<split>.parquet.
 
+Negatives that `prepare` took from a release (data/pairs/<split>.parquet) are used as they are.
 Beside the rows it writes reports/synthesize/<split>.json and data/answers/<split>.parquet, the answers used, from which
 another machine replays the stage without any endpoint.
 """
@@ -12,18 +13,18 @@ from stm.params.base import load_section
 from stm.params.synthesize import SynthesizeParams
 from stm.schema import read_rows, write_rows
 from stm.stage import run_stage
-from stm.synthesize.negatives import synthesize
+from stm.synthesize.negatives import released_negatives, synthesize
 
 
 def main(split: str) -> None:
     """Read the mined rows of `split`, synthesize, write rows, report and the answers used."""
     params = load_section("synthesize", SynthesizeParams)
-    rows = read_rows(Path("data/mined") / f"{split}.parquet")
+    rows, pairs = (read_rows(Path("data") / kind / f"{split}.parquet") for kind in ("mined", "pairs"))
     answers = Path("data/answers") / f"{split}.parquet"
     with AnswerStore() as store:
         if answers.exists():
             store.import_parquet(answers)
-        result = synthesize(rows, params, store, split)
+        result = synthesize(rows, params, store, split, released_negatives(pairs))
         store.export_parquet(answers, store.used)
     write_rows(result.rows, Path("data/synthetic") / f"{split}.parquet")
     write_json(Path("reports/synthesize") / f"{split}.json", result.report)

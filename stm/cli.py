@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from stm.cli_answers import answers
 from stm.errors import ParamsError
 from stm.stage import guard
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Build, try, promote and roll back merged retrievers.", no_args_is_help=True, add_completion=False
 )
+app.add_typer(answers, name="answers")
 MERGED = Path("models/merged")
 WIDTH_WITHOUT_TERMINAL = 160
 MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}

@@ -27,8 +27,13 @@ def echo(body: dict[str, Any]) -> str:
 class FaultServer:
     """Runs in a thread; `behave(number, body)` names what happens to each request."""
 
-    def __init__(self, behave: Behaviour, answer: Callable[[dict[str, Any]], str] = echo) -> None:
-        self.behave, self.answer = behave, answer
+    def __init__(
+        self,
+        behave: Behaviour,
+        answer: Callable[[dict[str, Any]], str] = echo,
+        delay: Callable[[], float] = lambda: 0.0,  # seconds that a reply takes
+    ) -> None:
+        self.behave, self.answer, self.delay = behave, answer, delay
         self.asked: list[dict[str, Any]] = []
         self.headers: list[str] = []
         self.kinds: Counter[str] = Counter()
@@ -81,8 +86,11 @@ class FaultServer:
         self.kinds[kind] += 1
         text = body["messages"][-1]["content"]
         good = json.dumps(completion(self.answer(body))).encode()
+        await asyncio.sleep(self.delay())
         if kind == "silence":
             await asyncio.sleep(30)
+            return False
+        if kind == "closed":
             return False
         if kind == "cut":
             writer.write(
@@ -100,6 +108,7 @@ class FaultServer:
             "401": ("401 Unauthorized", head.encode(), ""),
             "404": ("404 Not Found", b'{"error": "no such model"}', ""),
             "junk": ("200 OK", b'{"choices": [', ""),
+            "nul": ("200 OK", b"\x00\xff\xfe" * 10, ""),
             "html": ("200 OK", HTML, ""),
             "empty": ("200 OK", json.dumps(completion("", choices=[])).encode(), ""),
             "list": ("200 OK", b"[1, 2]", ""),

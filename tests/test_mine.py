@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stm.errors import ParamsError
-from stm.mine import mine, normalise
+from stm.mine.pool import normalise
+from stm.mine.rows import mine
 from stm.params.base import parse_section
 from stm.params.mine import MineParams
 from stm.schema import ROWS, check_rows, read_rows, write_rows

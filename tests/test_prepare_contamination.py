@@ -125,7 +125,8 @@ def test_grams_never_cross_texts() -> None:
 
 def make_rows(*rows: tuple[str, str, list[str]]) -> pl.DataFrame:
     schema = pl.Schema([("anchor", pl.String()), ("positive", pl.String()), ("negatives", pl.List(pl.String))])
-    return pl.DataFrame(list(rows), schema=schema, orient="row").with_row_index("row")
+    frame = pl.DataFrame(list(rows), schema=schema, orient="row").with_row_index("row")
+    return frame.with_columns(synthetic=pl.lit(""))
 
 
 def test_rows_go_for_anchor_or_positive_and_negatives_alone() -> None:
@@ -138,7 +139,7 @@ def test_rows_go_for_anchor_or_positive_and_negatives_alone() -> None:
         ("kept", "whole", []),
     )
     clean, counts = decontaminate(rows, index)
-    assert clean.rows() == [(2, "fine", "fine too", ["b", "a"]), (4, "kept", "whole", [])]
+    assert clean.rows() == [(2, "fine", "fine too", ["b", "a"], ""), (4, "kept", "whole", [], "")]
     assert counts.describe() == {
         "tested": 5,
         "removed": 3,

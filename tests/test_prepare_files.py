@@ -24,7 +24,7 @@ ROWS: list[dict[str, Any]] = [
     {"query": "höhe", "passage": "first", "hard": ["a", "b"], "task": "do", "group": "g1"},
     {"query": "two", "passage": "second, with comma", "hard": [], "task": None, "group": "g1"},
 ]
-EXPECTED = [("höhe", "first", ["a", "b"], "do", "g1"), ("two", "second, with comma", [], "", "g1")]
+EXPECTED = [("höhe", "first", ["a", "b"], "do", "g1", ""), ("two", "second, with comma", [], "", "g1", "")]
 
 
 def jsonl(*rows: Any, end: str = "\n") -> bytes:
@@ -174,9 +174,9 @@ def beir_folder(folder: Path, qrels: str, before: str = "", end: str = "\n") -> 
 def test_beir_pairs(tmp_path: Path, before: str, end: str) -> None:
     folder = beir_folder(tmp_path / "b", "q1\tp1\t2\nq1\tp3\t0\nq2\tp2\t1\nq1\tp2\t1\n", before, end)
     assert read_beir_pairs(folder, "dev", "b").rows() == [
-        ("ask", "T one", ["three"], "", "b:q1"),
-        ("ask", "two", ["three"], "", "b:q1"),
-        ("more", "two", [], "", "b:q2"),
+        ("ask", "T one", ["three"], "", "b:q1", ""),
+        ("ask", "two", ["three"], "", "b:q1", ""),
+        ("more", "two", [], "", "b:q2", ""),
     ]
 
 

@@ -13,7 +13,7 @@ from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
 from stm.params.synthesize import SynthesizeParams
 from stm.schema import ROWS, check_rows, read_rows, write_rows
-from stm.synthesize.negatives import synthesize
+from stm.synthesize.negatives import released_negatives, synthesize
 from tests.fault_server import FaultServer, fault_server
 from tests.pico import pico_backbone
 
@@ -33,6 +33,14 @@ def rows_of(count: int) -> pl.DataFrame:
             }
         )  # fmt: skip
     return pl.DataFrame(rows, schema=ROWS)
+
+
+def with_release(rows: pl.DataFrame, texts: dict[str, str]) -> pl.DataFrame:
+    """Rows as `prepare` writes them where a release has negatives for some."""
+    found = pl.col("id").replace_strict(texts, default=None, return_dtype=pl.String)
+    extra = pl.when(found.is_not_null()).then(pl.concat_list(found)).otherwise(pl.lit([], pl.List(pl.String)))
+    marks = pl.lit("synthetic").repeat_by(extra.list.len())
+    return rows.with_columns(pl.concat_list("negatives", extra), pl.concat_list("origins", marks))
 
 
 def write_negative(body: dict[str, Any]) -> str:
@@ -111,6 +119,54 @@ def test_a_changed_row_asks_only_for_itself(store: AnswerStore) -> None:
         assert len(server.asked) == asked + 1
 
 
+def test_rows_with_a_released_negative_are_not_asked_for(store: AnswerStore) -> None:
+    pairs = with_release(rows_of(8), {"r0": "A text on the liver from a release.", "r5": "Another released text."})
+    with fault_server(answer=write_negative) as server:
+        result = synthesize(rows_of(8), params_of(server, rows=3), store, released=released_negatives(pairs))
+        asked = {body["messages"][-1]["content"].splitlines()[0] for body in server.asked}
+    assert asked == {
+        "An abnormal enlargement of the kidney1 by fluid.",
+        "An abnormal enlargement of the heart2 by fluid.",
+    }
+    origins = [list(row) for row in result.rows["origins"].to_list()]
+    assert origins == [["synthetic", "given"]] * 3 + [["given"]] * 2 + [["synthetic", "given"]] + [["given"]] * 2
+    assert result.rows["negatives"][5].to_list() == ["Another released text.", "Absence of the bone5 from birth."]
+    assert (result.report["rows_asked"], result.report["accepted"], result.report["released"]) == (2, 2, 2)
+    assert result.report["hardness"]["synthetic"]["count"] == 4
+
+
+def test_a_split_that_is_released_whole_needs_no_endpoint(
+    store: AnswerStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = with_release(rows_of(3), {f"r{i}": f"Released text number {i}." for i in range(3)})
+    params = SynthesizeParams(endpoint=Endpoint(base_url="http://127.0.0.1:9/v1"), rows=0)
+    result = synthesize(rows_of(3), params, store, released=released_negatives(pairs))
+    assert [row[0] for row in result.rows["origins"].to_list()] == ["synthetic"] * 3
+    assert "3 rows came with a released negative" in capsys.readouterr().err
+
+
+def test_a_changed_prompt_asks_again_and_the_old_one_still_replays(store: AnswerStore) -> None:
+    with fault_server(answer=write_negative) as server:
+        short = params_of(server)
+        first = synthesize(rows_of(4), short, store)
+        asked = len(server.asked)
+        longer = short.model_copy(update={"rows": 6})
+        synthesize(rows_of(6), longer, store)
+        assert len(server.asked) - asked == 3  # two new rows, one of them refused once
+        server.answer = lambda body: "A spleen that shrinks slowly after an infection in early childhood."
+        synthesize(rows_of(4), short.model_copy(update={"prompt": "full"}), store)
+        assert len(server.asked) > asked + 3
+    again = synthesize(rows_of(4), short, store)  # the server is gone
+    assert again.rows.equals(first.rows)
+
+
+def test_a_text_far_from_the_query_is_off_topic(store: AnswerStore) -> None:
+    with fault_server(answer=write_negative) as server:
+        strict = params_of(server, max_regenerations=0, validation={"min_ratio": 0.999, "max_ratio": 2.0})
+        report = synthesize(rows_of(4), strict, store).report
+    assert report["rejected"].get("off_topic", 0) > 0
+
+
 def test_only_the_first_rows_are_asked_for(store: AnswerStore) -> None:
     with fault_server(answer=write_negative) as server:
         result = synthesize(rows_of(8), params_of(server, rows=2), store)
@@ -182,6 +238,7 @@ def test_the_stage_writes_rows_report_and_answers(tmp_path: Path, monkeypatch: p
 
     monkeypatch.chdir(tmp_path)
     write_rows(rows_of(8), "data/mined/nlu.parquet")
+    write_rows(with_release(rows_of(8), {"r7": "A released text."}), "data/pairs/nlu.parquet")
     with fault_server(answer=write_negative) as server:
         section = f"synthesize: {{rows: 4, endpoint: {{base_url: '{server.base_url}', model: m}}}}\n"
         Path("params.yaml").write_text(section)
@@ -190,7 +247,8 @@ def test_the_stage_writes_rows_report_and_answers(tmp_path: Path, monkeypatch: p
     Path(".stm/llm.sqlite").unlink()
     stage.main("nlu")  # from data/answers alone, the server is gone
     assert first == (sha256_file("data/synthetic/nlu.parquet"), sha256_file("data/answers/nlu.parquet"))
-    assert read_rows("data/synthetic/nlu.parquet").height == 8
+    rows = read_rows("data/synthetic/nlu.parquet")
+    assert (rows.height, rows["negatives"][7][0]) == (8, "A released text.")
     assert json.loads(Path("reports/synthesize/nlu.json").read_text())["accepted"] == 3
 
 

@@ -83,6 +83,15 @@ def canonical_request(request: Request, endpoint: Endpoint) -> str:
     body = request_body(request, endpoint)
     if "seed" not in body:
         body["attempt"] = request.attempt
+    return _dump(body)
+
+
+def request_content(request: Request, endpoint: Endpoint) -> bytes:
+    """The bytes that are sent."""
+    return _dump(request_body(request, endpoint)).encode()
+
+
+def _dump(body: Mapping[str, Any]) -> str:
     return json.dumps(body, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
 
 

@@ -7,6 +7,8 @@ of what the texts are for.
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
+import aiohttp
+import httpx2
 import openai
 import tenacity
 
@@ -20,7 +22,7 @@ from stm.llm.answers import (
     answer_limit,
     canonical_request,
     estimate_prompt,
-    request_body,
+    request_content,
     request_key,
 )
 from stm.llm.batch import BUDGET_REACHED, complete_batch
@@ -184,14 +186,13 @@ class _Job:
     async def _send(self, request: Request) -> Answer:
         try:
             async with asyncio.timeout(self.endpoint.timeout_seconds):
-                body = await self.client.post(
-                    "/chat/completions",
-                    cast_to=openai.HttpxBinaryResponseContent,
-                    body=request_body(request, self.endpoint),
+                # The plain response: the client's own models would cost more than everything else here.
+                response = await self.client.post(
+                    "/chat/completions", cast_to=httpx2.Response, content=request_content(request, self.endpoint)
                 )
-        except (openai.OpenAIError, TimeoutError, OSError) as error:
+        except (openai.OpenAIError, aiohttp.ClientError, TimeoutError, OSError) as error:
             raise explain_error(error, self.endpoint.api_key_env, self.secret) from None
-        return read_answer(body.content, request, self.secret)
+        return read_answer(response.content, request, self.secret)
 
 
 def _backoff(first_seconds: float) -> Callable[[tenacity.RetryCallState], float]:

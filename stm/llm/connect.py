@@ -23,14 +23,17 @@ def _trusts_proxies(endpoint: Endpoint) -> bool:
 
 
 def open_async_client(endpoint: Endpoint) -> openai.AsyncOpenAI:
-    """A client for many requests at once, without retries of its own."""
+    """A client for many requests at once, without retries of its own.
+
+    Its transport is aiohttp, which takes a good deal less time of the CPU per request than the default one.
+    """
     return openai.AsyncOpenAI(
         base_url=endpoint.base_url,
         api_key=read_key(endpoint) or NO_KEY,
         organization="",
         max_retries=0,
         timeout=endpoint.timeout_seconds,
-        http_client=openai.DefaultAsyncHttpx2Client(trust_env=_trusts_proxies(endpoint)),
+        http_client=openai.DefaultAioHttpClient(trust_env=_trusts_proxies(endpoint)),
     )
 
 

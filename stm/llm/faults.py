@@ -7,7 +7,7 @@ Sends nothing itself.
 import email.utils
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -75,10 +75,18 @@ def explain_error(error: Exception, key_env: str, secret: str) -> FaultError:
     """Turn an exception of one attempt into a fault."""
     if isinstance(error, openai.APIStatusError):
         return _status_fault(error, key_env, secret)
-    if isinstance(error, (openai.APITimeoutError, TimeoutError)):
+    chain = list(_causes(error))
+    if any(isinstance(link, TimeoutError) for link in chain):
         return FaultError("timeout", "no answer in time")
-    cause = error.__cause__ or error
+    cause = chain[-1]
     return FaultError("connection", one_line(f"{type(cause).__name__}: {cause}", secret))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and what it was raised from; the libraries' own names call a closed connection a timeout."""
+    while error:
+        yield error
+        error = error.__cause__
 
 
 def read_answer(body: bytes, request: Request, secret: str = "") -> Answer:

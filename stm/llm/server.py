@@ -96,7 +96,8 @@ def serve(endpoint: Endpoint) -> Iterator[Endpoint]:
         ) from error
     try:
         # No key of the user's goes to the embedded server.
-        yield endpoint.model_copy(update={"base_url": f"{server.listening_address}/v1", "api_key_env": ""})
+        url = f"{server.listening_address}/v1"
+        yield endpoint.model_copy(update={"base_url": url, "api_key_env": "", "batch": False})
     finally:
         del server
         gc.collect()

@@ -4,13 +4,16 @@ Every answer is committed when it arrives, so a killed job loses none; Parquet e
 without any endpoint. Does not know how answers are made.
 """
 
+import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from stm.errors import DataError, STMError
 from stm.files import atomic_file
@@ -27,13 +30,18 @@ COLUMNS: pl.Schema = pl.Schema(
         "tokens_out": pl.Int64,
     }
 )
+ARROW = pa.schema([(name, pa.int64() if kind == pl.Int64 else pa.string()) for name, kind in COLUMNS.items()])
 CREATE = """CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT NOT NULL, text TEXT NOT NULL,
 finish_reason TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL) WITHOUT ROWID"""
 CREATE_BATCHES = """CREATE TABLE IF NOT EXISTS batches (tag TEXT PRIMARY KEY, base_url TEXT NOT NULL,
 batch_id TEXT NOT NULL, keys TEXT NOT NULL)"""
+# What this opening of the store gave or took; on disk too, since a job may have millions of answers.
+CREATE_USED = "CREATE TEMP TABLE used (key TEXT PRIMARY KEY) WITHOUT ROWID"
 INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)"
+INSERT_USED = "INSERT OR IGNORE INTO used VALUES (?)"
 WAIT_SECONDS = 60.0  # several stages may write at once
-BATCH = 500
+BATCH = 500  # keys per query
+ROW_GROUP = 10_000  # rows of an exported file that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,6 @@ class AnswerStore:
 
     def __init__(self, path: Path | str = STORE_FILE) -> None:
         self.path = Path(path)
-        self.used: set[str] = set()  # keys of all answers that this opening of the store gave or took
         self._lock = threading.Lock()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +67,7 @@ class AnswerStore:
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute(CREATE)
             self._db.execute(CREATE_BATCHES)
+            self._db.execute(CREATE_USED)
         except (OSError, sqlite3.Error) as error:
             raise STMError(f"cannot use the answer store {self.path}: {error}; mend or move the file away") from error
 
@@ -73,6 +81,12 @@ class AnswerStore:
         with self._lock:
             return int(self._db.execute("SELECT count(*) FROM answers").fetchone()[0])
 
+    @property
+    def used(self) -> list[str]:
+        """Sorted keys of all answers that this opening of the store gave or took."""
+        with self._lock:
+            return [key for (key,) in self._db.execute("SELECT key FROM used ORDER BY key")]
+
     def get(self, keys: Sequence[str]) -> dict[str, Answer]:
         """Return the answers that are there, as replays."""
         found: dict[str, Answer] = {}
@@ -82,7 +96,8 @@ class AnswerStore:
             query = f"SELECT key, text, finish_reason, tokens_in, tokens_out FROM answers WHERE key IN ({marks})"
             with self._lock:
                 rows = self._db.execute(query, batch).fetchall()
-            self.used.update(row[0] for row in rows)
+                with self._transaction():
+                    self._db.executemany(INSERT_USED, [row[:1] for row in rows])
             found.update({row[0]: Answer(row[1], row[2], row[3], row[4], is_replayed=True) for row in rows})
         return found
 
@@ -99,7 +114,7 @@ class AnswerStore:
         try:
             with self._lock:
                 self._db.execute(INSERT, row)
-            self.used.add(row[0])
+                self._db.execute(INSERT_USED, row[:1])
         except sqlite3.Error as error:
             raise STMError(
                 f"cannot write to the answer store {self.path}: {error}; free disk space, run again"
@@ -127,34 +142,67 @@ class AnswerStore:
             rows = self._db.execute(query, (base_url,)).fetchall()
         return [BatchRecord(tag, batch_id, tuple(keys.split())) for tag, batch_id, keys in rows]
 
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing of what the block writes; the lock is held by the caller."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
     def export_parquet(self, path: Path | str, keys: Iterable[str] | None = None) -> int:
         """Write the answers (of `keys`, default all) sorted by key; return how many."""
-        names = ", ".join(COLUMNS)
-        with self._lock:
-            if keys is None:
-                rows = self._db.execute(f"SELECT {names} FROM answers ORDER BY key").fetchall()
-            else:
-                one = f"SELECT {names} FROM answers WHERE key = ?"
-                hits = (self._db.execute(one, (key,)).fetchone() for key in sorted(set(keys)))
-                rows = [row for row in hits if row]
-        with atomic_file(path) as scratch:
-            pl.DataFrame(rows, schema=COLUMNS, orient="row").write_parquet(scratch, compression="zstd")
-        return len(rows)
+        names, count = ", ".join(COLUMNS), 0
+        with self._lock, atomic_file(path) as scratch:
+            select = f"SELECT {names} FROM answers"
+            if keys is not None:
+                self._db.execute("CREATE TEMP TABLE wanted (key TEXT PRIMARY KEY) WITHOUT ROWID")
+                with self._transaction():
+                    self._db.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((key,) for key in keys))
+                select += " JOIN wanted USING (key)"
+            try:
+                found = self._db.execute(f"{select} ORDER BY key")
+                with pq.ParquetWriter(scratch, ARROW, compression="zstd") as writer:
+                    while rows := found.fetchmany(ROW_GROUP):
+                        columns = zip(zip(*rows, strict=True), ARROW.types, strict=True)
+                        writer.write_table(pa.Table.from_arrays([pa.array(*c) for c in columns], schema=ARROW))
+                        count += len(rows)
+            finally:
+                self._db.execute("DROP TABLE IF EXISTS wanted")
+        return count
 
     def import_parquet(self, path: Path | str) -> int:
-        """Add the answers of an exported file; return how many rows it holds. `DataError` for another form."""
-        try:
-            frame = pl.read_parquet(path)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"cannot read the answers in {path}: {error}; export them again") from error
-        if dict(frame.schema) != dict(COLUMNS) or any(frame.null_count().row(0)):
-            raise DataError(f"{path} holds no exported answers; expected the columns {list(COLUMNS)} without nulls")
-        rows = frame.rows()
-        for key, canonical, *_ in rows:
-            if key != request_key(canonical):
-                raise DataError(f"{path}: the key {key[:12]}... is not that of its request; export the answers again")
-        with self._lock:
-            self._db.execute("BEGIN")
-            self._db.executemany(INSERT, rows)
-            self._db.execute("COMMIT")
-        return len(rows)
+        """Add the answers of an exported file, all or none; return how many rows it holds.
+
+        `DataError` for another form.
+        """
+        count = 0
+        with self._lock, self._transaction():
+            for frame in _read_answers(path):
+                for key, canonical in frame.select("key", "request").iter_rows():
+                    if key != request_key(canonical):
+                        raise DataError(
+                            f"{path}: the key {key[:12]}... is not that of its request; export the answers again"
+                        )
+                self._db.executemany(INSERT, frame.iter_rows())
+                count += frame.height
+        return count
+
+
+def _read_answers(path: Path | str) -> Iterator[pl.DataFrame]:
+    """The rows of an exported file, `ROW_GROUP` at a time; `DataError` for another form."""
+    wrong = f"{path} holds no exported answers; expected the columns {list(COLUMNS)} without nulls"
+    try:
+        if dict(pl.read_parquet_schema(path)) != dict(COLUMNS):
+            raise DataError(wrong)
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROW_GROUP):
+                frame = pl.DataFrame(pa.Table.from_batches([batch]))
+                if any(frame.null_count().row(0)):
+                    raise DataError(wrong)
+                yield frame
+    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+        raise DataError(f"cannot read the answers in {path}: {error}; export them again") from error

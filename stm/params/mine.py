@@ -3,6 +3,26 @@
 from pydantic import Field, model_validator
 
 from stm.params.base import Section
+from stm.params.llm import Endpoint
+
+
+class JudgeParams(Section):
+    """Who looks again at the negatives that mining would keep; nobody unless `cross_encoder` or `llm` is set."""
+
+    cross_encoder: str = Field("", description="folder or hub id of a cross-encoder with one output; empty: none")
+    revision: str = Field("", description="commit, tag or branch of the cross-encoder; needed for a hub id")
+    max_ratio: float = Field(
+        0.95, gt=0, le=1, description="a negative's cross-encoder score must be below this share of the positive's"
+    )
+    llm: bool = Field(False, description="whether the endpoint is asked if a negative answers the query after all")
+    max_passage_chars: int = Field(
+        1200, ge=50, le=100000, description="texts in the question are cut to this many characters"
+    )
+    max_total_tokens: int = Field(0, ge=0, description="hard limit per split, prompt and answer tokens; 0: none")
+    max_cost: float = Field(
+        0.0, ge=0, description="hard limit per split, in the money units of the endpoint's prices; 0: none"
+    )
+    endpoint: Endpoint = Field(default_factory=Endpoint, description="the LLM that judges")
 
 
 class MineParams(Section):
@@ -22,8 +42,10 @@ class MineParams(Section):
     )
     check_given: bool = Field(False, description="whether the score margin holds for given negatives as well")
     dense_model: str = Field(
-        "", description="model folder whose cosine proposes candidates and judges the margin; empty: BM25"
+        "", description="model folder or hub id whose cosine proposes candidates and judges the margin; empty: BM25"
     )
+    dense_revision: str = Field("", description="commit, tag or branch of the dense model; needed for a hub id")
+    judge: JudgeParams = Field(default_factory=JudgeParams, description="who looks again at the kept negatives")
 
     @model_validator(mode="after")
     def _check_window(self) -> "MineParams":

@@ -44,6 +44,17 @@ class EmbeddedSource(Section):
         return self.name
 
 
+class Released(Section):
+    """Hard negatives that somebody wrote and released for the rows of a source, aligned by row number."""
+
+    path: Text = Field(description="Hub id of the released negatives, or a local file or folder of the same layout.")
+    revision: str = Field("", description="Commit, tag or branch; needed for a hub id, unused for a local path.")
+    config: str = Field("", description="Configuration (subset) of the data set; empty for its only one.")
+    split: Text = Field("train", description="Split of the data set.")
+    index: Text = Field("bmretriever_index", description="Column with the number of the source's row, from 0.")
+    text: Text = Field("hard_negative", description="Column that holds the negative.")
+
+
 class _Columns(Section):
     name: str = Field("", description="Name of the source in rows and reports; empty takes it from the path.")
     path: Text = Field(description="Path from the project's root, or a hub id where the kind is hub.")
@@ -63,14 +74,33 @@ class _Columns(Section):
         return self.name or self.path.rstrip("/").rsplit("/", 1)[-1].split(".", 1)[0]
 
 
-class FileSource(_Columns):
-    """Pairs of a local file, gzipped or not."""
-
+class _File(_Columns):
     kind: Literal["jsonl", "csv", "parquet"]
     separator: str = Field(",", min_length=1, max_length=1, description="Character between the columns of a csv file.")
 
 
-class HubSource(_Columns):
+class _Mixture(_Columns):
+    released: Released | None = Field(
+        None, description="Released hard negatives of the rows, marked as synthetic; null for none."
+    )
+    only_instructions: list[Text] = Field(
+        default_factory=list,
+        description="Texts of the instruction column whose rows are taken, so that one mixture makes several splits; "
+        "empty takes all.",
+    )
+
+    @model_validator(mode="after")
+    def _check_selection(self) -> "_Mixture":
+        if self.only_instructions and not self.instruction:
+            raise ValueError("only_instructions needs `instruction`, the column that it selects by")
+        return self
+
+
+class FileSource(_File, _Mixture):
+    """Pairs of a local file, gzipped or not."""
+
+
+class HubSource(_Mixture):
     """Pairs of a data set of the Hugging Face hub, or of a local folder of the same layout."""
 
     kind: Literal["hub"]
@@ -114,7 +144,7 @@ class BeirTask(Section):
     open_corpus: bool = Field(False, description="Whether training may use the task's passages, but never its queries.")
 
 
-class FileTask(FileSource):
+class FileTask(_File):
     """A task made of the pairs of a local file: every distinct positive (and negative) is a passage."""
 
     domain: Domain = Field("general", description="Which average the task counts in.")

@@ -19,16 +19,18 @@ class Validation(Section):
     )
     max_repeat: float = Field(0.3, gt=0, le=1, description="largest share of n-grams that repeat within the passage")
     min_topic: float = Field(0.05, ge=0, le=1, description="least similarity to the positive, as a share of its own")
-    max_ratio: float = Field(
-        1.0, gt=0, le=2, description="the query's score must be below this share of the positive's score"
+    min_ratio: float = Field(
+        0.0, ge=0, le=2, description="the query's score must be at least this share of the positive's score"
     )
+    max_ratio: float = Field(1.0, gt=0, le=2, description="and below this share of the positive's score")
     min_ratio_to_mined: float = Field(
         0.0, ge=0, le=2, description="and at least this share of the mined negative's score"
     )
     judge: bool = Field(False, description="whether the LLM is asked if the passage answers the query after all")
     dense_model: str = Field(
-        "", description="model folder whose cosine gives these scores; empty: BM25 over the split's passages"
+        "", description="model folder or hub id whose cosine gives these scores; empty: BM25 over the split's passages"
     )
+    dense_revision: str = Field("", description="commit, tag or branch of the dense model; needed for a hub id")
 
     @model_validator(mode="after")
     def _check_lengths(self) -> "Validation":

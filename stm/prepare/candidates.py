@@ -14,7 +14,9 @@ from stm.errors import DataError
 from stm.prepare.contamination import hash_texts, normalise
 from stm.schema import ROWS
 
-CANDIDATES = pl.Schema({name: ROWS[name] for name in ("anchor", "positive", "negatives", "instruction", "concept")})
+_SHARED = ("anchor", "positive", "negatives", "instruction", "concept")
+# `synthetic` is a hard negative that somebody's language model wrote for the row; empty for none.
+CANDIDATES = pl.Schema({**{name: ROWS[name] for name in _SHARED}, "synthetic": pl.String()})
 
 
 @dataclass

@@ -44,27 +44,32 @@ class Counts:
 
 
 def _find_texts(frame: pl.DataFrame, index: EvaluationIndex) -> pl.DataFrame:
-    """Columns `text` and `task` of all found anchors, positives and negatives."""
+    """Columns `text` and `task` of all found anchors, positives and negatives, synthetic ones too."""
     negatives = frame["negatives"].explode(empty_as_null=True).drop_nulls()
-    texts = pl.concat([frame["anchor"].rename("text"), frame["positive"].rename("text"), negatives.rename("text")])
-    texts = texts.unique(maintain_order=True)
+    columns = [frame["anchor"], frame["positive"], negatives, frame["synthetic"]]
+    texts = pl.concat([column.rename("text") for column in columns]).unique(maintain_order=True)
     hits = index.find(texts)
     return pl.DataFrame({"text": texts.gather(hits["index"]), "task": hits["task"]})
 
 
 def decontaminate(frame: pl.DataFrame, index: EvaluationIndex) -> tuple[pl.DataFrame, Counts]:
-    """The rows (with columns row, anchor, positive, negatives) without what an evaluation task holds."""
+    """The rows (with columns row, anchor, positive, negatives, synthetic) without what an evaluation task holds."""
     found = _find_texts(frame, index)
     flagged = found["text"].unique().implode()
     bad = pl.col("anchor").is_in(flagged) | pl.col("positive").is_in(flagged)
     rows = frame.filter(bad).select("row", pl.concat_list("anchor", "positive").alias("text")).explode("text")
     by_task = rows.join(found, on="text").unique(["row", "task"])["task"].to_list()
     clean = frame.filter(~bad)
-    before = int(clean["negatives"].list.len().sum())
+    before = _count_negatives(clean)
     if found.height:
         kept = clean.select("row", "negatives").explode("negatives", empty_as_null=True).drop_nulls()
         kept = kept.filter(~pl.col("negatives").is_in(flagged)).group_by("row", maintain_order=True).agg("negatives")
         clean = clean.drop("negatives").join(kept, on="row", how="left", maintain_order="left")
-        clean = clean.with_columns(pl.col("negatives").fill_null([])).select(frame.columns)
-    after = int(clean["negatives"].list.len().sum())
-    return clean, Counts(frame.height, frame.height - clean.height, Counter(by_task), before, before - after)
+        synthetic = pl.when(pl.col("synthetic").is_in(flagged)).then(pl.lit("")).otherwise("synthetic")
+        clean = clean.with_columns(pl.col("negatives").fill_null([]), synthetic=synthetic).select(frame.columns)
+    removed = before - _count_negatives(clean)
+    return clean, Counts(frame.height, frame.height - clean.height, Counter(by_task), before, removed)
+
+
+def _count_negatives(frame: pl.DataFrame) -> int:
+    return int(frame["negatives"].list.len().sum()) + frame.filter(pl.col("synthetic") != "").height

@@ -3,7 +3,7 @@
 An id or a path goes in, a frame of CANDIDATES comes out. Runs no code of the data set.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,22 @@ def read_hub(
 
     A hub id without a revision, a data set that cannot be loaded and a missing column are `DataError`s.
     """
+    frame = read_hub_columns(path, names.values(), config=config, split=split, revision=revision)
+    return select_columns(frame, names, describe(path, split))
+
+
+def describe(path: str, split: str) -> str:
+    """The data set as error messages name it."""
+    return f"the split {split!r} of the data set {path}"
+
+
+def read_hub_columns(path: str, columns: Iterable[str], *, config: str, split: str, revision: str) -> pl.DataFrame:
+    """The named columns of one split of a data set, all rows in order; raises like `read_hub`."""
     if not Path(path).exists() and not revision:
         raise DataError(
             f"the hub data set {path!r} has no `revision`; pin one (a commit of the data set), or give a local path"
         )
-    where = f"the split {split!r} of the data set {path}"
+    where = describe(path, split)
     try:
         dataset = _load(path, config, split, revision)
     except (
@@ -46,6 +57,7 @@ def read_hub(
         raise DataError(
             f"cannot load {where}: {reason}; check path, config, split, revision and the network"
         ) from error
-    require_columns(names.values(), dataset.column_names, where)
-    frame = dataset.select_columns(sorted(set(names.values()))).to_polars()
-    return select_columns(frame, names, where)
+    wanted = sorted(set(columns))
+    require_columns(wanted, dataset.column_names, where)
+    frame: pl.DataFrame = dataset.select_columns(wanted).to_polars()
+    return frame

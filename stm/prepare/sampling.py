@@ -18,6 +18,7 @@ from stm.schema import ROWS
 
 STEP = 256  # rows tested at a time, at least
 MAX_STEP = 50_000
+_TEXTS = pl.List(pl.String)
 
 
 def seeded_permutation(count: int, *key: str) -> np.ndarray:
@@ -84,14 +85,30 @@ def draw(
 
 
 def as_rows(taken: dict[str, pl.DataFrame], split: str, seed: int, max_negatives: int) -> pl.DataFrame:
-    """The drawn rows in the schema's form, in a seeded order so that every part of the file is a mix."""
+    """The drawn rows in the schema's form, in a seeded order so that every part of the file is a mix.
+
+    A row's synthetic negative comes last, after at most `max_negatives` given ones.
+    """
     labelled = [frame.with_columns(source=pl.lit(label)) for label, frame in taken.items()]
     frame = pl.concat(labelled).with_columns(negatives=_useful_negatives(pl.concat(labelled), max_negatives))
+    synthetic = pl.when(_is_useful("synthetic")).then(pl.concat_list("synthetic")).otherwise(pl.lit([], _TEXTS))
     frame = frame.with_columns(
         id=pl.format("{}/{}/{}", pl.lit(split), pl.col("source"), pl.col("row")),
         origins=pl.lit("given").repeat_by(pl.col("negatives").list.len()),
+        synthetic=synthetic,
+    )
+    frame = frame.with_columns(
+        negatives=pl.concat_list("negatives", "synthetic"),
+        origins=pl.concat_list("origins", pl.lit("synthetic").repeat_by(pl.col("synthetic").list.len())),
     )
     return frame.select(list(ROWS)).cast(ROWS)[seeded_permutation(frame.height, str(seed), split, "order")]
+
+
+def _is_useful(name: str) -> pl.Expr:
+    """Whether a text is there and neither the row's query nor one of its passages."""
+    text = pl.col(name)
+    repeats = (text == pl.col("positive")) | (text == pl.col("anchor")) | pl.col("negatives").list.contains(text)
+    return (text != "") & ~repeats
 
 
 def _useful_negatives(frame: pl.DataFrame, most: int) -> pl.Series:

@@ -7,6 +7,8 @@ row here.
 from collections.abc import Callable
 from typing import Any
 
+import polars as pl
+
 from stm.errors import DataError
 from stm.files import sha256_file, sha256_tree
 from stm.params.prepare import BeirSource, BeirTask, EmbeddedSource, EmbeddedTask, FileSource, FileTask, HubSource
@@ -17,13 +19,14 @@ from stm.prepare.embedded_pairs import PAIRS
 from stm.prepare.embedded_tasks import TASKS, build_task
 from stm.prepare.files import read_pairs
 from stm.prepare.hub import read_hub
+from stm.prepare.released import add_released
 from stm.tasks import Task, read_task
 
 Load = Callable[[Any, Corpora], Candidates]
 LoadTask = Callable[[Any, str, str, Corpora], Task]
 
 
-def _columns(source: FileSource | HubSource) -> dict[str, str]:
+def _columns(source: FileSource | FileTask | HubSource) -> dict[str, str]:
     roles = ("anchor", "positive", "negatives", "instruction", "concept")
     return {role: getattr(source, role) for role in roles if getattr(source, role)}
 
@@ -38,19 +41,43 @@ def load_embedded(source: EmbeddedSource, corpora: Corpora) -> Candidates:
     return Candidates(source.label, frame, {"kind": source.kind})
 
 
+def _read_file(source: FileSource | FileTask) -> Candidates:
+    frame = read_pairs(source.path, source.kind, _columns(source), source.separator)
+    facts = {"kind": source.kind, "path": source.path, "sha256": sha256_file(source.path)}
+    return Candidates(source.label, frame, facts)
+
+
+def _complete(candidates: Candidates, source: FileSource | HubSource) -> Candidates:
+    """The candidates with released negatives, reduced to the instructions that the source selects.
+
+    Released negatives are aligned by row number, so they come before any row is left out.
+    """
+    frame, facts = candidates.frame, dict(candidates.facts)
+    if source.released:
+        frame, facts["released"] = add_released(frame, source.released)
+    if source.only_instructions:
+        chosen = frame.filter(pl.col("instruction").is_in(source.only_instructions))
+        if chosen.is_empty():
+            there = "; ".join(map(repr, frame["instruction"].unique(maintain_order=True)[:5]))
+            raise DataError(
+                f"{source.path}: no row has one of the {len(source.only_instructions)} texts of only_instructions in "
+                f"{source.instruction!r}; the first texts there are {there}"
+            )
+        frame = chosen
+    return Candidates(candidates.label, frame, facts)
+
+
 def load_file(source: FileSource, _: Corpora) -> Candidates:
     """Pairs of a local file."""
-    frame = read_pairs(source.path, source.kind, _columns(source), source.separator)
-    return Candidates(
-        source.label, frame, {"kind": source.kind, "path": source.path, "sha256": sha256_file(source.path)}
-    )
+    return _complete(_read_file(source), source)
 
 
 def load_hub(source: HubSource, _: Corpora) -> Candidates:
     """Pairs of a hub data set."""
     options = {"config": source.config, "split": source.split, "revision": source.revision}
     frame = read_hub(source.path, _columns(source), **options)
-    return Candidates(source.label, frame, {"kind": source.kind, "path": source.path, **options})
+    facts = {"kind": source.kind, "path": source.path, **options}
+    return _complete(Candidates(source.label, frame, facts), source)
 
 
 def load_beir(source: BeirSource, _: Corpora) -> Candidates:
@@ -89,9 +116,9 @@ def load_beir_task(source: BeirTask, name: str, part: str, _: Corpora) -> Task:
     return Task(name, source.domain, task.corpus, task.queries, task.qrels, notes)
 
 
-def load_file_task(source: FileTask, name: str, _: str, corpora: Corpora) -> Task:
+def load_file_task(source: FileTask, name: str, _: str, __: Corpora) -> Task:
     """A task of the pairs of a local file."""
-    candidates = load_file(source, corpora)
+    candidates = _read_file(source)
     return make_task(candidates.frame, name, source.domain, {**candidates.facts, "open_corpus": source.open_corpus})
 
 

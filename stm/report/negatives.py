@@ -17,7 +17,8 @@ MINED = {
 }  # fmt: skip
 MADE = {
     "rows_asked": "rows asked for", "accepted": "accepted", "acceptance_rate": "acceptance rate",
-    "fallbacks": "rows left with mined negatives", "answers": "answers judged", "answers_replayed": "of these replayed",
+    "fallbacks": "rows left with mined negatives", "released": "rows with a released negative",
+    "answers": "answers judged", "answers_replayed": "of these replayed",
     "regenerations": "asked again", "tokens_in": "tokens sent", "tokens_out": "tokens written", "cost": "cost",
     "seconds": "seconds",
 }  # fmt: skip

@@ -1,11 +1,11 @@
-"""An LLM's opinion on whether a written passage answers the query after all, which would make it a false negative.
+"""An LLM's opinion on whether a passage answers the query after all, which would make it a false negative.
 
 Optional: it doubles the calls, and a small model's opinion is worth nothing. Knows nothing of files.
 """
 
 from collections.abc import Sequence
 
-from stm.llm.answers import Answer, Budget, Request
+from stm.llm.answers import Answer, Budget, Failure, Request
 from stm.llm.client import complete_all
 from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
@@ -27,10 +27,17 @@ def judge(
     budget: Budget,
     max_passage_chars: int,
 ) -> list[str]:
-    """Return a reason per text: empty where the judge says no, `answers_query` for yes, else `unjudged`."""
+    """Return a reason per text: empty where the judge says no, `answers_query` for yes, else `unjudged`.
+
+    Where the budget was at its end before the judge was asked, the reason is `budget`.
+    """
     requests = [_request(text, row, max_passage_chars) for text, row in zip(texts, rows, strict=True)]
     outcomes = complete_all(requests, endpoint, store, "judge", budget)
-    return [_read(outcome.text) if isinstance(outcome, Answer) else "unjudged" for outcome in outcomes]
+    return [_read(outcome.text) if isinstance(outcome, Answer) else _missing(outcome) for outcome in outcomes]
+
+
+def _missing(failure: Failure) -> str:
+    return "budget" if failure.reason == "budget" else "unjudged"
 
 
 def _request(text: str, row: Triplet, max_passage_chars: int) -> Request:

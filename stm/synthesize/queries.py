@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from stm.bm25 import NOTHING, Index
-from stm.llm.answers import Answer, Failure, Request
+from stm.llm.answers import Answer, Budget, Failure, Request
 from stm.llm.client import complete_all
 from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
@@ -59,17 +59,34 @@ class Written:
     report: dict[str, Any]
 
 
+Planned = tuple[dict[str, Any], str, Request]
+
+
+def plan_queries(rows: pl.DataFrame, params: QueryParams, max_passage_chars: int) -> list[Planned]:
+    """What is asked: a (row, kind, request) per distinct passage of the first `params.rows` rows and kind."""
+    chosen = rows.head(params.rows).unique("positive", maintain_order=True).to_dicts()
+    return [
+        (row, kind, _request(row["positive"], kind, params, max_passage_chars))
+        for row in chosen
+        for kind in params.kinds
+    ]
+
+
 def write_queries(
-    rows: pl.DataFrame, params: QueryParams, endpoint: Endpoint, store: AnswerStore, max_passage_chars: int
+    rows: pl.DataFrame,
+    params: QueryParams,
+    endpoint: Endpoint,
+    store: AnswerStore,
+    max_passage_chars: int,
+    budget: Budget | None = None,
 ) -> Written:
     """Return a row per passage (of the first `params.rows` rows) and kind whose written query finds the passage again.
 
     The round trip is BM25 over all passages of `rows`. Raises `EndpointError` if the endpoint does not work.
     """
-    chosen = rows.head(params.rows).unique("positive", maintain_order=True)
-    jobs = [(row, kind) for row in chosen.to_dicts() for kind in params.kinds]
-    requests = [_request(row["positive"], kind, params, max_passage_chars) for row, kind in jobs]
-    outcomes = complete_all(requests, endpoint, store, "write queries")
+    planned = plan_queries(rows, params, max_passage_chars)
+    jobs = [(row, kind) for row, kind, _ in planned]
+    outcomes = complete_all([request for *_, request in planned], endpoint, store, "write queries", budget)
     texts = [tidy(o.text, is_cut=False) if isinstance(o, Answer) else "" for o in outcomes]
     reasons = [
         outcome.reason if isinstance(outcome, Failure) else check_query(text, row["positive"], params)

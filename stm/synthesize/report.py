@@ -32,6 +32,23 @@ def summarise_ratios(scores: Sequence[float], positive_scores: Sequence[float]) 
     return {"count": int(ratios.size), "quantiles": quantiles, "histogram": bins.tolist()}
 
 
+def describe_outcome(report: dict[str, Any]) -> list[str]:
+    """What a user is told at the end: one line, and at the budget's limit one more on how to go on."""
+    lines = [
+        f"{report['accepted']} of {report['rows_asked']} rows got a synthetic negative, "
+        f"{report['tokens_in']} + {report['tokens_out']} tokens, "
+        f"{report['answers_replayed']} of {report['answers']} answers replayed"
+    ]
+    if report["released"]:
+        lines.append(f"{report['released']} rows came with a released negative and were not asked for")
+    if report["is_budget_exhausted"]:
+        lines.append(
+            "the limit of tokens or money is reached; the other rows keep their mined negatives. To go on, raise "
+            "synthesize.max_total_tokens or synthesize.max_cost: answers so far cost nothing again"
+        )
+    return lines
+
+
 @dataclass
 class Tally:
     """Counts over all answers of a split."""

@@ -41,12 +41,12 @@ class LexicalSimilarity:
 class DenseSimilarity:
     """Cosine under a sentence-transformers model."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, name: str, revision: str = "") -> None:
         # Imported here: without a dense model this stage must not load torch.
         from stm.encode import Encoder
-        from stm.models import load_model
+        from stm.named_models import load_retriever
 
-        self._encoder = Encoder(load_model(folder))
+        self._encoder = Encoder(load_retriever(name, revision))
 
     def query_to_passage(self, queries: Sequence[str], passages: Sequence[str]) -> list[float]:
         """Cosines of queries and passages, each with the model's own prompt."""

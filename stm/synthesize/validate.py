@@ -148,12 +148,13 @@ def check_text(text: str, row: Triplet, params: Validation) -> str:
 
 
 def check_margins(topic: float, score: float, positive_score: float, mined_score: float, params: Validation) -> str:
-    """Return why the scores forbid the text: off topic, as near to the query as the positive, easier than the mined.
+    """Return why the scores forbid the text: off topic (far from the positive's topic or from the query), as near to
+    the query as the positive, easier than the mined.
 
     Where the retriever sees no relation of query and positive at all, it cannot judge nearness and only the topic
     counts.
     """
-    if topic < params.min_topic:
+    if topic < params.min_topic or score < params.min_ratio * positive_score:
         return "off_topic"
     if positive_score > 0 and score >= params.max_ratio * positive_score:
         return "too_close"

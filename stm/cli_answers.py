@@ -1,0 +1,52 @@
+"""The commands `stm answers ...`: paid-for LLM answers into a Parquet file, and into the store of another machine.
+
+A thin shell around the answer store; what it imports is answered from the store and not asked for again.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stm.stage import guard
+
+answers = typer.Typer(help="Carry paid-for LLM answers between machines.", no_args_is_help=True)
+STORE = Path(".stm/llm.sqlite")
+
+
+@answers.command("export")
+def export_answers(file: Annotated[Path, typer.Argument(help="The Parquet file to write.")]) -> None:
+    """Write every stored answer to a Parquet file."""
+
+    def body() -> None:
+        from stm.errors import DataError
+        from stm.llm.store import AnswerStore
+
+        if not STORE.exists():
+            raise DataError(f"there are no answers to export: {STORE} does not exist; run a stage that asks an LLM")
+        with AnswerStore(STORE) as store:
+            count = store.export_parquet(file)
+        typer.echo(f"{count} answers written to {file}; `stm answers import {file}` takes them in elsewhere")
+
+    _exit_on_error(guard(body))
+
+
+@answers.command("import")
+def import_answers(files: Annotated[list[Path], typer.Argument(help="Exported Parquet files.")]) -> None:
+    """Add exported answers to the store; requests that they answer are not asked again."""
+
+    def body() -> None:
+        from stm.llm.store import AnswerStore
+
+        with AnswerStore(STORE) as store:
+            for file in files:
+                before = len(store)
+                read = store.import_parquet(file)
+                typer.echo(f"{file}: {read} answers, {len(store) - before} of them new")
+
+    _exit_on_error(guard(body))
+
+
+def _exit_on_error(code: int) -> None:
+    if code:
+        raise typer.Exit(code)

@@ -1,0 +1,32 @@
+"""What the stage `synthesize` may cost, said before its first call.
+
+Requests and params go in, one line of text comes out. Token counts are rough; the budget counts the real ones.
+"""
+
+from collections.abc import Iterable
+
+import polars as pl
+
+from stm.llm.answers import Request, estimate_prompt, estimate_tokens
+from stm.params.synthesize import SynthesizeParams
+from stm.synthesize.judge import MAX_TOKENS, PROMPT
+from stm.synthesize.queries import plan_queries
+
+
+def describe_cost(requests: Iterable[Request], rows: pl.DataFrame, params: SynthesizeParams) -> str:
+    """Requests, tokens and money of the first attempts; the judge and the written queries are in it."""
+    endpoint, count, tokens_in = params.endpoint, 0, 0
+    for request in requests:
+        count, tokens_in = count + 1, tokens_in + estimate_prompt(request.messages)
+    tokens_out = count * endpoint.max_tokens
+    if params.validation.judge:
+        tokens_in += count * (estimate_tokens(PROMPT) + endpoint.max_tokens)
+        tokens_out += count * MAX_TOKENS
+    asked = [request for _, _, request in plan_queries(rows, params.queries, params.max_passage_chars)]
+    tokens_in += sum(estimate_prompt(request.messages) for request in asked)
+    tokens_out += len(asked) * params.queries.max_tokens
+    cost = (tokens_in * endpoint.price_in + tokens_out * endpoint.price_out) / 1e6
+    price = f", up to {cost:.4g} money units" if cost else ""
+    queries = f" and {len(asked)} queries" if asked else ""
+    again = f"refused rows are asked again up to {params.max_regenerations} times"
+    return f"{count} rows{queries}, about {tokens_in} prompt and up to {tokens_out} answer tokens{price}; {again}"

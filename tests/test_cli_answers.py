@@ -1,0 +1,46 @@
+"""`stm answers export` and `import`: a second machine replays without any endpoint; bad files are one clear line."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from stm.cli import app
+from stm.llm.answers import Request
+from stm.llm.client import complete_all
+from stm.llm.store import AnswerStore
+from stm.params.llm import Endpoint
+from tests.fault_server import fault_server
+
+REQUESTS = [Request([{"role": "user", "content": f"q{i}"}]) for i in range(5)]
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["answers", *arguments])
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_another_machine_replays_what_was_paid_for_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for machine in ("here", "there"):
+        (tmp_path / machine).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with fault_server() as server, AnswerStore() as store:
+        endpoint = Endpoint(base_url=server.base_url, model="m")
+        paid = [answer.text for answer in complete_all(REQUESTS, endpoint, store)]
+    assert run("export", "../team.parquet")[0] == 0
+    monkeypatch.chdir(tmp_path / "there")
+    assert run("import", "../team.parquet") == (0, "../team.parquet: 5 answers, 5 of them new")
+    assert run("import", "../team.parquet") == (0, "../team.parquet: 5 answers, 0 of them new")
+    with AnswerStore() as store:  # the server is gone
+        assert [answer.text for answer in complete_all(REQUESTS, endpoint, store)] == paid
+
+
+def test_what_cannot_be_done_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, shown = run("export", "x.parquet")
+    assert (code, Path("x.parquet").exists()) == (1, False)
+    assert "error: there are no answers to export" in shown
+    Path("broken.parquet").write_bytes(b"no parquet")
+    code, shown = run("import", "broken.parquet")
+    assert code == 1
+    assert "cannot read the answers in broken.parquet" in shown

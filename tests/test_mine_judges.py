@@ -1,0 +1,162 @@
+"""Judges in the false-negative guard: a real cross-encoder, an LLM behind an endpoint, both, budget and replay."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from sentence_transformers import CrossEncoder
+from transformers import BertConfig, BertForSequenceClassification
+
+from stm.errors import ModelError
+from stm.llm.store import AnswerStore
+from stm.mine.judges import LIMIT_REACHED, open_judges
+from stm.mine.rows import mine
+from stm.params.llm import Endpoint
+from stm.params.mine import JudgeParams, MineParams
+from stm.schema import write_rows
+from tests.fault_server import fault_server
+from tests.pico import pico_backbone, pico_tokenizer
+from tests.test_mine import rows_of
+
+ROWS = rows_of(
+    {"anchor": "heart valve", "positive": "heart valve heart valve tissue", "negatives": ["lung heart"]},
+    *({"anchor": f"query{i} valve", "positive": f"valve query{i} query{i} item{i}"} for i in range(12)),
+)
+WIDE = MineParams(rank_from=1, rank_to=100, max_ratio=0.999, negatives=4, max_given=1)
+
+
+def pico_cross_encoder(folder: Path, labels: int = 1) -> Path:
+    """A random two-layer BERT with a head whose scores spread over (0, 1)."""
+    torch.manual_seed(3)
+    config = BertConfig(
+        vocab_size=258, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=128, num_labels=labels, pad_token_id=0, initializer_range=0.5,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
+    pico_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def negatives_of(rows: pl.DataFrame) -> list[list[str]]:
+    return [list(row) for row in rows["negatives"].to_list()]
+
+
+def test_the_cross_encoder_refuses_what_it_ranks_with_the_positive(tmp_path: Path) -> None:
+    folder = pico_cross_encoder(tmp_path / "cross")
+    params = WIDE.model_copy(update={"judge": JudgeParams(cross_encoder=str(folder), max_ratio=0.9)})
+    with AnswerStore(tmp_path / "a.sqlite") as store, open_judges(params.judge, store) as judges:
+        mined, report = mine(ROWS, params, judges)
+    plain, _ = mine(ROWS, WIDE.model_copy(update={"negatives": 64}))
+    model = CrossEncoder(str(folder), device="cpu")
+    some_refused = False
+    for row, kept, ranked in zip(ROWS.to_dicts(), negatives_of(mined), negatives_of(plain), strict=True):
+        texts = [row["positive"], *ranked]
+        scores = model.predict([(row["anchor"], t) for t in texts], activation_fn=torch.nn.Sigmoid()).tolist()
+        passed = [text for text, score in zip(ranked, scores[1:], strict=True) if score < 0.9 * scores[0]]
+        assert kept == passed[: params.negatives]
+        some_refused |= len(passed) < len(ranked)
+    assert some_refused
+    refused = sum(reasons.get("cross_encoder", 0) for reasons in report["guarded_out"].values())
+    assert 0 < refused < report["judges"]["cross_encoder"]["asked"]
+    assert report["judges"]["cross_encoder"]["asked"] == refused + report["negatives"]
+
+
+def test_what_is_no_cross_encoder_is_refused(tmp_path: Path) -> None:
+    faults = {
+        "LlamaModel": str(pico_backbone(tmp_path / "plain")),
+        "3 outputs": str(pico_cross_encoder(tmp_path / "three", labels=3)),
+        "cannot load": str(tmp_path),
+        "no revision": "some/cross-encoder",
+    }
+    with AnswerStore(tmp_path / "a.sqlite") as store:
+        for message, name in faults.items():
+            with pytest.raises(ModelError, match=message), open_judges(JudgeParams(cross_encoder=name), store):
+                pass
+
+
+def says_yes_to_even_items(body: dict[str, Any]) -> str:
+    prompt = body["messages"][-1]["content"]
+    passage = prompt.split("<passage>")[1].split("</passage>")[0]
+    digits = "".join(c for c in passage.rsplit(" ", 1)[-1] if c.isdigit())
+    return "maybe" if digits == "1" else "Yes" if digits and int(digits) % 2 == 0 else "no."
+
+
+def test_the_llm_refuses_answers_and_the_next_candidate_is_asked_about(tmp_path: Path) -> None:
+    with fault_server(answer=says_yes_to_even_items) as server, AnswerStore(tmp_path / "a.sqlite") as store:
+        judge = JudgeParams(llm=True, endpoint=Endpoint(base_url=server.base_url, model="m"))
+        params = WIDE.model_copy(update={"judge": judge})
+        with open_judges(judge, store) as judges:
+            mined, report = mine(ROWS, params, judges)
+        asked = len(server.asked)
+        assert all(body["temperature"] == 0.0 and body["max_tokens"] == 8 for body in server.asked)
+    for kept in negatives_of(mined):
+        assert not [text for text in kept if text.endswith(("item0", "item1", "item2", "item4", "item8"))]
+        assert len(kept) == 4  # refused ones were replaced
+    guarded = report["guarded_out"]["bm25"]
+    assert guarded["answers_query"] > 0 < guarded["unjudged"]
+    assert (
+        report["judges"]["llm"]["asked"]
+        == asked
+        == guarded["answers_query"] + guarded["unjudged"] + report["negatives"]
+    )
+    with AnswerStore(tmp_path / "a.sqlite") as store, open_judges(judge, store) as judges:  # the server is gone
+        again, _ = mine(ROWS, params, judges)
+    assert again.equals(mined)
+
+
+def test_both_judges_see_every_negative_that_is_kept(tmp_path: Path) -> None:
+    folder = pico_cross_encoder(tmp_path / "cross")
+    with fault_server(answer=says_yes_to_even_items) as server, AnswerStore(tmp_path / "a.sqlite") as store:
+        judge = JudgeParams(
+            cross_encoder=str(folder), max_ratio=0.9, llm=True, endpoint=Endpoint(base_url=server.base_url, model="m")
+        )
+        with open_judges(judge, store) as judges:
+            assert list(judges) == ["cross_encoder", "llm"]
+            mined, report = mine(ROWS, WIDE, judges)
+    only_llm = report["judges"]["llm"]["asked"]
+    assert report["judges"]["cross_encoder"]["asked"] > only_llm >= report["negatives"]
+    model = CrossEncoder(str(folder), device="cpu")
+    for row, kept in zip(ROWS.to_dicts(), negatives_of(mined), strict=True):
+        pairs = [(row["anchor"], text) for text in (row["positive"], *kept)]
+        scores = model.predict(pairs, activation_fn=torch.nn.Sigmoid()).tolist()
+        assert all(score < 0.9 * scores[0] for score in scores[1:])
+        assert not [text for text in kept if text.endswith(("item0", "item2", "item4", "item8"))]
+
+
+def test_at_the_limit_negatives_stay_unjudged_and_are_counted(tmp_path: Path) -> None:
+    with fault_server(answer=lambda body: "no") as server, AnswerStore(tmp_path / "a.sqlite") as store:
+        judge = JudgeParams(llm=True, max_total_tokens=400, endpoint=Endpoint(base_url=server.base_url, concurrency=1))
+        with open_judges(judge, store) as judges:
+            mined, report = mine(ROWS, WIDE, judges)
+        llm = report["judges"]["llm"]
+        assert 0 < llm["asked"] == len(server.asked)
+        assert llm["asked"] + llm["unasked"] == report["negatives"]
+        assert llm["tokens_in"] + llm["tokens_out"] <= 400
+        assert llm["is_budget_exhausted"]
+    assert mined.equals(mine(ROWS, WIDE)[0])
+
+
+def test_the_stage_judges_reports_and_replays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stages import mine as stage
+
+    monkeypatch.chdir(tmp_path)
+    write_rows(ROWS, "data/pairs/nlu.parquet")
+    with fault_server(answer=says_yes_to_even_items) as server:
+        endpoint = f"{{base_url: '{server.base_url}', model: m, price_in: 1.0, price_out: 2.0, concurrency: 1}}"
+        judge = f"{{llm: true, max_total_tokens: 300, endpoint: {endpoint}}}"
+        Path("params.yaml").write_text(f"mine: {{negatives: 2, rank_from: 1, judge: {judge}}}\n")
+        stage.main("nlu")
+    shown = capsys.readouterr().err
+    assert shown.startswith("mine nlu: up to 26 questions to the judge, about ")
+    assert "money units" in shown.splitlines()[0]
+    assert LIMIT_REACHED in shown
+    once = Path("data/mined/nlu.parquet").read_bytes(), Path("data/answers/mine/nlu.parquet").read_bytes()
+    assert json.loads(Path("reports/mine/nlu.json").read_text())["judges"]["llm"]["asked"] > 0
+    Path(".stm/llm.sqlite").unlink()
+    stage.main("nlu")  # from the answers in data/ alone, the server is gone
+    assert once == (Path("data/mined/nlu.parquet").read_bytes(), Path("data/answers/mine/nlu.parquet").read_bytes())
