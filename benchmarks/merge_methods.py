@@ -1,8 +1,7 @@
 """Four LoRA experts to one model on disk: this project's streaming merge against SentenceTransformer.merge from the
 same experts.
 
-usage: python -m benchmarks.merge_methods [--shapes smollm2-135m qwen3-0.6b] [--method linear] [--runs 3] [--output
-FILE]
+usage: python -m benchmarks.merge_methods [--shapes smollm2-135m qwen3-0.6b] [--method linear] [--runs 3]
 
 Each run is a process of its own; its time starts after imports, its peak memory is that of the whole process. The
 other side gets its four full models in memory, made from the adapters, since it takes no adapters; nothing is written
@@ -11,16 +10,15 @@ for it but the result.
 
 import argparse
 import json
-import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from benchmarks.figures import spread, write_figures
 
 SHAPES: dict[str, dict[str, Any]] = {
     "smollm2-135m": {
@@ -40,6 +38,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 WEIGHTS = {"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1}
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 RANK = 16
+PACKAGES = ("torch", "transformers", "sentence-transformers", "mergekit", "safetensors")
 
 
 def prepare(shape: str, folder: Path) -> None:
@@ -137,11 +136,7 @@ def run_process(*arguments: str) -> dict[str, float]:
 
 def summarise(runs: list[dict[str, float]]) -> dict[str, Any]:
     """Median, smallest and largest of each figure."""
-    return {
-        key: {"median": statistics.median(values), "min": min(values), "max": max(values)}
-        for key in runs[0]
-        for values in [[run[key] for run in runs]]
-    }
+    return {key: spread([run[key] for run in runs]) for key in runs[0]}
 
 
 def largest_difference(folder: Path) -> float:
@@ -189,18 +184,14 @@ def main() -> None:
     elif options.worker:
         work(options.worker, Path(options.folder), options.method)
     else:
-        from stm.files import write_json
         from stm.progress import say
 
-        packages = ("torch", "transformers", "sentence-transformers", "mergekit", "safetensors")
-        machine = {"processor": platform.machine(), "python": platform.python_version(), "system": platform.system()}
         results = {}
         for shape in options.shapes:
             results[shape] = compare(shape, options.method, options.runs)
             say(f"{shape}: {json.dumps(results[shape]['theirs_over_ours'])} (theirs over ours)")
-        write_json(
-            options.output, {"machine": machine, "versions": {p: version(p) for p in packages}, "results": results}
-        )
+        settings = {"shapes": options.shapes, "method": options.method, "runs": options.runs, "rank": RANK}
+        write_figures(options.output, PACKAGES, settings, results=results)
 
 
 if __name__ == "__main__":

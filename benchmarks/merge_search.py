@@ -1,139 +1,187 @@
-"""How many evaluations of dev each kind of search needs, against the exhaustive grid, on real experts.
+"""How many evaluations of dev a search needs until it has the best of the exhaustive grid, minus 0.001 nDCG@10.
 
-usage: python -m benchmarks.merge_search [--base models/warm_up] [--selected models/selected] [--step 0.25] [--seeds
-3]
+usage: python -m benchmarks.merge_search --project FOLDER [--nodes 140] [--checks 150] [--budget 100] [--seeds 30]
 
-Every distinct mix of the grid is truly evaluated once (resumable, in --storage). The searches then run on that table,
-so that many seeds cost nothing; the fixed rows that every search begins with count as evaluations.
+FOLDER is a project after `dvc repro merge` (models/warm_up, models/selected, data/tasks/dev). The grid has 11 weights
+per expert. Evaluating its 14,641 points truly takes days, so that the grid is made exhaustive in three steps, each
+reported: (1) true evaluations at nodes spread over the grid by pivoted Cholesky; (2) the embeddings of every point
+interpolated from them and scored; (3) the error of that measured on random points, and every point that could, within
+the largest error seen, still be among the best evaluated truly, until none is left. What counts as reached is thus
+decided by true evaluations alone. The multi-fidelity search then runs for real; random search, TPE and CMA-ES run on
+the table. Everything is done twice, with the halves of dev exchanged, since our search has no randomness to repeat.
+True evaluations are kept in --work, so that an interrupted run goes on.
 """
 
 import argparse
-import json
-import statistics
-from importlib.metadata import version
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from optuna.storages import InMemoryStorage
 
+from benchmarks.figures import spread, write_figures
+from benchmarks.merge_grid import MARGIN, Grid, Truth, measure_grid
 from stm.encode import Encoder
-from stm.files import write_json
-from stm.merge.dev import as_texts, make_dev_set
+from stm.merge.dev import HALVES, DevSet, Scores, as_texts, make_dev_set
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import read_experts
 from stm.merge.fidelity import fidelity_proposer, measure_trust
-from stm.merge.guard import decide
 from stm.merge.mixer import Mixer
-from stm.merge.plan import inputs_key, make_stand_in
+from stm.merge.plan import inputs_key
 from stm.merge.recipe import Recipe
-from stm.merge.samplers import grid_proposer, make_sampler
+from stm.merge.rungs import make_rung
+from stm.merge.samplers import make_sampler
 from stm.merge.search import run_search
 from stm.merge.similarity import compare_experts
 from stm.merge.space import Interval, Space
-from stm.merge.trials import Trial, open_study, storage_url
+from stm.merge.stand_in import StandIn
+from stm.merge.trials import Trial, open_study
 from stm.models import load_model
 from stm.progress import say
 from stm.prompts import read_prompts
 from stm.tasks import read_tasks
 
-KINDS = ("random", "tpe", "cma", "multi_fidelity")
-MARGIN = 0.001  # nDCG@10 below the best of the grid that counts as reached
+BASELINES = ("random", "tpe", "cma")
 
 
-def evaluations_until(trials: list[Trial], target: float) -> int:
-    """Distinct models evaluated until the target was reached; one more than all where it never was."""
-    seen: set[str] = set()
-    for trial in trials:
-        seen.add(trial.recipe.key())
-        if trial.value >= target:
-            return len(seen)
-    return len(seen) + 1
+class ReachedError(Exception):
+    """Ends a search that has what it was run for."""
 
 
-def simulate(kind: str, seed: int, space: Space, table: dict[str, Trial], score: Any, budget: int) -> list[Trial]:
-    """Run one search on the table."""
+def exchange_halves(dev: DevSet) -> DevSet:
+    """The same dev set, whose search half is the other one."""
+    other = dict(zip(HALVES, reversed(HALVES), strict=True))
+    return replace(dev, halves={task: {q: other[h] for q, h in row.items()} for task, row in dev.halves.items()})
+
+
+def count_until(trials: Iterator[float], target: float, budget: int) -> int:
+    """Evaluations until the target was reached; budget + 1 where it was not."""
+    return next((number for number, value in enumerate(trials, 1) if value >= target), budget + 1)
+
+
+def replay(grid: Grid, kind: str, seed: int, budget: int, target: float) -> dict[str, float]:
+    """One search on the table: evaluations until the target, and the best found within the budget."""
+    values: list[float] = []
 
     def look_up(origin: str, recipe: Recipe) -> Trial:
-        known = table[recipe.key()]
-        return Trial(origin, recipe, known.scores, known.tokens, known.seconds)
+        row = grid.row_of.get(recipe.key())
+        # Uniform weights and drop-ones of thirds lie between the points: their true score.
+        value = grid.values[row] if row is not None else grid.truth.value(grid.dev, recipe)
+        values.append(float(value))
+        if values[-1] >= target or len(values) >= budget:
+            raise ReachedError
+        per_query = {"all": {half: {"mean": values[-1]} for half in HALVES}}
+        return Trial(origin, recipe, Scores(per_query), 0, 0.0)
 
-    study = open_study(space, "table", InMemoryStorage(), make_sampler(kind, space, seed))
-    propose = fidelity_proposer(space, score, seed) if kind == "multi_fidelity" else None
-    return run_search(space, study, look_up, budget, propose, is_shared=False)
+    study = open_study(grid.space, "table", InMemoryStorage(), make_sampler(kind, grid.space, seed))
+    with suppress(ReachedError):
+        run_search(grid.space, study, look_up, budget, None, is_shared=False)
+    return {"until": count_until(iter(values), target, budget), "regret": target + MARGIN - max(values)}
+
+
+def run_ours(
+    grid: Grid, mixer: Mixer, encoder: Encoder, prompts: dict[str, str], shares: Sequence[float], budget: int,
+    target: float,
+) -> dict[str, Any]:  # fmt: skip
+    """The multi-fidelity search, truly evaluated by a fresh evaluator, until the target or the budget."""
+    encoder.tokens = 0
+    evaluator = Evaluator(mixer, encoder, grid.dev, {"chosen": prompts})
+    done: list[Trial] = []
+
+    def evaluate(origin: str, recipe: Recipe) -> Trial:
+        done.append(evaluator.evaluate(origin, recipe))
+        spent = evaluator.cost()["full_evaluation_equivalents"]
+        say(f"ours {list(shares)}: {len(done)} evaluations, {spent} equivalents, {done[-1].value:.4f} of {target:.4f}")
+        if done[-1].value >= target or spent >= budget:
+            raise ReachedError
+        return done[-1]
+
+    stand_in = StandIn(grid.space, evaluator)
+    singles = [grid.space.recipe(grid.space.point({name: 1.0})) for name in grid.space.experts]
+
+    def rung(share: float) -> Any:
+        return lambda recipe: evaluator.evaluate_rung(
+            recipe, made.setdefault(share, make_rung(grid.dev, share, [evaluator.embeddings(r) for r in singles]))
+        )
+
+    made: dict[float, Any] = {}
+    propose = fidelity_proposer(grid.space, stand_in, 0, [rung(share) for share in shares])
+    study = open_study(grid.space, "ours", InMemoryStorage(), make_sampler("multi_fidelity", grid.space, 0))
+    with suppress(ReachedError):
+        run_search(grid.space, study, evaluate, budget, propose, is_shared=False)
+    best, trust = max(trial.value for trial in done), measure_trust(grid.space, stand_in, done)
+    return {
+        "is_reached": best >= target, "best": best, "regret": target + MARGIN - best, "full_evaluations": len(done),
+        **evaluator.cost(), "spearman": trust["spearman"], "reach": stand_in.reach,
+    }  # fmt: skip
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Evaluate the grid, run every kind on it, and describe what was found."""
-    folders = {path.name: path for path in sorted(Path(options.selected).iterdir()) if path.is_dir()}
-    if options.experts:
-        folders = {name: folders[name] for name in options.experts}
-    experts = read_experts(options.base, folders)
-    space = Space(options.method, tuple(experts.names), Interval(0.0, 1.0, options.step), None, 1.0, 1.0, 0, "l1")
-    dev = make_dev_set(read_tasks(options.tasks, "dev"), [], options.max_queries, options.max_passages, 0)
+    """Both objectives: the grid, our search, the baselines."""
+    project = Path(options.project)
+    folders = {path.name: path for path in sorted((project / "models/selected").iterdir()) if path.is_dir()}
+    experts = read_experts(project / "models/warm_up", folders)
+    space = Space(
+        "task_arithmetic", tuple(experts.names), Interval(0.0, options.high, options.high / 10), None, 1.0, 1.0, 0, "l1"
+    )
+    dev = make_dev_set(read_tasks(project / "data/tasks/dev", "dev"), [], options.max_queries, options.max_passages, 0)
     model = load_model(experts.base)
-    prompts = {"base": as_texts(model.prompts)}
-    prompts |= {name: read_prompts(adapter.folder).as_model_prompts() for name, adapter in experts.adapters.items()}
+    encoder = Encoder(model)
+    candidates = {"base": as_texts(model.prompts)}
+    candidates |= {n: read_prompts(adapter.folder).as_model_prompts() for n, adapter in experts.adapters.items()}
+    result: dict[str, Any] = {
+        "experts": compare_experts(experts.adapters), "dev": dev.sizes, "margin": MARGIN, "budget": options.budget,
+    }  # fmt: skip
     with Mixer(model, experts) as mixer:
-        evaluator = Evaluator(mixer, Encoder(model), dev, prompts)
-        evaluator.choose_prompts(space.recipe(space.uniform()))
-        study = open_study(
-            space,
-            inputs_key(experts, dev, evaluator.prompts),
-            storage_url(options.storage, "", Path()),
-            make_sampler("grid", space, 0),
-        )
-        table = run_search(space, study, evaluator.evaluate, 10**6, grid_proposer(space, 10**6), is_shared=False)
-        score = make_stand_in(space, evaluator, dev)
-        trust = measure_trust(space, score, table)
-        by_key = {trial.recipe.key(): trial for trial in table}
-        best = max(table, key=lambda trial: trial.value)
-        needed = {
-            kind: [
-                evaluations_until(simulate(kind, seed, space, by_key, score, options.budget), best.value - MARGIN)
-                for seed in range(options.seeds)
-            ]
-            for kind in KINDS
-        }
-    costs = [trial for trial in table if trial.tokens]
-    return {
-        "experts": compare_experts(experts.adapters),
-        "dev": dev.sizes,
-        "grid": {
-            "step": options.step,
-            "distinct_mixes": len(by_key),
-            "best": best.as_dict(),
-            "decision": decide(table).as_dict(),
-        },
-        "surrogate": trust,
-        "evaluations_until_best_minus_0.001": {
-            kind: {"median": statistics.median(counts), "runs": counts} for kind, counts in needed.items()
-        },
-        "budget": options.budget,
-        "seconds_per_candidate": statistics.median(trial.seconds for trial in costs),
-        "tokens_per_candidate": statistics.median(trial.tokens for trial in costs),
-    }
+        chooser = Evaluator(mixer, encoder, dev, candidates)
+        chooser.choose_prompts(space.recipe(space.uniform()))
+        prompts = dict(chooser.prompts)
+        key = hashlib.sha256(inputs_key(experts, dev, prompts).encode()).hexdigest()[:16]
+        for name, objective in (("first half", dev), ("second half", exchange_halves(dev))):
+            grid = Grid(space, objective, Truth(mixer, encoder, objective, prompts, Path(options.work) / key))
+            found = {"grid": measure_grid(grid, options.nodes, options.checks)}
+            target = found["grid"]["best"] - MARGIN
+            found["multi_fidelity"] = run_ours(grid, mixer, encoder, prompts, [], options.budget, target)
+            found["multi_fidelity_with_rungs"] = run_ours(
+                grid, mixer, encoder, prompts, options.rungs, options.budget, target
+            )
+            for kind in BASELINES:
+                runs = [replay(grid, kind, seed, options.budget, target) for seed in range(options.seeds)]
+                found[kind] = {
+                    "share_reached": float(np.mean([run["until"] <= options.budget for run in runs])),
+                    "until": spread([run["until"] for run in runs]), "regret": spread([run["regret"] for run in runs]),
+                }  # fmt: skip
+            result[name] = found
+            write_figures(options.output, PACKAGES, vars(options), **result)
+    return result
+
+
+PACKAGES = ("torch", "transformers", "optuna", "cma", "numpy", "scipy")
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="models/warm_up")
-    parser.add_argument("--selected", default="models/selected", help="folder of adapter folders")
-    parser.add_argument("--experts", nargs="*", help="names in that folder; all by default")
-    parser.add_argument("--tasks", default="data/tasks/dev")
-    parser.add_argument("--method", default="linear")
-    parser.add_argument("--step", type=float, default=0.25, help="step of the exhaustive grid")
-    parser.add_argument("--budget", type=int, default=40, help="candidates of each search beside the fixed rows")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--max-queries", type=int, default=24)
-    parser.add_argument("--max-passages", type=int, default=60)
-    parser.add_argument("--storage", default=".stm/benchmarks/merge_search.db")
+    parser.add_argument("--project", default=".")
+    parser.add_argument("--high", type=float, default=1.0, help="largest weight; the grid has 11 values from 0")
+    parser.add_argument("--nodes", type=int, default=140)
+    parser.add_argument("--checks", type=int, default=150)
+    parser.add_argument("--budget", type=int, default=100, help="evaluations of dev for every search")
+    parser.add_argument("--seeds", type=int, default=30, help="runs of each baseline")
+    parser.add_argument("--rungs", type=float, nargs="*", default=[0.25, 0.5])
+    parser.add_argument("--max-queries", type=int, default=12)
+    parser.add_argument("--max-passages", type=int, default=24)
+    parser.add_argument("--work", default=".stm/benchmarks/merge_search")
     parser.add_argument("--output", default="benchmarks/results/merge_search.json")
     options = parser.parse_args()
     result = measure(options)
-    versions = {name: version(name) for name in ("torch", "transformers", "optuna", "cma")}
-    write_json(options.output, {"versions": versions, **result})
-    say(json.dumps(result["evaluations_until_best_minus_0.001"], indent=1))
+    for name in ("first half", "second half"):
+        ours = result[name]["multi_fidelity"]
+        say(f"{name}: reached {ours['is_reached']} after {ours['full_evaluation_equivalents']} evaluations")
 
 
 if __name__ == "__main__":

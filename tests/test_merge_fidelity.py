@@ -1,6 +1,6 @@
 """The stand-in and the multi-fidelity search that is guided by it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from stm.merge.fidelity import (
     POOL,
     Doubles,
     candidate_pool,
+    climb,
     fidelity_proposer,
     measure_trust,
     predict,
@@ -97,7 +98,7 @@ def test_the_pool_holds_each_model_once_and_is_bounded() -> None:
 def test_a_useless_stand_in_is_not_followed() -> None:
     known, candidates = np.eye(3), np.array([[0.9, 0.1, 0.0], [0.0, 0.1, 0.9]])
     values, misleading = np.array([0.9, 0.5, 0.1]), np.array([0.1, 0.5, 0.9])
-    mean, deviation = predict(known, values, misleading, candidates, np.array([0.1, 0.9]))
+    mean, deviation = predict(known, values, misleading, candidates, np.array([0.1, 0.9]), trust=-1.0)
     assert mean[0] > mean[1]
     assert (deviation > 0).all()
 
@@ -105,7 +106,7 @@ def test_a_useless_stand_in_is_not_followed() -> None:
 def test_a_trusted_stand_in_is_followed() -> None:
     known, candidates = np.eye(4), np.full((2, 4), 0.25)
     values = np.array([0.1, 0.2, 0.3, 0.4])
-    mean, _ = predict(known, values, values, candidates, np.array([0.6, 0.2]))
+    mean, _ = predict(known, values, values, candidates, np.array([0.6, 0.2]), trust=1.0)
     assert mean[0] == pytest.approx(mean[1] + 0.4)
 
 
@@ -119,35 +120,59 @@ def evaluate(origin: str, recipe: Recipe) -> Trial:
     return Trial(origin, recipe, Scores(per_query), tokens=10, seconds=0.1)
 
 
-def stand_in(noise: float, sign: float = 1.0) -> Callable[[Sequence[Point]], Doubles]:
+class Waves:
     """A stand-in that is the true score plus a wave of the given height."""
 
-    def score(points: Sequence[Point]) -> Doubles:
-        weights = np.array([[point[f"weight.{name}"] for name in EXPERTS] for point in points])
-        waves = np.sin(40 * weights[:, 0] + 17 * weights[:, 1]) * noise
-        return np.asarray(sign * np.array([true_score(row) for row in weights]) + waves)
+    def __init__(self, noise: float, sign: float = 1.0) -> None:
+        self.noise, self.sign = noise, sign
 
-    return score
+    def score(self, points: Sequence[Point], done: Sequence[Trial]) -> Doubles:
+        weights = np.array([[point[f"weight.{name}"] for name in EXPERTS] for point in points])
+        waves = np.sin(40 * weights[:, 0] + 17 * weights[:, 1]) * self.noise
+        return np.asarray(self.sign * np.array([true_score(row) for row in weights]) + waves)
+
+    def score_unseen(self, done: Sequence[Trial]) -> Doubles:
+        return self.score([{f"weight.{n}": trial.recipe.weights[n] for n in EXPERTS} for trial in done], done)
 
 
 @pytest.mark.parametrize(("noise", "sign", "floor"), [(0.0, 1.0, 0.999), (0.1, 1.0, 0.99), (0.1, -1.0, 0.98)])
 def test_the_search_comes_near_the_best_in_few_trials(noise: float, sign: float, floor: float) -> None:
     space = make_space()
     study = open_study(space, "key", InMemoryStorage(), make_sampler("multi_fidelity", space, 0))
-    score = stand_in(noise, sign)
-    propose = fidelity_proposer(space, score, seed=0)
-    trials = run_search(space, study, evaluate, 10, propose, is_shared=False)
+    waves = Waves(noise, sign)
+    trials = run_search(space, study, evaluate, 10, fidelity_proposer(space, waves, seed=0), is_shared=False)
     assert len(trials) == 7 + 10
     assert max(trial.value for trial in trials) > floor
-    trust = measure_trust(space, score, trials)
-    assert trust["mixes"] == 14
+    trust = measure_trust(space, waves, trials)
+    assert trust["mixes"] == len(trust["points"]) == 14
     assert (trust["spearman"] > 0.5) == (sign > 0)
-    assert len(trust["points"]) == 17
+
+
+def make_trials(weights: Sequence[Sequence[float]]) -> list[Trial]:
+    return [evaluate("search", Recipe("linear", dict(zip(EXPERTS, row, strict=True)))) for row in weights]
+
+
+def test_rungs_halve_the_candidates_and_only_trusted_ones_rank_them() -> None:
+    space, asked = make_space(), []
+    done = make_trials([[0.7, 0.1, 0.2], [0.5, 0.3, 0.2], [0.2, 0.6, 0.2], [0.1, 0.1, 0.8]])
+    points = [space.point(dict(zip(EXPERTS, row, strict=True))) for row in
+              ([0.2, 0.2, 0.6], [0.3, 0.5, 0.2], [0.6, 0.2, 0.2], [0.1, 0.8, 0.1])]  # fmt: skip
+
+    def truthful(recipe: Recipe) -> float:
+        asked.append(recipe)
+        return evaluate("rung", recipe).value
+
+    assert climb(space, points, [truthful, truthful], done, trust=0.2) == points[2]
+    assert len([recipe for recipe in asked if recipe.weights["nlu"] in (0.2, 0.5, 0.8)]) == 4 + 2
+    asked.clear()
+    assert climb(space, points, [lambda recipe: -truthful(recipe)] * 2, done, trust=0.2) == points[0]
+    assert len(asked) == 2 * len(done), "what no rung may rank costs nothing"
+    assert climb(space, points[:1], [], done, trust=0.2) == points[0]
 
 
 def test_a_space_that_is_used_up_ends_the_search() -> None:
     space = make_space(step=1.0)
     study = open_study(space, "key", InMemoryStorage(), make_sampler("multi_fidelity", space, 0))
-    propose = fidelity_proposer(space, stand_in(0.0), seed=0)
+    propose = fidelity_proposer(space, Waves(0.0), seed=0)
     trials = run_search(space, study, evaluate, 50, propose, is_shared=False)
     assert len({trial.recipe.key() for trial in trials}) == len(trials) == 7

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from stm.errors import ParamsError
 from stm.merge.dev import DevSet, make_dev_set
 from stm.merge.experts import Experts, read_experts
-from stm.merge.learn import Settings, adapters_at_run_time, learn, make_recipe, start_weights
+from stm.merge.learn import Settings, adapters_at_run_time, learn, make_recipe
 from stm.merge.mixer import Mixer
 from stm.merge.recipe import Recipe, layer_of, uniform
 from stm.models import load_model
@@ -105,8 +105,8 @@ def test_learning_is_repeatable(experts: Experts, model: SentenceTransformer, de
 
 
 def test_starts_are_plain_factors_of_the_deltas() -> None:
-    assert start_weights(Recipe("linear", {"a": 3.0, "b": 1.0}, scale=2.0)) == {"a": 1.5, "b": 0.5}
-    assert start_weights(Recipe("task_arithmetic", {"a": 3.0, "b": 1.0}, scale=2.0)) == {"a": 6.0, "b": 2.0}
+    assert Recipe("linear", {"a": 3.0, "b": 1.0}, scale=2.0).factors() == {"a": 1.5, "b": 0.5}
+    assert Recipe("task_arithmetic", {"a": 3.0, "b": 1.0}, scale=2.0).factors() == {"a": 6.0, "b": 2.0}
 
 
 def test_layers_are_read_from_names() -> None:

@@ -1,6 +1,8 @@
 """The merge methods: equality with mergekit 0.1.5 and PEFT where the formulas agree, and properties."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from mergekit.merge_methods import merge_state_dicts
 from peft.utils import merge_utils
 from torch import Tensor
 
+from stm.deltas import Adapter, Factors
 from stm.errors import ParamsError
 from stm.merge.methods import METHODS, Part, find_method, keep_largest, keep_random, kept_count, mask_seed, merge_parts
 from stm.merge.recipe import Recipe
@@ -68,6 +71,15 @@ def test_equals_mergekit(name: str, weights: list[float], kept: list[float], mon
     fix_masks(monkeypatch)
     expected = mergekit_merge(name, base, deltas, weights, kept)
     torch.testing.assert_close(base + merge(name, deltas, weights, kept), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_equals_the_golden_of_mergekit(name: str) -> None:
+    golden = json.loads(Path(__file__).with_name("merge_goldens.json").read_text())
+    assert set(golden["merged"]) == set(METHODS)
+    deltas, origin = [torch.tensor(delta) for delta in golden["deltas"]], golden["origin"]
+    found = merge(name, deltas, origin["weights"], origin["densities"])
+    torch.testing.assert_close(found, torch.tensor(golden["merged"][name]), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("density", [0.1, 0.5, 1.0])
@@ -206,7 +218,36 @@ def test_keys_tell_models_apart_not_spellings() -> None:
     assert Recipe("linear", {"a": 1, "b": 3}).key() == Recipe("linear", {"b": 0.75, "a": 0.25}).key()
     assert Recipe("task_arithmetic", {"a": 1, "b": 3}).key() != Recipe("task_arithmetic", {"a": 0.25, "b": 0.75}).key()
     assert Recipe("linear", {"a": 1}, seed=1).key() == Recipe("linear", {"a": 1}, seed=2).key()
-    assert Recipe("dare_ties", {"a": 1}, seed=1).key() != Recipe("dare_ties", {"a": 1}, seed=2).key()
+    half = {"a": 0.5, "b": 0.5}
+    assert Recipe("dare_ties", half, half, seed=1).key() != Recipe("dare_ties", half, half, seed=2).key()
+    assert Recipe("dare_ties", half, half).key() != Recipe("dare_ties", half, half, rescale="density").key()
+    assert Recipe("dare_ties", half, half).key() != Recipe("dare_ties", half, {"a": 0.5}).key()
+    assert Recipe("task_arithmetic", half, scale=2.0).key() != Recipe("task_arithmetic", half).key()
+    assert Recipe("ties", {"a": 1, "b": 1}).key() == Recipe("ties", half, seed=5).key()
+    assert Recipe("ties", {"a": -1, "b": -1}).key() != Recipe("ties", half).key()
+
+
+SAME_MODEL = [
+    (Recipe("linear", {"a": 2, "b": 6}, scale=0.8), Recipe("task_arithmetic", {"a": 0.2, "b": 0.6})),
+    (Recipe("task_arithmetic", {"a": 0.2, "b": 0.6}), Recipe("dare_linear", {"a": 0.2, "b": 0.6}, seed=7)),
+    (Recipe("task_arithmetic", {"a": 0.2, "b": 0.0}), Recipe("dare_linear", {"a": 0.2}, {"b": 0.3})),
+    (Recipe("linear", {"a": 5.0, "b": 0.0}), Recipe("ties", {"a": 0.3})),
+    (Recipe("linear", {"a": 1.0}), Recipe("dare_ties", {"a": 1.0})),
+    (Recipe("ties", {"a": 0.5, "b": 0.0}, {"b": 0.4}), Recipe("ties", {"a": 1.0})),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SAME_MODEL, ids=lambda recipe: recipe.method)
+def test_recipes_of_several_methods_that_give_one_model_have_one_key(one: Recipe, other: Recipe) -> None:
+    assert one.key() == other.key()
+    generator = torch.Generator().manual_seed(0)
+    adapters = {}
+    for name in ("a", "b"):
+        a, b = (torch.randn(4, 4, generator=generator) for _ in range(2))
+        adapters[name] = Adapter(Path(name), "", {"w": Factors(a, b, 0.5)})
+    first, second = (recipe.merged_delta(adapters, "w") for recipe in (one, other))
+    assert first is not None
+    torch.testing.assert_close(first, second)
 
 
 def test_masks_depend_on_seed_expert_and_tensor() -> None:

@@ -1,5 +1,7 @@
 """The search: spaces, fixed rows, samplers, resumption, the guard, and storages of another search."""
 
+import multiprocessing
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from stm.merge.recipe import Recipe
 from stm.merge.samplers import grid_proposer, make_sampler
 from stm.merge.search import run_search
 from stm.merge.space import Interval, Space, fixed_rows
-from stm.merge.trials import Trial, finished_trials, open_study, storage_url
+from stm.merge.trials import Trial, ask, enqueue, finished_trials, open_study, storage_url
 
 EXPERTS = ("med_real", "nlu", "search")
 BEST = {"med_real": 0.7, "nlu": 0.1, "search": 0.2}
@@ -156,12 +158,46 @@ def test_a_storage_that_is_no_database_is_refused(tmp_path: Path) -> None:
         open_study(make_space(), "key", f"sqlite:///{tmp_path / 'text.db'}", optuna.samplers.RandomSampler())
 
 
+def share_a_search(url: str, seed: int, budget: int, folder: str) -> None:
+    """One process of a shared search; what it evaluates leaves a line in a file of its own."""
+
+    def evaluate(origin: str, recipe: Recipe) -> Trial:
+        with (Path(folder) / f"{seed}.txt").open("a") as stream:
+            stream.write(recipe.key() + "\n")
+        time.sleep(0.01)
+        return Bowl()(origin, recipe)
+
+    space = make_space()
+    study = open_study(space, "key", url, make_sampler("random", space, seed))
+    run_search(space, study, evaluate, budget, None, is_shared=True)
+
+
 def test_two_processes_share_one_storage(tmp_path: Path) -> None:
     space, url = make_space(), storage_url(str(tmp_path / "shared.db"), "", tmp_path)
-    for seed in (1, 2):
-        study = open_study(space, "key", url, make_sampler("random", space, seed))
-        run_search(space, study, Bowl(), 3 * seed, None, is_shared=True)
-    assert len(finished_trials(study, space)) == 7 + 6
+    open_study(space, "key", url, make_sampler("random", space, 0))
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=share_a_search, args=(url, seed, 10, str(tmp_path))) for seed in (1, 2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    done = finished_trials(open_study(space, "key", url, make_sampler("random", space, 0)), space)
+    assert {trial.origin for trial in done} >= {origin for origin, _ in fixed_rows(space)}
+    assert len({trial.recipe.key() for trial in done}) >= 7 + 10
+    work = [(tmp_path / f"{seed}.txt").read_text().split() for seed in (1, 2)]
+    assert all(work), "both took part"
+    # Each may have begun what the other was at; nothing is done by both as a rule.
+    assert len(set(work[0]) & set(work[1])) <= 3
+
+
+def test_a_row_that_another_process_left_is_done_in_the_end(tmp_path: Path) -> None:
+    space, url = make_space(), storage_url(str(tmp_path / "shared.db"), "", tmp_path)
+    study = open_study(space, "key", url, make_sampler("random", space, 0))
+    enqueue(study, space.uniform(), "uniform")
+    ask(study, space)  # somebody else begins uniform weights and dies
+    trials = run_search(space, study, Bowl(), 2, None, is_shared=True)
+    assert {trial.origin for trial in trials} >= {origin for origin, _ in fixed_rows(space)}
 
 
 def trial(origin: str, search_score: float, holdout: float) -> Trial:

@@ -1,23 +1,27 @@
 """The merge stage as a whole on pico models, its params, dev sets and prompts."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from stages import merge as stage
 from stm.errors import DataError, ParamsError
 from stm.merge.dev import HALVES, Floats, cut_in_two, make_dev_set, query_texts, score_embeddings, score_model
+from stm.merge.methods import METHODS
 from stm.merge.prompt import best_prompt, score_prompts
 from stm.merge.run import merge_experts
 from stm.params.base import parse_section
-from stm.params.merge import MergeParams
+from stm.params.merge import MergeParams, MethodName
 from stm.prompts import Prompts, write_prompts
+from stm.stage import run_stage
 from stm.tasks import Passage, Task, write_task
 from tests.pico import pico_adapter, pico_backbone
 
@@ -87,16 +91,69 @@ def test_the_prompt_is_one_of_the_candidates_and_the_best_on_the_search_half(roo
 
 @pytest.mark.parametrize("method", ["linear", "task_arithmetic", "dare_ties"])
 def test_the_multi_fidelity_search_reports_how_far_its_stand_in_held(root: Path, tmp_path: Path, method: str) -> None:
-    search = {**make_params().search.model_dump(), "kind": "multi_fidelity", "trials": 3}
+    search = {**make_params().search.model_dump(), "kind": "multi_fidelity", "trials": 3, "rungs": [0.5]}
     trace = merge(root, tmp_path, method=method, search=search)
     (trust,) = trace["surrogate"]
     assert -1 <= trust["spearman"] <= 1
-    assert trust["mixes"] >= 4
-    points = {point["origin"]: point for point in trust["points"]}
-    if method != "dare_ties":  # thinned or not, a single expert is its own stand-in
-        for name in EXPERTS:
-            assert points[f"single:{name}"]["surrogate"] == pytest.approx(points[f"single:{name}"]["true"], abs=1e-6)
+    assert trust["mixes"] == len(trust["points"]) >= 4
+    assert [rung["share"] for rung in trust["rungs"]] == [0.5]
+    assert trace["cost"]["full_evaluation_equivalents"] > len(trace["trials"]) * 0.9
     assert set(trace["ablation"][method]["nlu"]) == {"alone", "without", "loss_without"}
+
+
+def test_each_distinct_model_is_evaluated_once_whatever_methods_lead_to_it(root: Path, tmp_path: Path) -> None:
+    search = {**make_params().search.model_dump(), "trials": 0}
+    one = merge(root, tmp_path / "one", method="linear", search=search)
+    methods = ["linear", "task_arithmetic", "dare_linear"]
+    three = merge(root, tmp_path / "three", method=methods, density=1.0, search=search)
+    assert len(three["trials"]) == 3 * len(one["trials"])
+    assert three["cost"]["evaluations"] == one["cost"]["evaluations"]
+    assert set(three["ablation"]) == set(methods)
+    assert three["ablation"]["linear"] == three["ablation"]["dare_linear"]
+    costs = {trial["method"]: 0 for trial in three["trials"]}
+    for trial in three["trials"]:
+        costs[trial["method"]] += trial["tokens"]
+    assert costs["linear"] > 0
+    assert costs["task_arithmetic"] == costs["dare_linear"] == 0
+    thinned = merge(root, tmp_path / "thinned", method=["linear", "ties"], search=search)
+    assert thinned["cost"]["evaluations"] > one["cost"]["evaluations"], "thinned experts are other models"
+
+
+def test_a_resumed_search_of_several_methods_evaluates_nothing_twice(root: Path, tmp_path: Path) -> None:
+    search = {**make_params().search.model_dump(), "storage": "", "trials": 1}
+    folders = {name: root / "models/selected" / name for name in EXPERTS}
+    for methods in (["linear"], ["linear", "task_arithmetic"]):
+        params = make_params(method=methods, search=search)
+        tasks = [make_task("one"), make_task("two")]
+        trace = merge_experts(params, root / "models/warm_up", folders, tasks, tmp_path / "merged", tmp_path)
+    fixed = [t for t in trace["trials"] if t["method"] == "task_arithmetic" and t["origin"] != "search"]
+    assert len(fixed) == 7
+    assert sum(trial["tokens"] for trial in fixed) == 0
+
+
+@pytest.mark.parametrize("source", ["surrogate", "model"])
+def test_the_interaction_of_two_weights_is_traced_and_decides_nothing(root: Path, tmp_path: Path, source: str) -> None:
+    plain = merge(root, tmp_path / "plain")
+    asked = {"experts": ["search", "nlu"], "step": 0.5, "source": source}
+    trace = merge(root, tmp_path / source, interaction=asked)
+    assert trace["decision"]["taken"]["weights"] == plain["decision"]["taken"]["weights"]
+    assert len(trace["trials"]) == len(plain["trials"])
+    found = trace["interaction"]
+    assert found["experts"] == ["search", "nlu"]
+    assert found["values"] == [0.0, 0.5, 1.0]
+    assert list(found["held"]) == ["med_real"]
+    assert [len(row) for row in found["scores"]] == [3, 3, 3]
+    assert all(0 <= score <= 1 for row in found["scores"] for score in row if score is not None)
+    assert found["share"] is None or 0 <= found["share"] <= 1
+
+
+def test_the_interaction_of_an_unknown_expert_is_refused_before_any_work(root: Path, tmp_path: Path) -> None:
+    asked = {"experts": ["nlu", "nobody"], "step": 0.5, "source": "surrogate"}
+    with pytest.raises(ParamsError, match=r"interaction\.experts names the expert 'nobody'; there are med_real, nlu"):
+        merge(root, tmp_path, interaction=asked)
+    for bad in (["nlu"], ["nlu", "nlu"]):
+        with pytest.raises(ParamsError, match="two different experts"):
+            make_params(interaction={**asked, "experts": bad})
 
 
 def test_learned_weights_are_one_more_candidate(root: Path, tmp_path: Path) -> None:
@@ -161,9 +218,38 @@ def test_params_out_of_range_are_refused(changes: dict[str, Any], message: str) 
         make_params(**changes)
 
 
+def test_params_name_exactly_the_methods_of_the_table() -> None:
+    assert get_args(MethodName) == tuple(METHODS)
+
+
+def test_a_bad_expert_stops_the_stage_with_one_sentence_and_leaves_the_old_model(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = tmp_path / "project"
+    for name in ("models/warm_up", "models/selected", "data"):
+        shutil.copytree(root / name, project / name)
+    monkeypatch.chdir(project)
+    weights = project / "models/selected/nlu/adapter_model.safetensors"
+    tensors = load_file(weights)
+    name = next(name for name in tensors if "layers.1.self_attn.q_proj.lora_B" in name)
+    save_file({**tensors, name: tensors[name] * float("nan")}, weights)
+    (project / "models/merged").mkdir()
+    (project / "models/merged/old").write_text("old")
+    (project / "params.yaml").write_text(yaml.safe_dump({"merge": make_params().model_dump(by_alias=True)}))
+    monkeypatch.setattr("sys.argv", ["merge"])
+    with pytest.raises(SystemExit) as stopped:
+        run_stage(stage.main)
+    assert stopped.value.code not in (0, None)
+    assert name in capsys.readouterr().err
+    assert [path.name for path in (project / "models/merged").iterdir()] == ["old"]
+    assert not (project / "reports").exists()
+
+
 def test_search_params_out_of_range_are_refused() -> None:
     good = make_params().search.model_dump()
-    for bad in ({"kind": "guess"}, {"trials": -1}, {"weights": {"low": 1, "high": 0, "step": 0.1}}):
+    for bad in (
+        {"kind": "guess"}, {"trials": -1}, {"weights": {"low": 1, "high": 0, "step": 0.1}}, {"rungs": [1.0]},
+    ):  # fmt: skip
         with pytest.raises(ParamsError, match=f"merge.search.{next(iter(bad))}"):
             make_params(search={**good, **bad})
     with pytest.raises(ParamsError, match=r"merge\.search\.densities\.low"):

@@ -2,27 +2,42 @@
 
 The prediction for a candidate is a line through (stand-in, true) of all evaluated mixes, as steep as their rank
 correlation allows, plus a Gaussian process over the residuals. With no correlation it falls back to the process
-alone. Takes numbers only: no models, no tasks.
+alone. The best predicted may have to pass cheap rungs before one of them is evaluated in full. Takes numbers and
+functions: no models, no tasks.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import spearmanr
 
+from stm.merge.recipe import Recipe
 from stm.merge.samplers import Proposer
 from stm.merge.space import Point, Space
 from stm.merge.trials import Trial
 
 Doubles = npt.NDArray[np.float64]
-Score = Callable[[Sequence[Point]], Doubles]  # points -> stand-in scores, higher is better
-POOL = 4000  # candidates ranked in bulk
+RungScore = Callable[[Recipe], float]  # the true score on a part of dev, higher is better
+POOL = 15_000  # candidates ranked in bulk: the paper's grid of four experts, 11^4, is ranked whole
 LENGTH = 0.3  # of the process, in units of a normalised weight
 NOISE = 0.25  # share of the residual variance that no coefficient explains: dev is a sample
 OPTIMISM = 1.0  # standard deviations added to the prediction
+
+
+class RanksPoints(Protocol):
+    """A stand-in for evaluation: scores on the scale of nDCG@10, higher for better points, one per point or trial in
+    their order; nothing given is changed.
+    """
+
+    def score(self, points: Sequence[Point], done: Sequence[Trial]) -> Doubles:
+        """Predict points, knowing all of `done`."""
+        ...
+
+    def score_unseen(self, done: Sequence[Trial]) -> Doubles:
+        """Predict each trial of `done` as if it had not been evaluated."""
+        ...
 
 
 def rank_correlation(surrogate: Doubles, true: Doubles) -> float:
@@ -85,16 +100,16 @@ def _kernel(one: Doubles, other: Doubles) -> Doubles:
 
 
 def predict(
-    known: Doubles, values: Doubles, stand_in: Doubles, candidates: Doubles, candidate_stand_in: Doubles
+    known: Doubles, values: Doubles, stand_in: Doubles, candidates: Doubles, candidate_stand_in: Doubles, trust: float
 ) -> tuple[Doubles, Doubles]:
     """Mean and standard deviation of the true score of each candidate.
 
     `known` [N, F] and `candidates` [C, F] are coordinates, `values` [N] true scores, the stand-ins belong to the
-    rows. Line: slope `max(0, rho) sd(values) / sd(stand-in)` (the least-squares slope with the rank correlation rho
-    in place of Pearson's).
+    rows. Line: slope `max(0, trust) sd(values) / sd(stand-in)` (the least-squares slope with the rank correlation in
+    place of Pearson's).
     """
     spread = float(np.std(stand_in))
-    slope = max(0.0, rank_correlation(stand_in, values)) * float(np.std(values)) / spread if spread else 0.0
+    slope = max(0.0, trust) * float(np.std(values)) / spread if spread else 0.0
     residuals = values - values.mean() - slope * (stand_in - stand_in.mean())
     variance = max(float(np.var(residuals)), 1e-8)
     gram = _kernel(known, known) + NOISE * np.eye(len(known))
@@ -104,14 +119,30 @@ def predict(
     return mean, np.sqrt(variance * np.clip(1 - explained, 1e-9, None))
 
 
-def fidelity_proposer(space: Space, score: Score, seed: int) -> Proposer:
-    """Propose the candidate with the highest optimistic prediction; `score` is called once for the pool and once per
-    finished trial.
+def _is_single(trial: Trial) -> bool:
+    return trial.origin.startswith("single:")
+
+
+def mixes_of(done: Sequence[Trial]) -> dict[str, int]:
+    """Where the distinct models that mix experts stand among the trials, by key; an expert alone is what the stand-in
+    is made of.
+    """
+    found: dict[str, int] = {}
+    for row, trial in enumerate(done):
+        if not _is_single(trial):
+            found.setdefault(trial.recipe.key(), row)
+    return found
+
+
+def fidelity_proposer(space: Space, stand_in: RanksPoints, seed: int, rungs: Sequence[RungScore] = ()) -> Proposer:
+    """Propose the candidate with the highest optimistic prediction.
+
+    With `rungs`, twice as many candidates as the rung after keeps are scored on each, the cheapest first, and the
+    better half goes on.
     """
     pool = candidate_pool(space, seed)
     keys = [space.recipe(point).key() for point in pool]
     pool_features = _features(space, pool)
-    pool_stand_in = cache(lambda: score(pool))  # at the first proposal, when the single experts have been evaluated
 
     def propose(done: Sequence[Trial]) -> Point | None:
         seen = {trial.recipe.key() for trial in done}
@@ -119,31 +150,54 @@ def fidelity_proposer(space: Space, score: Score, seed: int) -> Proposer:
         if not free:
             return None
         points = [_point_of(trial, space) for trial in done]
-        values = np.array([trial.value for trial in done])
-        mean, deviation = predict(
-            _features(space, points), values, score(points), pool_features[free], pool_stand_in()[free]
-        )
-        return pool[free[int(np.argmax(mean + OPTIMISM * deviation))]]
+        unseen = stand_in.score_unseen(done)
+        trust = measure_correlation(done, unseen)
+        own = np.array([trial.value for trial in done])
+        known = np.where([_is_single(trial) for trial in done], own, unseen)  # an expert alone is its own stand-in
+        candidates = stand_in.score([pool[index] for index in free], done)
+        mean, deviation = predict(_features(space, points), own, known, pool_features[free], candidates, trust)
+        best = np.argsort(-(mean + OPTIMISM * deviation), kind="stable")[: 2 ** len(rungs)]
+        mixes = [done[row] for row in mixes_of(done).values()]
+        return climb(space, [pool[free[index]] for index in best], rungs, mixes, trust)
 
     return propose
 
 
-def measure_trust(space: Space, score: Score, done: Sequence[Trial]) -> dict[str, Any]:
-    """Stand-in and true score of all distinct trials, and their rank correlation with and without the single experts.
+def measure_correlation(done: Sequence[Trial], scores: Doubles) -> float:
+    """The rank correlation of `scores`, one per trial, with the true scores of the distinct mixes."""
+    chosen = list(mixes_of(done).values())
+    return rank_correlation(scores[chosen], np.array([done[row].value for row in chosen]))
 
-    A single expert's stand-in is its true score, so that the correlation without them is the honest one.
+
+def climb(
+    space: Space, points: Sequence[Point], rungs: Sequence[RungScore], done: Sequence[Trial], trust: float
+) -> Point:
+    """Halve the points, best predicted first, on each rung until one is left.
+
+    A rung ranks them only if, over what is evaluated, its scores correlate better with the true ones than the stand-in
+    does; otherwise the order stays and the rung costs nothing.
     """
-    distinct = list({trial.recipe.key(): trial for trial in reversed(done)}.values())[::-1]
-    stand_in = score([_point_of(trial, space) for trial in distinct])
-    true = np.array([trial.value for trial in distinct])
-    mixed = np.array([not trial.origin.startswith("single:") for trial in distinct])
+    left = list(points)
+    for number, rung in enumerate(rungs):
+        if len(left) > 1 and rung_correlation(rung, done) > trust:
+            left.sort(key=lambda point: -rung(space.recipe(point)))
+        left = left[: 2 ** (len(rungs) - number - 1)]
+    return left[0]
+
+
+def rung_correlation(rung: RungScore, done: Sequence[Trial]) -> float:
+    """The rank correlation of a rung with the true scores of `done`."""
+    return rank_correlation(np.array([rung(trial.recipe) for trial in done]), np.array([t.value for t in done]))
+
+
+def measure_trust(space: Space, stand_in: RanksPoints, done: Sequence[Trial]) -> dict[str, Any]:
+    """Stand-in and true score of all distinct mixes and their rank correlation, each mix predicted from the others."""
+    mixes, unseen = mixes_of(done).values(), stand_in.score_unseen(done)
     return {
         "method": space.method,
-        "spearman": rank_correlation(stand_in[mixed], true[mixed]),
-        "spearman_with_singles": rank_correlation(stand_in, true),
-        "mixes": int(mixed.sum()),
+        "spearman": measure_correlation(done, unseen),
+        "mixes": len(mixes),
         "points": [
-            {"surrogate": float(s), "true": float(t), "origin": d.origin}
-            for s, t, d in zip(stand_in, true, distinct, strict=True)
+            {"surrogate": float(unseen[row]), "true": done[row].value, "origin": done[row].origin} for row in mixes
         ],
     }

@@ -53,14 +53,6 @@ class Learned:
     seconds: float
 
 
-def start_weights(recipe: Recipe) -> dict[str, float]:
-    """The recipe's weights as plain factors of the deltas: divided by their sum where the method does so, times
-    lambda.
-    """
-    total = sum(recipe.weights.values()) if recipe.is_normalised else 1.0
-    return {name: recipe.scale * weight / total for name, weight in recipe.weights.items()}
-
-
 @contextmanager
 def adapters_at_run_time(
     model: nn.Module, experts: Experts, coefficients_LK: Tensor, layers: Sequence[int | None]
@@ -167,7 +159,7 @@ def learn(
     layers = (
         sorted(found, key=lambda layer: -1 if layer is None else layer) if settings.granularity == "layer" else [None]
     )
-    weights = start_weights(start)
+    weights = start.factors()
     anchor = torch.tensor([[weights.get(name, 0.0) for name in experts.names]] * len(layers), device=model.device)
     coefficients = anchor.clone().requires_grad_()
     frozen = [p for p in model.parameters() if p.requires_grad]

@@ -121,6 +121,11 @@ class Method:
         """Whether a density changes anything."""
         return self.thin != "none"
 
+    @property
+    def is_sum(self) -> bool:
+        """Whether the thinned deltas are only added up, so that the result is linear in them."""
+        return self.combine is add
+
 
 METHODS: Mapping[str, Method] = {
     row.name: row

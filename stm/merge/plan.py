@@ -4,25 +4,25 @@ trials.
 Knows params and hands plain values to the modules that search. Does not load or write models.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from stm.errors import ParamsError
 from stm.files import sha256_text
 from stm.merge.dev import DevSet
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, hash_experts
-from stm.merge.fidelity import Doubles, fidelity_proposer, measure_trust
+from stm.merge.fidelity import RungScore, fidelity_proposer, measure_trust, mixes_of, rung_correlation
+from stm.merge.interaction import choose_pair
 from stm.merge.learn import Settings
 from stm.merge.recipe import Recipe
+from stm.merge.rungs import Rung, make_rung
 from stm.merge.samplers import Proposer, grid_proposer, make_sampler
 from stm.merge.search import run_search
-from stm.merge.space import Interval, Point, Space
-from stm.merge.surrogate import Surrogate
+from stm.merge.space import Interval, Space
+from stm.merge.stand_in import StandIn
 from stm.merge.trials import Trial, open_study, storage_url
 from stm.params.merge import MergeParams
 
@@ -58,6 +58,12 @@ def fixed_recipe(params: MergeParams, names: Sequence[str]) -> Recipe | None:
     return Recipe(params.methods[0], weights, densities, params.scale, params.seed, params.rescale)
 
 
+def check_interaction(params: MergeParams, names: Sequence[str]) -> None:
+    """`ParamsError` if params ask for the interaction of an expert that is not there."""
+    if params.interaction is not None and len(names) > 1:
+        choose_pair(dict.fromkeys(names, 0.0), params.interaction.experts)
+
+
 def inputs_key(experts: Experts, dev: DevSet, prompts: Mapping[str, str]) -> str:
     """The hash of everything but the space that a score depends on."""
     parts = [hash_experts(experts), repr(sorted(prompts.items()))]
@@ -74,7 +80,7 @@ def learn_settings(params: MergeParams) -> Settings | None:
 
 
 def search_space(
-    params: MergeParams, space: Space, inputs: str, evaluator: Evaluator, dev: DevSet, folder: Path
+    params: MergeParams, space: Space, inputs: str, evaluator: Evaluator, folder: Path
 ) -> tuple[list[Trial], dict[str, Any] | None]:
     """Search one space; return all trials and, for the multi-fidelity search, how far its stand-in could be
     trusted.
@@ -83,32 +89,40 @@ def search_space(
     key = sha256_text(inputs, repr(space.describe()), settings.kind, str(settings.seed))
     sampler = make_sampler(settings.kind, space, settings.seed)
     study = open_study(space, key, storage_url(settings.storage, key, folder), sampler)
+    stand_in, rungs = StandIn(space, evaluator), make_rungs(params, space, evaluator)
     propose: Proposer | None = None
-    score = make_stand_in(space, evaluator, dev)
     if settings.kind == "grid":
         propose = grid_proposer(space, settings.trials)
     elif settings.kind == "multi_fidelity":
-        propose = fidelity_proposer(space, score, settings.seed)
+        propose = fidelity_proposer(space, stand_in, settings.seed, rungs)
     budget = 0 if space.is_single_model else settings.trials
     trials = run_search(space, study, evaluator.evaluate, budget, propose, bool(settings.storage))
-    return trials, measure_trust(space, score, trials) if settings.kind == "multi_fidelity" else None
+    evaluator.remember(trials)
+    if settings.kind != "multi_fidelity":
+        return trials, None
+    return trials, measure_trust(space, stand_in, trials) | {"rungs": describe_rungs(params, rungs, trials)}
 
 
-def make_stand_in(space: Space, evaluator: Evaluator, dev: DevSet) -> Callable[[Sequence[Point]], Doubles]:
-    """The surrogate of a space, made at its first use: by then the single experts have been evaluated."""
-    needs_base = not space.is_normalised
+def make_rungs(params: MergeParams, space: Space, evaluator: Evaluator) -> list[RungScore]:
+    """One scorer per share of queries in params, the smallest first; each rung's passages are pooled at its first
+    use, when the experts alone have been evaluated.
+    """
 
-    @cache
-    def surrogate() -> Surrogate:
-        anchors = [evaluator.embeddings(space.recipe(space.point({name: 1.0}))) for name in space.experts]
-        return Surrogate(dev, [*anchors, evaluator.embeddings(None)] if needs_base else anchors)
+    def make(share: float) -> RungScore:
+        @cache
+        def rung() -> Rung:
+            singles = [space.recipe(space.point({name: 1.0})) for name in space.experts]
+            return make_rung(evaluator.dev, share, [evaluator.embeddings(recipe) for recipe in singles])
 
-    def score(points: Sequence[Point]) -> Doubles:
-        weights = np.array([[point[f"weight.{name}"] for name in space.experts] for point in points])
-        if needs_base:
-            weights = np.hstack([weights, 1 - weights.sum(axis=1, keepdims=True)])
-        else:
-            weights = weights / weights.sum(axis=1, keepdims=True)
-        return surrogate().score(weights)
+        return lambda recipe: evaluator.evaluate_rung(recipe, rung())
 
-    return score
+    return [make(share) for share in sorted(params.search.rungs)]
+
+
+def describe_rungs(params: MergeParams, rungs: Sequence[RungScore], trials: Sequence[Trial]) -> list[dict[str, float]]:
+    """Per rung its share of queries and its rank correlation with the full score over the distinct mixes."""
+    mixes = [trials[row] for row in mixes_of(trials).values()]
+    return [
+        {"share": share, "spearman": rung_correlation(rung, mixes)}
+        for share, rung in zip(sorted(params.search.rungs), rungs, strict=True)
+    ]

@@ -88,15 +88,36 @@ class Recipe:
             data["layers"] = {layer: dict(sorted(weights.items())) for layer, weights in sorted(self.layers.items())}
         return data
 
-    def key(self) -> str:
-        """A hash of what the recipe computes; equal for recipes that give the same model.
-
-        Methods that normalise do not see a common factor of the weights.
+    def factors(self) -> dict[str, float]:
+        """What each expert's delta is multiplied by where nothing is thinned: weights, divided by their sum where the
+        method does so, times lambda.
         """
-        data = self.as_dict()
-        total = math.fsum(self.weights.values()) if find_method(self.method).normalize else 1.0
-        data["weights"] = {name: round(weight / total, 9) for name, weight in data["weights"].items()}
-        return sha256_text(json.dumps(data, sort_keys=True))
+        total = math.fsum(self.weights.values()) if self.is_normalised else 1.0
+        return {name: self.scale * weight / total for name, weight in sorted(self.weights.items())}
+
+    def key(self) -> str:
+        """A hash of what the recipe computes; equal for recipes of any methods that give the same model up to
+        rounding.
+
+        What is a plain sum of deltas is known by its factors, whatever the method: all linear and task arithmetic,
+        DARE linear with nothing dropped, one expert with nothing thinned. Experts of weight zero do not count.
+        """
+        return sha256_text(json.dumps(self._effect(), sort_keys=True))
+
+    def _effect(self) -> dict[str, Any]:
+        row, names = find_method(self.method), self.experts
+        densities = {name: self.densities.get(name, 1.0) for name in names} if row.uses_density else {}
+        is_thinned = any(density < 1 for density in densities.values())
+        if self.layers:
+            return self.as_dict()
+        if not is_thinned and (row.is_sum or len(names) == 1):
+            return {"sum": {name: round(factor, 9) for name, factor in self.factors().items() if factor}}
+        total = abs(math.fsum(self.weights.values())) if row.normalize else 1.0
+        effect = {
+            "method": self.method, "lambda": self.scale, "densities": densities,
+            "weights": {name: round(self.weights[name] / total, 9) for name in names},
+        }  # fmt: skip
+        return effect | ({"seed": self.seed, "rescale": self.rescale} if row.thin == "random" and is_thinned else {})
 
     def merged_delta(self, adapters: Mapping[str, Adapter], tensor: str) -> Tensor | None:
         """The fp32 change of the base's `tensor`, or None where no expert with a weight changes it."""

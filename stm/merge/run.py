@@ -9,18 +9,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sentence_transformers import SentenceTransformer
+
 from stm.encode import Encoder
 from stm.merge.dev import HALVES, DevSet, as_texts, make_dev_set
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, read_experts
 from stm.merge.guard import Decision, compare, decide
+from stm.merge.interaction import measure_interaction
 from stm.merge.learn import Learned, learn
 from stm.merge.materialise import materialise
 from stm.merge.mixer import Mixer
 from stm.merge.named import merge_by_name, write_named
-from stm.merge.plan import fixed_recipe, inputs_key, learn_settings, make_space, search_space
+from stm.merge.plan import check_interaction, fixed_recipe, inputs_key, learn_settings, make_space, search_space
 from stm.merge.prompt import best_prompt, score_prompts
+from stm.merge.recipe import Recipe
 from stm.merge.similarity import compare_experts
+from stm.merge.space import Space
 from stm.merge.trials import Trial
 from stm.models import load_model
 from stm.params.merge import MergeParams, NamedParams
@@ -45,6 +50,7 @@ def merge_experts(
     experts = read_experts(base, folders)
     spaces = [make_space(params, method, experts.names) for method in params.methods]
     fixed = fixed_recipe(params, experts.names)
+    check_interaction(params, experts.names)
     dev = make_dev_set(tasks, params.tasks, params.max_queries, params.max_passages, params.seed)
     model = load_model(experts.base)
     prompts = {"base": as_texts(model.prompts)}
@@ -54,24 +60,17 @@ def merge_experts(
         simplest = spaces[0].recipe(spaces[0].uniform())
         first = evaluator.choose_prompts(simplest)
         say(f"merge: query prompt {evaluator.prompts['query']!r}")
-        uniform = evaluator.evaluate("uniform", simplest)
         if params.mergekit is not None:
-            return _merge_named(params.mergekit, experts, dev, prompts, uniform, output)
-        found = _Found()
+            return _merge_named(params.mergekit, experts, dev, prompts, evaluator.evaluate("uniform", simplest), output)
         if fixed is None:
-            key = inputs_key(experts, dev, evaluator.prompts)
-            for space in spaces:
-                found.add(*search_space(params, space, key, evaluator, dev, Path(storage)))
-            settings = learn_settings(params)
-            if settings is not None:
-                mixer.restore()
-                learned = learn(model, experts, dev, evaluator.prompts, found.best.recipe, settings)
-                found.add_learned(learned, evaluator.evaluate("learned", learned.recipe))
+            found = _search(params, spaces, evaluator, experts, Path(storage))
+            _learn(params, found, model, mixer, evaluator, experts)
             decision = decide(found.trials)
         else:
-            found.trials = [uniform, evaluator.evaluate("fixed", fixed)]
-            decision = Decision(found.trials[1], found.trials[1], uniform, "params.yaml gives the weights")
+            found = _Found([evaluator.evaluate("uniform", simplest), evaluator.evaluate("fixed", fixed)])
+            decision = Decision(found.trials[1], found.trials[1], found.trials[0], "params.yaml gives the weights")
         taken = decision.taken.recipe
+        interaction = _interaction(params, experts, evaluator, taken, found.trials)
         last = first if taken.key() == simplest.key() else evaluator.choose_prompts(taken)
     say(f"merge: {decision.reason}; {taken.method}, weights {dict(taken.weights)}")
     materialise(experts, taken, evaluator.prompts, output)
@@ -80,11 +79,43 @@ def merge_experts(
         "decision": decision.as_dict(),
         "prompts": {"chosen": dict(evaluator.prompts), **tried},
         **found.as_dict(),
+        "interaction": interaction,
         "experts": compare_experts(experts.adapters),
         "dev": {"tasks": dev.sizes, "seed": params.seed, "metric": "ndcg_at_10"},
         "search": params.search.model_dump(exclude={"storage"}),
         "cost": evaluator.cost(),
     }
+
+
+def _search(
+    params: MergeParams, spaces: Sequence[Space], evaluator: Evaluator, experts: Experts, storage: Path
+) -> "_Found":
+    found, key = _Found(), inputs_key(experts, evaluator.dev, evaluator.prompts)
+    for space in spaces:
+        found.add(*search_space(params, space, key, evaluator, storage))
+    return found
+
+
+def _learn(
+    params: MergeParams, found: "_Found", model: SentenceTransformer, mixer: Mixer, evaluator: Evaluator,
+    experts: Experts,
+) -> None:  # fmt: skip
+    settings = learn_settings(params)
+    if settings is None:
+        return
+    mixer.restore()
+    learned = learn(model, experts, evaluator.dev, evaluator.prompts, found.best.recipe, settings)
+    found.add_learned(learned, evaluator.evaluate("learned", learned.recipe))
+
+
+def _interaction(
+    params: MergeParams, experts: Experts, evaluator: Evaluator, taken: Recipe, trials: Sequence[Trial]
+) -> dict[str, Any] | None:
+    if params.interaction is None or len(experts.names) < 2:
+        return None
+    space = make_space(params, taken.method, experts.names)
+    done = [trial for trial in trials if trial.recipe.method == taken.method and not trial.recipe.layers]
+    return measure_interaction(params.interaction, space, evaluator, taken, done)
 
 
 def _merge_named(

@@ -25,7 +25,8 @@ def run_search(
     """Evaluate the fixed rows and `trials` distinct candidates of the search; return all trials of the study.
 
     `propose` gives the next point; without it the study's own sampler does. What the study already holds counts, so
-    that an interrupted search goes on.
+    that an interrupted search goes on. In a shared study, fixed rows that another process has begun and not finished
+    are evaluated here in the end, since no decision can do without them.
     """
     known = origins(study, is_shared)
     rows = fixed_rows(space)
@@ -50,13 +51,21 @@ def run_search(
             _step(space, study, evaluate, done)
             done = finished_trials(study, space)
             meter.advance(_distinct(done) - before, f"best {max(trial.value for trial in done):.4f}" if done else "")
+    for _ in range(steps):
+        missing = [row for row in rows if row[0] not in {trial.origin for trial in done}]
+        if not missing:
+            break
+        if missing[0][0] not in origins(study, is_shared=False):
+            enqueue(study, missing[0][1], missing[0][0])
+        _step(space, study, evaluate, done)
+        done = finished_trials(study, space)
     return done
 
 
 def _distinct(trials: list[Trial]) -> int:
     """The fixed rows, and the distinct models among the others that are none of them."""
-    fixed = [trial.recipe.key() for trial in trials if trial.origin != "search"]
-    return len(fixed) + len({trial.recipe.key() for trial in trials} - set(fixed))
+    fixed = {trial.origin: trial.recipe.key() for trial in trials if trial.origin != "search"}
+    return len(fixed) + len({trial.recipe.key() for trial in trials} - set(fixed.values()))
 
 
 def _step(space: Space, study: optuna.Study, evaluate: Evaluate, done: list[Trial]) -> None:

@@ -45,6 +45,10 @@ class SearchParams(Section):
     densities: DensityInterval | None = Field(
         default=None, description="interval of each expert's density; null takes merge.density for all"
     )
+    rungs: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default_factory=list,
+        description="multi_fidelity: shares of the search half's queries on which candidates compete; empty is none",
+    )
     storage: str = Field(
         default="",
         description="SQLite file or Optuna URL that processes share; empty takes a file of this search alone",
@@ -64,6 +68,24 @@ class LearnParams(Section):
     )
     temperature: float = Field(default=0.05, gt=0, le=1, description="divisor of the cosine similarities in the loss")
     passages: int = Field(default=32, ge=2, description="passages per step, the relevant ones included")
+
+
+class InteractionParams(Section):
+    """A grid over the weights of two experts, for the report; it decides nothing."""
+
+    experts: list[str] = Field(
+        default_factory=list, description="names of two experts; empty takes the two of largest weight"
+    )
+    step: float = Field(ge=0.02, le=1, description="distance of neighbouring weights, a plain factor")
+    source: Literal["surrogate", "model"] = Field(
+        description="surrogate: predicted at no cost; model: one evaluation of dev per point"
+    )
+
+    @model_validator(mode="after")
+    def _two(self) -> "InteractionParams":
+        if self.experts and len(set(self.experts)) != 2:
+            raise ValueError("experts names two different experts or none")
+        return self
 
 
 class NamedParams(Section):
@@ -103,6 +125,9 @@ class MergeParams(Section):
     )
     learn: LearnParams | None = Field(
         default=None, description="learned weights as one more candidate; null learns none"
+    )
+    interaction: InteractionParams | None = Field(
+        default=None, description="scores over two experts' weights, for the report; null is none"
     )
 
     @property

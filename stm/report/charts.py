@@ -105,8 +105,17 @@ def _thin(points: Sequence[tuple[float, float]], most: int = 160) -> list[tuple[
     return [point for index, point in enumerate(points) if index % step == 0 or index == len(points) - 1]
 
 
-def curves(series: Mapping[str, Sequence[float]], title: str, x_label: str, smooth: bool = True) -> Markup:
-    """Draw one line per series over 1, 2, 3, ...; smoothed by a running mean over a twentieth of its length."""
+def curves(
+    series: Mapping[str, Sequence[float]],
+    title: str,
+    x_label: str,
+    smooth: bool = True,
+    ends: tuple[float, float] = (0, 0),
+) -> Markup:
+    """Draw one line per series over 1, 2, 3, ..., or over equal steps between two `ends`.
+
+    Lines are smoothed by a running mean over a twentieth of their length.
+    """
     drawn = {name: list(values) for name, values in series.items() if values}
     if not drawn:
         return Markup("")
@@ -125,8 +134,10 @@ def curves(series: Mapping[str, Sequence[float]], title: str, x_label: str, smoo
     for tick in ticks(low, high):
         y = place(1, tick)[1]
         parts += [_line(left, y, WIDTH - 10, y, "grid"), _text(left - 6, y + 4, _number(tick), "end", "tick")]
-    for tick in ticks(1, longest):
-        parts.append(_text(place(tick, low)[0], height - bottom + 16, _number(tick), "middle", "tick"))
+    first, last = ends if ends[0] < ends[1] else (1.0, float(longest))
+    for tick in ticks(first, last):
+        position = 1 + (tick - first) / ((last - first) or 1.0) * (longest - 1)
+        parts.append(_text(place(position, low)[0], height - bottom + 16, _number(tick), "middle", "tick"))
     parts.append(_text(WIDTH - 10, height - bottom + 30, x_label, "end", "tick"))
     for index, (name, values) in enumerate(lines.items()):
         points = _thin([place(x, y) for x, y in enumerate(values, 1)])

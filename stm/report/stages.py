@@ -11,6 +11,8 @@ from stm.report.charts import bars, curves, trace
 from stm.report.collect import Reports
 from stm.report.negatives import numbers
 
+LEVELS = 6  # lines of an interaction plot
+
 
 def dig(data: Any, *keys: str, default: Any = None) -> Any:
     """Return the value under nested keys, or `default` where a step is missing or no mapping."""
@@ -120,7 +122,33 @@ def merge_view(reports: Reports) -> dict[str, Any]:
         "holdout": dig(taken, "holdout"), "uniform": dig(report, "decision", "uniform", default={}),
         "trials": ranked[:10], "count": len(trials), "experts": sorted(dig(report, "experts", default={}).items()),
         "chart": trace(values, position, "Merge search, nDCG@10 on the search half of the dev tasks"),
-        "prompt": dig(report, "prompts", "chosen", "query", default=""),
+        "prompt": dig(report, "prompts", "chosen", "query", default=""), "interaction": interaction_view(report),
+    }  # fmt: skip
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def interaction_view(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plot of two weights, a line per weight of the second expert, and its figures as rows."""
+    found = dig(report, "interaction", default={}) or {}
+    values, scores, experts = (list(dig(found, key, default=[])) for key in ("values", "scores", "experts"))
+    if len(experts) != 2 or len(values) < 2 or len(scores) != len(values) or not all(map(_is_number, values)):
+        return {}
+    step, share = -(-len(values) // LEVELS), dig(found, "share")
+    columns = [index for index in range(len(values)) if index % step == 0]
+    whole = all(_is_number(score) for row in scores for score in row)
+    shown = scores if whole else scores[1:]  # only the point without any weight has no score
+    lines = {f"{experts[1]} {values[index]:g}": [float(row[index]) for row in shown] for index in columns}
+    ends = (float(values[0 if whole else 1]), float(values[-1]))
+    title = f"Interaction of the weights of {experts[0]} and {experts[1]}, nDCG@10 on the search half"
+    return {
+        "chart": curves(lines, title, f"weight of {experts[0]}", smooth=False, ends=ends),
+        "experts": experts, "columns": [values[index] for index in columns],
+        "rows": [(value, [row[index] for index in columns]) for value, row in zip(values, scores, strict=True)],
+        "source": dig(found, "source", default=""), "share": share if _is_number(share) else None,
+        "held": numbers(dig(found, "held", default={})),
     }  # fmt: skip
 
 

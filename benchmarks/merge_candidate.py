@@ -1,0 +1,173 @@
+"""One candidate of the coefficient search, merge and score: mixed in memory and scored on reduced dev, against writing
+the model with SentenceTransformer.merge and encoding everything.
+
+usage: python -m benchmarks.merge_candidate --project FOLDER [--runs 3] [--share 1.0]
+
+FOLDER is a project after `dvc repro select`. Each run is a process of its own; models that both sides keep in memory
+between candidates (ours: the base; theirs: four experts as full models and the base) are loaded before the clock
+starts. Theirs then merges, writes, loads what was written, and encodes with SentenceTransformer.encode: once the same
+reduced dev texts as ours, once the whole dev tasks, which are made anew without caps. With --share below 1 a random
+part of the whole tasks' texts is encoded and the time divided by the share, which the result says.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.figures import spread, write_figures
+from stm.deltas import add_adapter, read_adapter
+from stm.encode import Encoder
+from stm.merge.dev import DevSet, as_texts, make_dev_set, query_texts, score_embeddings
+from stm.merge.experts import read_experts
+from stm.merge.recipe import Recipe
+from stm.models import load_model
+from stm.params.base import load_section
+from stm.params.merge import MergeParams
+from stm.params.prepare import PrepareParams
+from stm.tasks import Task, read_tasks, write_task
+
+PACKAGES = ("torch", "transformers", "sentence-transformers", "mergekit")
+
+
+def adapters(project: Path) -> dict[str, Path]:
+    """The selected experts' folders."""
+    return {path.name: path for path in sorted((project / "models/selected").iterdir()) if path.is_dir()}
+
+
+def reduced(project: Path, tasks: Sequence[Task]) -> DevSet:
+    """Dev as the merge stage reduces it."""
+    params = load_section("merge", MergeParams, project / "params.yaml")
+    return make_dev_set(tasks, params.tasks, params.max_queries, params.max_passages, params.seed)
+
+
+def weights_of(names: Sequence[str]) -> dict[str, float]:
+    """Some weights that are not uniform."""
+    return {name: round(0.1 + 0.8 * index / len(names), 2) for index, name in enumerate(names)}
+
+
+def measure_ours(project: Path) -> dict[str, float]:
+    """Mix in memory, encode reduced dev, score."""
+    from stm.merge.evaluator import Evaluator
+    from stm.merge.mixer import Mixer
+
+    dev = reduced(project, read_tasks(project / "data/tasks/dev", "dev"))
+    experts = read_experts(project / "models/warm_up", adapters(project))
+    model = load_model(experts.base)
+    with Mixer(model, experts) as mixer:
+        evaluator = Evaluator(mixer, Encoder(model), dev, {"base": as_texts(model.prompts)})
+        evaluator.evaluate("first", Recipe("linear", dict.fromkeys(experts.names, 0.25)))  # warms caches and threads
+        started = time.perf_counter()
+        mixer.mix(Recipe("linear", weights_of(experts.names)))
+        mixed = time.perf_counter() - started
+        trial = evaluator.evaluate("candidate", Recipe("linear", weights_of(experts.names)))
+    return {"merge_seconds": mixed, "seconds": trial.seconds, "tokens": trial.tokens, "texts": count_texts(dev)}
+
+
+def count_texts(dev: DevSet) -> int:
+    """Queries and distinct passages."""
+    return len(dev.texts) + len(query_texts(dev))
+
+
+def measure_theirs(project: Path, whole: Path, share: float) -> dict[str, float]:
+    """Merge full models, write, load, encode the reduced and the whole dev tasks, score."""
+    from sentence_transformers import SentenceTransformer
+
+    tasks = read_tasks(whole, "dev")
+    everything = make_dev_set(tasks, [], 0, 0, 0)
+    small = reduced(project, read_tasks(project / "data/tasks/dev", "dev"))
+    folders = adapters(project)
+    base, models = load_model(project / "models/warm_up"), []
+    for folder in folders.values():
+        models.append(load_model(project / "models/warm_up"))
+        add_adapter(models[-1], read_adapter(folder))
+    parameters = {"weight": dict(enumerate(weights_of(list(folders)).values()))}
+    models[0].encode(small.texts[:64])  # warms caches and threads
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        SentenceTransformer.merge(models, "linear", parameters=parameters).save(scratch)
+        merged = SentenceTransformer(scratch, device="cpu", model_kwargs={"dtype": "float32"})
+        merged.prompts = base.prompts
+        written = time.perf_counter() - started
+        small_seconds = encode_and_score(merged, small, 1.0)
+        whole_seconds = encode_and_score(merged, everything, share)
+    return {
+        "merge_seconds": written, "same_texts_seconds": written + small_seconds, "same_texts": count_texts(small),
+        "everything_seconds": written + whole_seconds, "everything_texts": count_texts(everything),
+        "everything_share_encoded": share,
+    }  # fmt: skip
+
+
+def encode_and_score(model: Any, dev: DevSet, share: float) -> float:
+    """Seconds to encode and score all texts, from a random `share` of them."""
+    rng = random.Random(0)
+    queries, passages = query_texts(dev), list(dev.texts)
+    if share < 1:
+        queries, passages = (rng.sample(texts, max(1, round(share * len(texts)))) for texts in (queries, passages))
+    started = time.perf_counter()
+    found = [
+        model.encode(texts, prompt=model.prompts.get(name) or "", normalize_embeddings=True)
+        for name, texts in (("query", queries), ("document", passages))
+    ]
+    if share == 1:
+        score_embeddings(dev, np.asarray(found[0]), np.asarray(found[1]))
+    return (time.perf_counter() - started) / share
+
+
+def write_whole_tasks(params: Path, folder: Path) -> None:
+    """The dev tasks without caps."""
+    from stm.prepare.build import load_tasks
+    from stm.prepare.embedded import Corpora
+
+    settings = load_section("prepare", PrepareParams, params)
+    for task in load_tasks(settings, "dev", Corpora()):
+        write_task(task, folder / task.name, "dev")
+
+
+def run_process(options: argparse.Namespace, side: str, whole: str) -> dict[str, float]:
+    """One worker; what it printed last."""
+    arguments = ["--worker", side, "--project", options.project, "--whole", whole, "--share", str(options.share)]
+    command = [sys.executable, "-m", "benchmarks.merge_candidate", *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def main() -> None:
+    """Run the benchmark, or one of its worker processes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--project", default=".")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--share", type=float, default=1.0, help="of the whole tasks' texts that theirs encodes")
+    parser.add_argument("--output", default="benchmarks/results/merge_candidate.json")
+    parser.add_argument("--worker", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    parser.add_argument("--whole", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    project = Path(options.project)
+    if options.worker:
+        measured = (
+            measure_ours(project)
+            if options.worker == "ours"
+            else measure_theirs(project, Path(options.whole), options.share)
+        )
+        sys.stdout.write(json.dumps(measured) + "\n")
+        return
+    with tempfile.TemporaryDirectory() as whole:
+        write_whole_tasks(project / "params.yaml", Path(whole))
+        runs = {side: [run_process(options, side, whole) for _ in range(options.runs)] for side in ("ours", "theirs")}
+    sides = {side: {key: spread([run[key] for run in found]) for key in found[0]} for side, found in runs.items()}
+    ours = sides["ours"]["seconds"]["median"]
+    ratios = {key: sides["theirs"][f"{key}_seconds"]["median"] / ours for key in ("same_texts", "everything")}
+    write_figures(options.output, PACKAGES, vars(options), **sides, theirs_over_ours=ratios)
+    sys.stdout.write(json.dumps(ratios) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""Does merging beat the best expert and training on all data? Several seeds of the embedded setting in one process.
+
+usage: python -m benchmarks.merge_seeds --seeds 1 2 3 --warm-up-steps 60 --steps 16
+
+Per seed: a warm-up, one expert per split from it, the all-data baseline of as many steps as the experts in sum, a
+coefficient search per merge method on the search half of dev with the guard on the other half, learned weights, and
+every model scored on dev and test. Results are kept per seed and per model under --work, so that an interrupted run
+goes on. Intervals: over seeds (Student's t), and over queries (bootstrap of the scores averaged over seeds).
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from scipy.stats import t as student
+
+from benchmarks.experiment import ALL, Options, build_base, build_data, check_work, train_models
+from benchmarks.figures import write_figures
+from stm.encode import Encoder
+from stm.files import read_json, write_json
+from stm.merge.dev import DevSet, Scores, as_texts, make_dev_set, score_model
+from stm.merge.evaluator import Evaluator
+from stm.merge.experts import Experts, read_experts
+from stm.merge.guard import decide
+from stm.merge.learn import Settings, learn
+from stm.merge.methods import METHODS
+from stm.merge.mixer import Mixer
+from stm.merge.plan import inputs_key, make_space, search_space
+from stm.merge.recipe import Recipe
+from stm.merge.similarity import compare_experts
+from stm.merge.trials import Trial
+from stm.models import load_model
+from stm.params.merge import MergeParams
+from stm.progress import say
+from stm.prompts import read_prompts
+from stm.significance import resample
+from stm.tasks import read_tasks
+
+PARTS = ("dev", "test")
+PACKAGES = ("torch", "transformers", "peft", "optuna", "numpy", "scipy")
+
+
+def as_table(scores: Scores) -> dict[str, dict[str, float]]:
+    """nDCG@10 by task and query, halves together."""
+    return {task: {**halves["search"], **halves["holdout"]} for task, halves in scores.per_query.items()}
+
+
+def score_adapters(experts: Experts, folder: Path, sets: Mapping[str, DevSet]) -> dict[str, Any]:
+    """Backbone, warm-up, every expert and the all-data model on dev and test, with their own prompts."""
+    paths = {"backbone": folder.parent / "backbone", "warm_up": experts.base, ALL: folder / "adapters" / ALL}
+    paths |= {f"expert {name}": adapter.folder for name, adapter in experts.adapters.items()}
+    tables = {}
+    for name, path in paths.items():
+        model = load_model(path)
+        prompts = as_texts(model.prompts)
+        tables[name] = {part: as_table(score_model(sets[part], Encoder(model), prompts)) for part in PARTS}
+        say(f"{name}: {describe(tables[name])}")
+    return tables
+
+
+def describe(table: Mapping[str, Any]) -> str:
+    """The averages of one model, for the log."""
+    return ", ".join(f"{part} {average(rows):.4f}" for part, rows in table.items())
+
+
+def average(rows: Mapping[str, Mapping[str, float]]) -> float:
+    """Mean over tasks of the means over queries."""
+    return float(np.mean([np.mean(list(queries.values())) for queries in rows.values()]))
+
+
+def merge_params(options: Options, method: str) -> MergeParams:
+    """The merge section with this run's search."""
+    values = yaml.safe_load(Path(options.params).read_text(encoding="utf-8"))["merge"]
+    search = {
+        **values["search"], "kind": "multi_fidelity", "trials": options.trials,
+        "weights": {"low": 0.0, "high": options.high, "step": 0.1}, "storage": "sqlite:///:memory:",
+    }  # fmt: skip
+    return MergeParams.model_validate({**values, "method": method, "density": options.density, "search": search})
+
+
+def search_methods(
+    options: Options, experts: Experts, evaluator: Evaluator, folder: Path
+) -> tuple[dict[str, Recipe], dict[str, Any]]:
+    """Per method the recipe that the guard takes and the winner of the search half; all trials as plain data."""
+    recipes: dict[str, Recipe] = {"uniform": Recipe("linear", dict.fromkeys(experts.names, 1 / len(experts.names)))}
+    trace: dict[str, Any] = {}
+    every: list[Trial] = []
+    for method in options.methods:
+        params = merge_params(options, method)
+        space = make_space(params, method, experts.names)
+        trials, trust = search_space(
+            params, space, inputs_key(experts, evaluator.dev, evaluator.prompts), evaluator, folder
+        )
+        decision, every = decide(trials), every + trials
+        recipes |= {f"merged {method}": decision.taken.recipe, f"winner {method}": decision.winner.recipe}
+        trace[method] = {
+            "decision": decision.as_dict(), "trials": [trial.as_dict() for trial in trials],
+            "spearman": trust["spearman"] if trust else None,
+        }  # fmt: skip
+        say(f"{method}: {decision.reason}; {dict(decision.taken.recipe.weights)}")
+    recipes["sum"] = Recipe("task_arithmetic", dict.fromkeys(experts.names, 1.0))
+    return recipes, trace | {"best": max(every, key=lambda trial: trial.value)}
+
+
+def learn_weights(
+    options: Options, experts: Experts, evaluator: Evaluator, model: Any, start: Recipe
+) -> dict[str, Recipe]:
+    """Learned weights per expert, and per expert and layer, from the best of the searches."""
+    found = {}
+    for granularity in ("expert", "layer") if options.learn_steps else ():
+        settings = Settings(granularity, options.learn_steps, 0.02, 1.0, 0.05, 32, 0)  # type: ignore[arg-type]
+        learned = learn(model, experts, evaluator.dev, evaluator.prompts, start, settings)
+        found[f"learned per {granularity}"] = learned.recipe
+    return found
+
+
+def merge_seed(options: Options, experts: Experts, sets: Mapping[str, DevSet], folder: Path) -> dict[str, Any]:
+    """Search and learn on dev, score every recipe on dev and test."""
+    model = load_model(experts.base)
+    candidates = {"base": as_texts(model.prompts)}
+    candidates |= {n: read_prompts(adapter.folder).as_model_prompts() for n, adapter in experts.adapters.items()}
+    encoder, tables = Encoder(model), {}
+    with Mixer(model, experts) as mixer:
+        evaluator = Evaluator(mixer, encoder, sets["search"], candidates)
+        evaluator.choose_prompts(Recipe("linear", dict.fromkeys(experts.names, 1 / len(experts.names))))
+        recipes, trace = search_methods(options, experts, evaluator, folder)
+        mixer.restore()
+        cost = evaluator.cost()
+        recipes |= learn_weights(options, experts, evaluator, model, trace.pop("best").recipe)
+        known: dict[str, Any] = {}
+        for name, recipe in recipes.items():
+            if recipe.key() not in known:
+                mixer.mix(recipe)
+                known[recipe.key()] = {
+                    part: as_table(score_model(sets[part], encoder, evaluator.prompts)) for part in PARTS
+                }
+            tables[name] = known[recipe.key()]
+            say(f"{name}: {describe(tables[name])}")
+    return {
+        "tables": tables, "recipes": {name: recipe.as_dict() for name, recipe in recipes.items()}, "trace": trace,
+        "prompt": evaluator.prompts["query"], "search_cost": cost,
+    }  # fmt: skip
+
+
+def run_seed(options: Options, splits: Sequence[str], data: Path, folder: Path, seed: int) -> dict[str, Any]:
+    """Everything of one seed."""
+    path = folder / "result.json"
+    if path.exists():
+        return dict(read_json(path))
+    reports = train_models(options, splits, data, folder, seed)
+    tasks = {part: read_tasks(data / "tasks" / part, part) for part in PARTS}
+    sets = {part: make_dev_set(tasks[part], [], 0, 0, 0) for part in PARTS}
+    sets["search"] = make_dev_set(tasks["dev"], [], options.search_queries, options.search_passages, 0)
+    experts = read_experts(folder / "warm_up", {split: folder / "adapters" / split for split in splits})
+    single = score_adapters(experts, folder, sets)
+    merged = merge_seed(options, experts, sets, folder)
+    result = {
+        "trainings": reports, "experts": compare_experts(experts.adapters), **merged,
+        "tables": {**single, **merged["tables"]},
+    }  # fmt: skip
+    write_json(path, result)
+    return result
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> dict[str, Any]:
+    """Mean and Student's t interval over seeds; no interval for one seed."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return {"mean": mean, "seeds": list(values)}
+    half = float(student.ppf((1 + level) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": list(values)}
+
+
+def compare(tables: Sequence[Mapping[str, Any]], part: str, subject: str) -> dict[str, Any]:
+    """`subject` against every other model: its lead over seeds and, on scores averaged over seeds, over queries."""
+    names = list(tables[0])
+    strata = [
+        np.mean([[[t[n][part][task][q] for n in names] for q in t[subject][part][task]] for t in tables], axis=0)
+        for task in tables[0][subject][part]
+    ]
+    drawn = resample(strata, names.index(subject), 10_000, 7).comparisons(range(len(strata)), 0.95)
+    rows = {}
+    for name, found in zip(names, drawn, strict=True):
+        if name != subject:
+            over_seeds = interval([average(t[subject][part]) - average(t[name][part]) for t in tables])
+            over_queries = {"mean": found.difference, "low": found.low, "high": found.high, "p": found.p_value}
+            rows[name] = {"over_seeds": over_seeds, "over_queries": over_queries}
+    return rows
+
+
+def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Averages with intervals, and the comparisons of every merged model and the best expert, per part."""
+    tables = [result["tables"] for result in results]
+    merged = [name for name in tables[0] if name.startswith(("merged", "winner", "learned", "uniform", "sum"))]
+    summary: dict[str, Any] = {}
+    for part in PARTS:
+        averages = {name: interval([average(t[name][part]) for t in tables]) for name in tables[0]}
+        experts = [name for name in averages if name.startswith("expert ")]
+        summary[part] = {
+            "averages": averages,
+            "best_expert": max(experts, key=lambda name: averages[name]["mean"]),
+            "differences": {name: compare(tables, part, name) for name in merged},
+        }
+    return summary
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params", default="params.yaml")
+    parser.add_argument("--layers", type=int, default=6, help="layers of the backbone that are kept")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--pairs", type=int, default=1024, help="pairs per split")
+    parser.add_argument("--warm-up-pairs", type=int, default=2048)
+    parser.add_argument("--warm-up-steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=16, help="steps per expert")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="of experts and the all-data model")
+    parser.add_argument("--negatives", type=int, default=0, help="hard negatives per row")
+    parser.add_argument("--max-queries", type=int, default=40, help="per dev and test task")
+    parser.add_argument("--max-passages", type=int, default=60)
+    parser.add_argument("--search-queries", type=int, default=24, help="per dev task, both halves, for the searches")
+    parser.add_argument("--search-passages", type=int, default=30)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--high", type=float, default=1.2, help="largest weight of an expert")
+    parser.add_argument("--density", type=float, default=0.5)
+    parser.add_argument("--trials", type=int, default=5, help="candidates per method beside the fixed rows")
+    parser.add_argument("--learn-steps", type=int, default=24, help="0 learns nothing")
+    parser.add_argument("--work", default=".stm/benchmarks/merge_seeds")
+    parser.add_argument("--output", default="benchmarks/results/merge_seeds.json")
+    options = parser.parse_args()
+    work = Path(options.work)
+    check_work(options, work)
+    splits = build_data(options, work / "data")
+    build_base(options, work / "backbone")
+    results = []
+    for seed in options.seeds:
+        results.append(run_seed(options, splits, work / "data", work / f"seed-{seed}", seed))
+        kept = ("trainings", "experts", "recipes", "trace", "prompt", "search_cost")
+        seeds = {str(s): {k: r[k] for k in kept} for s, r in zip(options.seeds, results, strict=False)}
+        write_figures(options.output, PACKAGES, vars(options), **summarise(results), seeds=seeds)
+    say(f"written to {options.output}")
+
+
+if __name__ == "__main__":
+    main()
