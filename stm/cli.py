@@ -52,6 +52,10 @@ def _params() -> "PromoteParams":
     return load_section("promote", PromoteParams)
 
 
+def _rounded(score: str | None) -> str:
+    return f"{float(score):.3f}" if score else "-"
+
+
 def _registry() -> "Registry":
     from stm.promote.registry import Registry
 
@@ -206,7 +210,7 @@ def models(
             )
             for item in registry.versions():
                 tags = item.tags
-                scores = [tags.get(f"ndcg_at_10.{name}", "-")[:5] for name in ("all", "medical", "general")]
+                scores = [_rounded(tags.get(f"ndcg_at_10.{name}")) for name in ("all", "medical", "general")]
                 git = tags.get("git.revision", "-")[:8] + ("*" if tags.get("git.dirty") == "true" else "")
                 created = item.created.strftime("%Y-%m-%d %H:%M")
                 method, decision = tags.get("merge.method", "-"), tags.get("decision", "-")

@@ -49,7 +49,7 @@ KINDS = "'embedded', 'jsonl', 'csv', 'parquet', 'hub', 'beir'"
     [
         ("splits.one.0.kind", "xml", rf"splits\.one\.0: .*'xml'.*{KINDS}"),
         ("splits.one.0", {"path": "x"}, r"splits\.one\.0: Unable to extract tag using discriminator 'kind'"),
-        ("splits.one.0.ancor", "q", r"splits\.one\.0\.jsonl\.ancor: Extra inputs are not permitted"),
+        ("splits.one.0.ancor", "q", r"splits\.one\.0\.jsonl\.ancor: no such setting"),
         ("splits.one.0", {"kind": "embedded", "name": "poems"}, r"name: Input should be 'lay_terms', .*given: 'poems'"),
         ("splits.one.0", {"kind": "hub"}, r"splits\.one\.0\.hub\.path: Field required"),
         ("splits.one", [], r"the split 'one' has no sources"),
@@ -68,7 +68,7 @@ KINDS = "'embedded', 'jsonl', 'csv', 'parquet', 'hub', 'beir'"
         ("tasks.dev.nf.domain", "legal", r"domain: Input should be 'medical' or 'general'"),
         ("max_overlap", 1.0, r"max_overlap: Input should be less than 1"),
         ("max_pairs", -1, r"max_pairs: Input should be greater than or equal to 0 \(given: -1\)"),
-        ("max_pair", 3, r"prepare\.max_pair: Extra inputs"),
+        ("max_pair", 3, r"prepare\.max_pair: no such setting"),
     ],
 )
 def test_faults(path: str, value: Any, message: str) -> None:

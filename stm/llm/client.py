@@ -92,8 +92,9 @@ def complete(
 
 def _describe_stop(fault: FaultError, endpoint: Endpoint, answered: int) -> str:
     where = endpoint.base_url or "the embedded server"
-    kept = f"; {answered} new answers are kept, run the same command to go on" if answered else ""
-    return f"LLM endpoint {where}: {fault.detail}{kept}"
+    kept = f"{answered} new answers are kept, run the same command to go on"
+    check = "nothing was answered; see that it runs and that its base_url, model and key in params.yaml are right"
+    return f"LLM endpoint {where}: {fault.detail}; {kept if answered else check}"
 
 
 class _Job:

@@ -43,7 +43,8 @@ def explain(error: ValidationError, where: str) -> str:
     for fault in error.errors():
         key = ".".join([where, *(str(part) for part in fault["loc"])]).strip(".")
         given = "" if fault["type"] in ("missing", "extra_forbidden") else f" (given: {fault['input']!r})"
-        lines.append(f"{key}: {fault['msg']}{given}")
+        unknown = "no such setting; correct its name as params.yaml is delivered, or remove it"
+        lines.append(f"{key}: {unknown if fault['type'] == 'extra_forbidden' else fault['msg']}{given}")
     return "\n".join(lines)
 
 

@@ -93,5 +93,8 @@ def tidy(candidates: list[Candidates], split: str) -> list[Candidates]:
         tidied.append(Candidates(source.label, fresh.drop("a", "p"), {**source.facts, **counts}))
     if not any(source.frame.height for source in tidied):
         names = ", ".join(source.label for source in tidied)
-        raise DataError(f"the split {split!r} is empty: its sources ({names}) hold no row with a query and a passage")
+        raise DataError(
+            f"the split {split!r} is empty: its sources ({names}) hold no row with a query and a passage; "
+            "name other sources in prepare.splits, or remove the split"
+        )
     return tidied
