@@ -23,6 +23,9 @@ test-browser: $(READY)  ## the report in headless Chromium; installs Debian's ch
 
 bench: $(READY)  ## benchmarks; JSON to benchmarks/results
 	python -m benchmarks.merge_methods
+	python -m benchmarks.merge_candidate
+	python -m benchmarks.merge_search
+	python -m benchmarks.merge_seeds
 
 lint: $(READY)   ## style and strict types
 	ruff check .

@@ -13,7 +13,7 @@ import numpy as np
 from stm.encode import Encoder
 from stm.merge.dev import DevSet, Floats, embed, score_embeddings
 from stm.merge.fidelity import rank_correlation
-from stm.merge.interpolation import Places, cardinal_weights, choose_reach, kernel, places_of
+from stm.merge.interpolation import REACH, Places, cardinal_weights, kernel, places_of
 from stm.merge.mixer import Mixer
 from stm.merge.recipe import Recipe
 from stm.merge.space import Space
@@ -21,7 +21,6 @@ from stm.merge.surrogate import Surrogate
 from stm.progress import Meter
 
 MARGIN = 0.001  # nDCG@10 below the best of the grid that counts as reached
-NODE_REACH = 4.0  # of the kernel that spreads the nodes
 
 
 class Truth:
@@ -52,11 +51,11 @@ def spread_nodes(places: Places, first: Sequence[int], count: int) -> list[int]:
     """Greedy points of largest kernel variance given those before (pivoted Cholesky), beginning with `first`."""
     rows = np.zeros((count, len(places.factors)))
     variance, chosen = np.ones(len(places.factors)), []
-    scale = np.sqrt(np.exp((places.factors**2).sum(axis=1) / NODE_REACH))  # correlations, not covariances
+    scale = np.sqrt(np.exp((places.factors**2).sum(axis=1) / REACH))  # correlations, not covariances
     for index in range(count):
         pivot = first[index] if index < len(first) else int(np.argmax(variance))
         one = Places(places.factors[[pivot]], places.densities[[pivot]])
-        row = kernel(one, places, NODE_REACH)[0] / scale / scale[pivot]
+        row = kernel(one, places)[0] / scale / scale[pivot]
         row -= rows[:index].T @ rows[:index, pivot]
         rows[index] = row / np.sqrt(max(variance[pivot], 1e-12))
         variance = np.maximum(variance - rows[index] ** 2, 0.0)
@@ -86,15 +85,11 @@ class Grid:
                     self.values[row] = self.true[row]
                 meter.advance()
 
-    def interpolate(self, nodes: Sequence[int]) -> dict[str, float]:
+    def interpolate(self, nodes: Sequence[int]) -> None:
         """Predict every point from the nodes' embeddings."""
         embeddings = [self.truth.embeddings(self.recipes[row]) for row in nodes]
-        flat = np.stack([np.concatenate(pair).ravel() for pair in embeddings])
         anchors = Places(self.places.factors[list(nodes)], self.places.densities[list(nodes)])
-        reach = choose_reach(anchors, (flat @ flat.T).astype(np.float64))
-        predicted = Surrogate(self.dev, embeddings).score(cardinal_weights(self.places, anchors, reach))
-        self.values = predicted
-        return {"nodes": len(nodes), "reach": reach}
+        self.values = Surrogate(self.dev, embeddings).score(cardinal_weights(self.places, anchors))
 
     def check(self, rows: Sequence[int]) -> dict[str, float]:
         """Evaluate points truly and compare with what was predicted of them."""
@@ -107,36 +102,39 @@ class Grid:
             "spearman": rank_correlation(predicted, self.values[list(rows)]),
         }  # fmt: skip
 
-    def close(self, error: float) -> dict[str, Any]:
-        """Evaluate truly whatever could still be within the margin of the best, until nothing is left."""
+    def close(self, error: float, limit: int) -> dict[str, Any]:
+        """Evaluate truly whatever could still be within the margin of the best, until nothing is left or `limit`."""
         evaluated = 0
         while True:
             best = max(self.true.values())
             left = [r for r in np.flatnonzero(self.values >= best - MARGIN - error) if int(r) not in self.true]
-            if not left:
+            if not left or evaluated >= limit:
                 break
-            left = sorted(left, key=lambda row: -self.values[row])[:25]  # the best first: the bar rises as they come
-            self.evaluate([int(row) for row in left], "evaluate what could be the best")
-            evaluated += len(left)
+            rows = sorted(left, key=lambda row: -self.values[row])[:25]  # the best first: the bar rises as they come
+            self.evaluate([int(row) for row in rows], f"evaluate what could be the best, of {len(left)}")
+            evaluated += len(rows)
         top = max(self.true, key=lambda row: self.true[row])
         reached = sum(value >= best - MARGIN for value in self.true.values())
-        return {"best": best, "best_point": self.points[top], "points_that_reach": reached, "evaluated": evaluated}
+        return {
+            "best": best, "best_point": self.points[top], "points_that_reach": reached, "evaluated": evaluated,
+            "left_unevaluated": len(left),
+        }  # fmt: skip
 
 
-def measure_grid(grid: Grid, count: int, checks: int) -> dict[str, Any]:
+def measure_grid(grid: Grid, count: int, checks: int, limit: int) -> dict[str, Any]:
     """Make the grid exhaustive from `count` nodes and say how; `checks` random points measure the interpolation."""
     corners = [0, *(grid.row_of[grid.space.recipe(grid.space.point({e: 1.0})).key()] for e in grid.space.experts)]
     nodes = spread_nodes(grid.places, corners, count)
     grid.evaluate(nodes, "evaluate the nodes")
-    about = grid.interpolate(nodes)
+    grid.interpolate(nodes)
     known = dict(grid.true)
     rng = np.random.default_rng(0)
     others = [row for row in rng.permutation(len(grid.points)).tolist() if row not in known]
     check = grid.check(others[:checks])
     for row, value in known.items():
         grid.values[row] = value
-    closing = grid.close(check["largest_error"])
+    closing = grid.close(check["largest_error"], limit)
     return {
-        "points": len(grid.points), "true_evaluations": len(grid.true), "interpolation": about, "check": check,
+        "points": len(grid.points), "true_evaluations": len(grid.true), "nodes": len(nodes), "check": check,
         **closing,
     }  # fmt: skip

@@ -116,7 +116,7 @@ def run_ours(
     best, trust = max(trial.value for trial in done), measure_trust(grid.space, stand_in, done)
     return {
         "is_reached": best >= target, "best": best, "regret": target + MARGIN - best, "full_evaluations": len(done),
-        **evaluator.cost(), "spearman": trust["spearman"], "reach": stand_in.reach,
+        **evaluator.cost(), "spearman": trust["spearman"],
     }  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         key = hashlib.sha256(inputs_key(experts, dev, prompts).encode()).hexdigest()[:16]
         for name, objective in (("first half", dev), ("second half", exchange_halves(dev))):
             grid = Grid(space, objective, Truth(mixer, encoder, objective, prompts, Path(options.work) / key))
-            found = {"grid": measure_grid(grid, options.nodes, options.checks)}
+            found = {"grid": measure_grid(grid, options.nodes, options.checks, options.limit)}
             target = found["grid"]["best"] - MARGIN
             found["multi_fidelity"] = run_ours(grid, mixer, encoder, prompts, [], options.budget, target)
             found["multi_fidelity_with_rungs"] = run_ours(
@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--high", type=float, default=1.0, help="largest weight; the grid has 11 values from 0")
     parser.add_argument("--nodes", type=int, default=140)
     parser.add_argument("--checks", type=int, default=150)
+    parser.add_argument("--limit", type=int, default=600, help="true evaluations of what could be the best, at most")
     parser.add_argument("--budget", type=int, default=100, help="evaluations of dev for every search")
     parser.add_argument("--seeds", type=int, default=30, help="runs of each baseline")
     parser.add_argument("--rungs", type=float, nargs="*", default=[0.25, 0.5])

@@ -15,7 +15,6 @@ from stm.merge.interaction import choose_pair, grid_of_two, interaction_share
 from stm.merge.interpolation import (
     Places,
     cardinal_weights,
-    choose_reach,
     places_of,
     unseen_weights,
 )
@@ -44,29 +43,29 @@ def make_dev(queries: int = 8, passages: int = 30) -> DevSet:
     return make_dev_set(tasks, [], 0, 0, 0)
 
 
-@given(seed=st.integers(0, 100), reach=st.sampled_from([1.0, 4.0]))
+@given(seed=st.integers(0, 100))
 @settings(max_examples=20)
-def test_what_is_known_is_interpolated_exactly(seed: int, reach: float) -> None:
+def test_what_is_known_is_interpolated_exactly(seed: int) -> None:
     anchors = make_places(6, seed=seed)
-    np.testing.assert_allclose(cardinal_weights(anchors, anchors, reach), np.eye(6), atol=1e-3)
+    np.testing.assert_allclose(cardinal_weights(anchors, anchors), np.eye(6), atol=1e-3)
 
 
-def test_a_wide_reach_is_first_order_merging() -> None:
+def test_from_the_experts_alone_it_is_nearly_first_order_merging() -> None:
     recipes = [None, *(Recipe("task_arithmetic", {name: 1.0}) for name in "abc")]
     anchors = places_of(recipes, list("abc"))
-    weights = cardinal_weights(places_of([Recipe("task_arithmetic", {"a": 0.5, "b": 0.2})], list("abc")), anchors, 1e4)
-    np.testing.assert_allclose(weights, [[0.3, 0.5, 0.2, 0.0]], atol=1e-3)
+    weights = cardinal_weights(places_of([Recipe("task_arithmetic", {"a": 0.5, "b": 0.2})], list("abc")), anchors)
+    np.testing.assert_allclose(weights, [[0.3, 0.5, 0.2, 0.0]], atol=0.06)
 
 
 def test_leaving_one_out_is_what_refitting_without_it_gives() -> None:
     anchors = make_places(7)
-    unseen = unseen_weights(anchors, 4.0)
+    unseen = unseen_weights(anchors)
     for left in range(7):
         rest = [row for row in range(7) if row != left]
         others = Places(anchors.factors[rest], anchors.densities[rest])
         one = Places(anchors.factors[[left]], anchors.densities[[left]])
         assert unseen[left, left] == 0
-        np.testing.assert_allclose(unseen[left, rest], cardinal_weights(one, others, 4.0)[0], atol=1e-3)
+        np.testing.assert_allclose(unseen[left, rest], cardinal_weights(one, others)[0], atol=1e-3)
 
 
 def test_curved_embeddings_are_predicted_better_the_more_is_known() -> None:
@@ -79,9 +78,7 @@ def test_curved_embeddings_are_predicted_better_the_more_is_known() -> None:
     errors = []
     for count in (5, 15, 40):
         anchors = make_places(count, seed=3)
-        gram = curve(anchors) @ curve(anchors).T
-        reach = choose_reach(anchors, gram)
-        errors.append(np.abs(cardinal_weights(target, anchors, reach) @ curve(anchors) - curve(target)).max())
+        errors.append(np.abs(cardinal_weights(target, anchors) @ curve(anchors) - curve(target)).max())
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.01
 
@@ -142,8 +139,7 @@ def test_the_stand_in_comes_nearer_to_the_model_the_more_was_evaluated(experts: 
             recipes = [None, *(space.recipe(space.point({n: 1.0})) for n in NAMES), *(trial.recipe for trial in done)]
             anchors = places_of(recipes, NAMES)
             rows = np.stack([np.concatenate(evaluator.embeddings(recipe)).ravel() for recipe in recipes])
-            reach = choose_reach(anchors, (rows @ rows.T).astype(np.float64))
-            weights = cardinal_weights(places_of([space.recipe(point)], NAMES), anchors, reach)
+            weights = cardinal_weights(places_of([space.recipe(point)], NAMES), anchors)
             errors.append(float(np.linalg.norm(weights[0] @ rows - true) / np.linalg.norm(true)))
         assert errors[1] < errors[0] / 2
 

@@ -65,24 +65,29 @@ def candidate_pool(space: Space, seed: int) -> list[Point]:
 
 
 def _distinct(space: Space, points: Sequence[Point]) -> list[Point]:
-    found: dict[str, Point] = {}
-    for point in points:
-        if sum(value for name, value in point.items() if name.startswith("weight.")) > 0:
-            found.setdefault(space.recipe(point).key(), point)
-    return list(found.values())
+    """The first point of each distinct model; points without a positive sum of weights are left out."""
+    usable = [point for point in points if sum(point[f"weight.{name}"] for name in space.experts) > 0]
+    _, first = np.unique(_coordinates(space, usable), axis=0, return_index=True)
+    return [usable[index] for index in sorted(first)]
+
+
+def _coordinates(space: Space, points: Sequence[Point]) -> Doubles:
+    """What tells one model of a space from another, one row per point: `Recipe.key` for many at once."""
+    rows, count = _features(space, points), len(space.experts)
+    if rows.shape[1] > count:
+        rows[:, count:] = np.where(rows[:, :count] == 0, 1.0, rows[:, count:])  # nobody's density does not matter
+    return rows.round(9) + 0.0  # no negative zeros, whose bytes differ
 
 
 def _features(space: Space, points: Sequence[Point]) -> Doubles:
     """Coordinates in which near means alike: weights (divided by their sum where the method does so) and
     densities.
     """
-    rows = []
-    for point in points:
-        weights = np.array([point[f"weight.{name}"] for name in space.experts])
-        if space.is_normalised:
-            weights = weights / weights.sum()
-        rows.append([*weights, *(value for name, value in point.items() if name.startswith("density."))])
-    return np.array(rows, dtype=np.float64)
+    count, names = len(space.experts), list(space.intervals())
+    rows = np.array([[point[name] for name in names] for point in points], dtype=np.float64)
+    if space.is_normalised:
+        rows[:, :count] /= rows[:, :count].sum(axis=1, keepdims=True)
+    return rows
 
 
 def _point_of(trial: Trial, space: Space) -> Point:
@@ -141,15 +146,15 @@ def fidelity_proposer(space: Space, stand_in: RanksPoints, seed: int, rungs: Seq
     better half goes on.
     """
     pool = candidate_pool(space, seed)
-    keys = [space.recipe(point).key() for point in pool]
+    keys = [row.tobytes() for row in _coordinates(space, pool)]
     pool_features = _features(space, pool)
 
     def propose(done: Sequence[Trial]) -> Point | None:
-        seen = {trial.recipe.key() for trial in done}
+        points = [_point_of(trial, space) for trial in done]
+        seen = {row.tobytes() for row in _coordinates(space, points)}
         free = [index for index, key in enumerate(keys) if key not in seen]
         if not free:
             return None
-        points = [_point_of(trial, space) for trial in done]
         unseen = stand_in.score_unseen(done)
         trust = measure_correlation(done, unseen)
         own = np.array([trial.value for trial in done])

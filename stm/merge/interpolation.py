@@ -1,9 +1,9 @@
 """Embeddings of mixes nobody has evaluated, as weighted sums of the embeddings of mixes that somebody has.
 
 A text's embedding is a smooth function of the factors of the deltas. The prior is its Taylor series around the base: a
-Gaussian process with the kernel `exp(<f, g> / reach)`, whose terms of order d have the variance `1 / (d! reach^d)`. A
-wide reach is first-order merging (the mix of the experts' embeddings); every further evaluation adds curvature where
-it is. Numbers only: no models, no texts.
+Gaussian process with the kernel `exp(<f, g> / REACH)`, whose terms of order d have the variance `1 / (d! REACH^d)`.
+From the base and each expert alone it is nearly first-order merging (the mix of the experts' embeddings); every further
+evaluation adds curvature where it is. Takes recipes and gives numbers: no models, no texts.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from stm.merge.recipe import Recipe
 
 Doubles = npt.NDArray[np.float64]
-REACHES = (1.0, 4.0, 16.0, 64.0)
+REACH = 4.0  # on the embedded experts between 1 and 16 makes no difference; wider ones lose digits in the inverse
 JITTER = 1e-11  # relative to the diagonal, for the solver alone: what is known is interpolated, not smoothed
 DENSITY_LENGTH = 0.3  # densities this far apart make an expert's effect correlate by exp(-1/2)
 
@@ -36,44 +36,32 @@ def places_of(recipes: Sequence[Recipe | None], experts: Sequence[str]) -> Place
     return Places(np.array(factors, dtype=float).reshape(shape), np.array(densities, dtype=float).reshape(shape))
 
 
-def kernel(one: Places, other: Places, reach: float) -> Doubles:
-    """The prior covariance [N, M]: `exp(sum_k f_k g_k c_k / reach)`, with c_k for the densities of expert k."""
+def kernel(one: Places, other: Places) -> Doubles:
+    """The prior covariance [N, M]: `exp(sum_k f_k g_k c_k / REACH)`, with c_k for the densities of expert k."""
     product = np.zeros((len(one.factors), len(other.factors)))
     for f, p, g, q in zip(one.factors.T, one.densities.T, other.factors.T, other.densities.T, strict=True):
         apart = (p[:, None] - q[None, :]) / DENSITY_LENGTH
         product += f[:, None] * g[None, :] * np.exp(-(apart**2) / 2)
-    covariance: Doubles = np.exp(product / reach)
+    covariance: Doubles = np.exp(product / REACH)
     return covariance
 
 
-def _inverse(anchors: Places, reach: float) -> Doubles:
-    covariance = kernel(anchors, anchors, reach)
+def _inverse(anchors: Places) -> Doubles:
+    covariance = kernel(anchors, anchors)
     return np.asarray(np.linalg.inv(covariance + JITTER * np.diag(np.diag(covariance))), dtype=np.float64)
 
 
-def cardinal_weights(points: Places, anchors: Places, reach: float) -> Doubles:
+def cardinal_weights(points: Places, anchors: Places) -> Doubles:
     """The weight [N, A] of each anchor's embedding in that of each point; at an anchor 1 there and 0 elsewhere."""
-    weights: Doubles = kernel(points, anchors, reach) @ _inverse(anchors, reach)
+    weights: Doubles = kernel(points, anchors) @ _inverse(anchors)
     return weights
 
 
-def unseen_weights(anchors: Places, reach: float) -> Doubles:
+def unseen_weights(anchors: Places) -> Doubles:
     """The weights [A, A] by which each anchor is predicted from all others (Dubrule 1983, leave-one-out in closed
     form).
     """
-    inverse = _inverse(anchors, reach)
+    inverse = _inverse(anchors)
     weights: Doubles = -inverse / np.diag(inverse)[:, None]
     np.fill_diagonal(weights, 0.0)
     return weights
-
-
-def choose_reach(anchors: Places, gram: Doubles) -> float:
-    """The reach with the least squared leave-one-out error on the anchors' embeddings, whose inner products are
-    `gram` [A, A].
-    """
-
-    def error(reach: float) -> float:
-        residual = np.eye(len(gram)) - unseen_weights(anchors, reach)
-        return float(np.einsum("nm,mk,nk->", residual, gram, residual))
-
-    return min(REACHES, key=error)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stm.merge.evaluator import Evaluator
-from stm.merge.interpolation import Doubles, cardinal_weights, choose_reach, places_of, unseen_weights
+from stm.merge.interpolation import Doubles, Places, cardinal_weights, places_of, unseen_weights
 from stm.merge.recipe import Recipe
 from stm.merge.space import Point, Space
 from stm.merge.surrogate import Surrogate
@@ -22,24 +22,31 @@ class StandIn:
     def __init__(self, space: Space, evaluator: Evaluator) -> None:
         self._space, self._evaluator = space, evaluator
         self._keys: list[str] = []
-        self.reach = 0.0
 
     def score(self, points: Sequence[Point], done: Sequence[Trial]) -> Doubles:
         """Mean nDCG@10 of the search half for each point, higher is better."""
         self._update(done)
-        places = places_of([self._space.recipe(point) for point in points], self._space.experts)
-        return self._surrogate.score(cardinal_weights(places, self._anchors, self.reach))
+        return self._surrogate.score(cardinal_weights(self._places(points), self._anchors))
 
     def score_unseen(self, done: Sequence[Trial]) -> Doubles:
         """The score of each trial as predicted from all others; of one whose embeddings are not at hand, from all."""
         self._update(done)
         places = places_of([trial.recipe for trial in done], self._space.experts)
-        weights = cardinal_weights(places, self._anchors, self.reach)
-        unseen = unseen_weights(self._anchors, self.reach)
+        weights = cardinal_weights(places, self._anchors)
+        unseen = unseen_weights(self._anchors)
         for row, trial in enumerate(done):
             if trial.recipe.key() in self._keys:
                 weights[row] = unseen[self._keys.index(trial.recipe.key())]
         return self._surrogate.score(weights)
+
+    def _places(self, points: Sequence[Point]) -> Places:
+        """The places of the points' recipes, which are too many to be made one by one."""
+        names, space = self._space.experts, self._space
+        weights = np.array([[point[f"weight.{name}"] for name in names] for point in points])
+        if space.is_normalised:
+            weights /= weights.sum(axis=1, keepdims=True)
+        densities = np.array([[point.get(f"density.{name}", space.density) for name in names] for point in points])
+        return Places(space.scale * weights, densities)
 
     def _recipes(self, done: Sequence[Trial]) -> dict[str, Recipe | None]:
         """The anchors: the base where weights need not sum to 1, each expert alone, and what is remembered of the
@@ -57,6 +64,4 @@ class StandIn:
         self._keys = list(recipes)
         self._anchors = places_of(list(recipes.values()), self._space.experts)
         embeddings = [self._evaluator.embeddings(recipe) for recipe in recipes.values()]
-        rows = np.stack([np.concatenate([queries, passages]).ravel() for queries, passages in embeddings])
-        self.reach = choose_reach(self._anchors, (rows @ rows.T).astype(np.float64))
         self._surrogate = Surrogate(self._evaluator.dev, embeddings)
