@@ -1,0 +1,38 @@
+"""What every benchmark writes beside its results: the machine, library versions, medians with their spread."""
+
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from stm.files import write_json
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores, memory in gigabytes (of 2^30 bytes), system, Python."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    has_memory = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if has_memory else 0.0
+    return {
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(size, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median, smallest, largest and the values themselves."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "runs": list(values)}
+
+
+def write_figures(path: Path | str, packages: Sequence[str], settings: Any, **results: Any) -> None:
+    """Write the results as JSON with machine, versions and the settings of the run."""
+    versions = {name: version(name) for name in packages}
+    write_json(path, {"machine": describe_machine(), "versions": versions, "settings": settings, **results})
