@@ -18,14 +18,17 @@ test: lint       ## lint, types, tests
 	pytest -n 2 --dist loadfile
 
 test-browser: $(READY)  ## the report in headless Chromium; installs Debian's chromium if it is missing
-	command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium
-	pytest tests/browser/check_report.py
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
+	pytest -n 2 tests/browser/check_report.py
 
 bench: $(READY)  ## benchmarks; JSON to benchmarks/results
 	python -m benchmarks.merge_methods
 	python -m benchmarks.merge_candidate
 	python -m benchmarks.merge_search
 	python -m benchmarks.merge_seeds
+	python -m benchmarks.contamination
+	python -m benchmarks.evaluate_models
+	python -m benchmarks.encode_memory
 
 lint: $(READY)   ## style and strict types
 	ruff check .

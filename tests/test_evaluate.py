@@ -15,7 +15,7 @@ import stages.bm25
 import stages.evaluate
 from stm.encode import Encoder
 from stm.errors import DataError, ParamsError, STMError
-from stm.evaluate import hub, named, run
+from stm.evaluate import hub, models, named, run
 from stm.evaluate.dense import open_model
 from stm.evaluate.hub import NamedTask, find_benchmark, find_task
 from stm.evaluate.lexical import LexicalModel
@@ -287,3 +287,23 @@ def test_the_stages_write_what_the_report_reads(
     built = build_report(found, {"organs": make_task()}, load_section("report", ReportParams))
     assert set(built.metrics["models"]) == {"pico", "bm25"}
     assert "organs: nDCG@10" in capsys.readouterr().err
+
+
+def test_slices_of_texts_do_not_change_a_vector(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [{"text": [f"the {word} {i}" for word in WORDS]} for i in range(3)]
+    whole, sliced = OneHot(), OneHot()
+    expected = DenseModel(whole, {}, "m", "r").encode(batches, task_metadata=LocalTask(make_task(), "r").metadata)
+    monkeypatch.setattr(models, "SLICE", 7)
+    found = DenseModel(sliced, {}, "m", "r").encode(batches, task_metadata=LocalTask(make_task(), "r").metadata)
+    assert np.array_equal(found, expected)
+    assert [len(texts) for _, texts in sliced.asked] == [7, 7, 7, 7, 2]
+
+
+def test_tasks_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        write_task(make_task(name), tmp_path / name, "test")
+    (tmp_path / "b" / "corpus.jsonl").write_text("broken")
+    tasks = read_local_tasks(tmp_path)
+    assert next(tasks)[0].name == "a"
+    with pytest.raises(DataError, match=r"b/corpus\.jsonl, line 1"):
+        next(tasks)

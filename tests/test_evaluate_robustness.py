@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stm.evaluate import robustness
 from stm.evaluate.models import DenseModel, Floats
 from stm.evaluate.robustness import FOREIGN, KINDS, add_typos, sample_queries, score_kinds
 from stm.tasks import Passage, Task
@@ -37,7 +38,7 @@ def test_scores_per_kind_and_task_follow_the_change() -> None:
     assert list(scores) == list(KINDS)
     assert scores["as it is"]["organs"] == scores["capitals"]["organs"] == scores["no prompt"]["organs"] == 1.0
     assert scores["typos"]["organs"] < 1.0
-    assert encoder.prompts == ["", "Q: ", "Q: ", "Q: ", "", FOREIGN]
+    assert encoder.prompts == ["Q: ", "Q: ", "Q: ", "", FOREIGN, ""]
     again = score_kinds(
         DenseModel(CaseBlind(), {"query": "Q: ", "document": None}, "m", "r"), [make_task()], 10, seed=1
     )
@@ -73,3 +74,10 @@ def test_typos_keep_words_and_change_few_letters(text: str, seed: int) -> None:
 @pytest.mark.parametrize("text", ["heart", "myocardial infarction of the heart"])
 def test_a_query_with_a_long_word_gets_a_typo_from_most_seeds(text: str) -> None:
     assert sum(add_typos(text, random.Random(seed)) != text for seed in range(50)) > 40
+
+
+def test_slices_of_the_corpus_do_not_change_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = DenseModel(CaseBlind(), {"query": "Q: ", "document": None}, "m", "r")
+    whole = score_kinds(model, [make_task()], 10, seed=1)
+    monkeypatch.setattr(robustness, "SLICE", 2)
+    assert score_kinds(model, [make_task()], 10, seed=1) == whole

@@ -158,3 +158,10 @@ def test_a_further_split_trains_that_expert_and_merges_again(project: Path) -> N
         "search_prompts--one",
         "evaluate--base",
     }
+
+
+def test_an_outside_model_is_evaluated_alone(project: Path) -> None:
+    params = table((*SPLITS, "three"))
+    params["outside"] = {"far": {"id": "own/pico", "revision": "0" * 40}}
+    write_project(project, params)
+    assert sorted(repro(project)) == ["check", "outside--far", "promote", "report"]

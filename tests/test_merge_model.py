@@ -131,7 +131,11 @@ def test_written_folder_is_plain_and_complete(root: Path, experts: Experts, tmp_
     config = json.loads((tmp_path / "merged/config_sentence_transformers.json").read_text())
     assert config["prompts"] == PROMPTS
     assert config["default_prompt_name"] is None
-    assert not [p for p in (tmp_path / "merged").rglob("*") if p.suffix in {".py", ".bin", ".pt", ".md"}]
+    assert not [p for p in (tmp_path / "merged").rglob("*") if p.suffix in {".py", ".bin", ".pt"}]
+    assert [p.name for p in (tmp_path / "merged").rglob("*.md")] == ["README.md"]
+    card = (tmp_path / "merged/README.md").read_text()
+    assert json.dumps(PROMPTS["query"]) in card
+    assert 'SentenceTransformer("models/merged")' in card
     model = SentenceTransformer(str(tmp_path / "merged"))
     np.testing.assert_allclose(
         model.encode_query(TEXTS), model.encode([PROMPTS["query"] + text for text in TEXTS]), atol=1e-6

@@ -31,7 +31,7 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Experts:
 def test_methods_that_both_have_give_the_same_model(experts: Experts, tmp_path: Path, method: str) -> None:
     weights = {"a": 0.5, "b": 0.3, "c": 0.4}
     parameters: dict[str, Any] = {"weight": weights, **({"density": 0.5} if method == "ties" else {})}
-    write_named(merge_by_name(experts, method, parameters), PROMPTS, tmp_path / "named")
+    write_named(merge_by_name(experts, method, parameters), PROMPTS, tmp_path / "named", "# A card")
     materialise(experts, Recipe(method, weights, dict.fromkeys("abc", 0.5)), PROMPTS, tmp_path / "ours")
     ours, named = (load_file(tmp_path / side / "model.safetensors") for side in ("ours", "named"))
     assert ours.keys() == named.keys()
@@ -45,11 +45,11 @@ def test_methods_that_both_have_give_the_same_model(experts: Experts, tmp_path: 
 
 @pytest.mark.parametrize("method", ["karcher", "sce", "model_stock"])
 def test_further_methods_write_a_whole_model(experts: Experts, tmp_path: Path, method: str) -> None:
-    write_named(merge_by_name(experts, method, {}), PROMPTS, tmp_path / "named")
+    write_named(merge_by_name(experts, method, {}), PROMPTS, tmp_path / "named", "# A card")
     model = SentenceTransformer(str(tmp_path / "named"))
     assert model.prompts == PROMPTS
     assert np.isfinite(model.encode_query(["hello"])).all()
-    assert not list((tmp_path / "named").glob("*.md"))
+    assert (tmp_path / "named/README.md").read_text() == "# A card"
 
 
 def test_unknown_names_are_refused_with_the_known_ones(experts: Experts) -> None:

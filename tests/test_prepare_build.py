@@ -184,9 +184,32 @@ def test_a_leaked_passage_is_removed_and_counted(tmp_path: Path) -> None:
     built = build(splits={"own": [own]}, instructions={}, warm_up_splits=["own"])
     assert built.pairs["own"].select("anchor", "negatives").rows() == [("fine", ["ok"])]
     counts = built.report["splits"]["own"]["sources"]["own"]["contamination"]
-    removed = {"removed": 1, "removed_by_task": {"gen-wiki": 1}, "negatives": 2, "negatives_removed": 1}
-    assert counts == {"tested": 2, **removed}
-    assert built.report["contamination"]["removed"] == 1
+    found = {"tested": 2, "found": 1, "found_by_task": {"gen-wiki": 1}, "negatives": 2, "negatives_found": 1}
+    assert counts == {**found, "removed": 1, "negatives_removed": 1}
+    assert (built.report["contamination"]["removed"], built.report["contamination"]["left"]) == (1, 0)
+    kept = build(splits={"own": [own]}, instructions={}, warm_up_splits=["own"], decontaminate=False)
+    assert sorted(kept.pairs["own"]["anchor"]) == ["fine", "new words"]
+    counts = kept.report["splits"]["own"]["sources"]["own"]["contamination"]
+    assert counts == {**found, "removed": 0, "negatives_removed": 0}
+    assert kept.report["contamination"]["left"] == 2
+
+
+def test_queries_that_training_candidates_give_away_are_named(tmp_path: Path) -> None:
+    whole = build(max_queries=0, max_passages=0).tasks["test"]
+    task = next(task for task in whole if task.name == "gen-wiki")
+    given, answered = sorted(task.queries)[:2]
+    passage = task.corpus[next(iter(task.qrels[answered]))].full_text()
+    rows = [{"anchor": task.queries[given].upper(), "positive": "x"}, {"anchor": "y", "positive": passage},
+            {"anchor": "fine", "positive": "clean"}]  # fmt: skip
+    (tmp_path / "own.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    own = {"kind": "jsonl", "path": str(tmp_path / "own.jsonl")}
+    changes = {"splits": {"own": [own]}, "instructions": {}, "warm_up_splits": ["own"], "max_queries": 0}
+    report = build(**changes).report["tasks"]["test"]["gen-wiki"]
+    touched = {
+        query for query, judged in task.qrels.items() if passage in {task.corpus[key].full_text() for key in judged}
+    }
+    assert set(report["contaminated_queries"]) == {given} | touched
+    assert build(**changes, decontaminate=False).report["tasks"]["test"]["gen-wiki"] == report
 
 
 def test_a_split_wholly_inside_a_task_is_an_error_that_names_the_task(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 import random
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stm.prepare import contamination
-from stm.prepare.contamination import EvaluationIndex, hash_grams, normalise
+from stm.prepare.contamination import EvaluationIndex, hash_grams, normalise, touched_queries
 from stm.prepare.decontamination import Counts, decontaminate
 from stm.tasks import Passage, Task
 
@@ -140,13 +141,13 @@ def test_rows_go_for_anchor_or_positive_and_negatives_alone() -> None:
     )
     clean, counts = decontaminate(rows, index)
     assert clean.rows() == [(2, "fine", "fine too", ["b", "a"], ""), (4, "kept", "whole", [], "")]
-    assert counts.describe() == {
-        "tested": 5,
-        "removed": 3,
-        "removed_by_task": {"t": 3},
-        "negatives": 3,
-        "negatives_removed": 1,
-    }
+    expected = {"tested": 5, "found": 3, "found_by_task": {"t": 3}, "negatives": 3, "negatives_found": 1}
+    assert counts.describe() == {**expected, "removed": 3, "negatives_removed": 1}
+    whole, kept = decontaminate(rows, index, remove=False)
+    assert whole.equals(rows)
+    assert kept.describe() == {**expected, "removed": 0, "negatives_removed": 0}
+    assert kept.texts == counts.texts
+    assert len(counts.texts) == 2
 
 
 def test_clean_rows_stay_as_they_are() -> None:
@@ -161,4 +162,30 @@ def test_counts_add_up() -> None:
     total = Counts()
     for _ in range(2):
         total.add(decontaminate(make_rows(("leak", "x", [])), index)[1])
-    assert total.describe()["removed_by_task"] == {"t": 2}
+    assert total.describe()["found_by_task"] == {"t": 2}
+
+
+def test_touched_queries_are_those_met_themselves_or_by_a_relevant_passage() -> None:
+    corpus = {"p0": Passage("Title", "met without title"), "p1": Passage("", "judged 0"), "p2": Passage("", LONG)}
+    queries = {"q0": "by passage", "q1": "by itself", "q2": "by a near copy", "q3": "by nothing", "q4": "by nobody"}
+    qrels = {"q0": {"p0": 1}, "q1": {"p1": 1}, "q2": {"p2": 2}, "q3": {"p1": 0, "p0": 0}, "q4": {"p1": 1}}
+    qrels["q4"] = qrels["q1"] = {"p1": 0}
+    task = Task("t", "general", corpus, queries, qrels)
+    index = EvaluationIndex([task], 0.5)
+    texts = pl.Series(["Met, without TITLE!", "by itself", "before " + LONG, "judged 0", "by"])
+    met = index.match(texts)["text"].to_numpy()
+    assert touched_queries(task, met) == ["q0", "q1", "q2"]
+    opened = Task("t", "general", corpus, queries, qrels, {"open_corpus": True})
+    assert touched_queries(opened, met) == ["q1"]
+    assert touched_queries(task, np.empty(0, np.uint64)) == []
+
+
+def test_buckets_sieve_and_slices_agree_with_the_plain_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contamination, "SLICE", 50)
+    rng = random.Random(3)
+    passages = [" ".join(rng.choice("abc") for _ in range(rng.randint(5, 20))) for _ in range(300)]
+    texts = [" ".join(rng.choice("abc") for _ in range(rng.randint(5, 20))) for _ in range(120)] + passages[::40]
+    index = EvaluationIndex([make_task("t", [Passage("", text) for text in passages])], 0.4)
+    expected = [(i, "t") for i, text in enumerate(texts) if any(is_same(text, p, 0.4) for p in passages)]
+    assert 0 < len(expected) < len(texts)
+    assert index.find(pl.Series(texts)).rows() == expected

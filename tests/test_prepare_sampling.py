@@ -86,7 +86,7 @@ def test_only_what_is_drawn_is_tested_and_lost_rows_are_replaced(monkeypatch: py
     assert [frame.height for frame in taken.values()] == [10, 10]
     assert all(row % 2 for row in taken["a"]["row"])
     assert counts["a"].removed > 0
-    assert counts["a"].removed_by_task == {"t": counts["a"].removed}
+    assert counts["a"].found_by_task == {"t": counts["a"].removed}
     assert counts["b"].tested < 20
     taken, _ = draw(sources, index, split="s", total=80, seed=1)
     assert [frame.height for frame in taken.values()] == [30, 50]

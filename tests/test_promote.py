@@ -157,6 +157,9 @@ def test_the_registered_files_are_those_of_the_folder_and_hold_no_pickle_or_code
         assert path.suffix not in FORBIDDEN
     for name in ("model.safetensors", "tokenizer.json", "config.json", "modules.json"):
         assert (stored / name).read_bytes() == (original / name).read_bytes(), name
+    card = (published / "reports" / "model_card.md").read_text(encoding="utf-8")
+    assert (stored / "README.md").read_text(encoding="utf-8") == card
+    assert not (original / "README.md").exists()  # the folder itself, and so its content hash, stays as it was
 
 
 def test_no_written_file_holds_a_key_of_the_environment(published: Path) -> None:

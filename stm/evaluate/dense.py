@@ -3,6 +3,7 @@
 The one module of the package that loads weights. Does not know the tasks.
 """
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,12 +13,28 @@ from stm.evaluate.store import EmbeddingStore, StoredEncoder
 from stm.files import sha256_text
 from stm.models import load_model
 
+PASSAGE_PROMPTS = ("document", "passage", "corpus")  # names, in the order in which sentence-transformers looks
 
-def open_model(name: str, path: Path | str, model_hash: str, batch_tokens: int, store_megabytes: int) -> DenseModel:
-    """Load the model folder at `path` and return it as a model for mteb, with its own prompts.
 
-    With a store (`store_megabytes` > 0) texts that these weights have encoded before, in this precision and with
-    these libraries, are not encoded again. Raises `ModelError` if the folder is no model.
+def own_prompts(prompts: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the prompts "query" and "document" that sentence-transformers itself would use for the two sides."""
+    passage = next((prompts[name] for name in PASSAGE_PROMPTS if name in prompts), "")
+    return {"query": prompts.get("query") or "", "document": passage or ""}
+
+
+def open_model(
+    name: str,
+    path: Path | str,
+    model_hash: str,
+    batch_tokens: int,
+    store_megabytes: int,
+    prompts: Mapping[str, str | None] | None = None,
+) -> DenseModel:
+    """Load the model folder at `path` and return it as a model for mteb.
+
+    Its own prompts are used where `prompts` ("query", "document") is None. With a store (`store_megabytes` > 0) texts
+    that these weights have encoded before, in this precision and with these libraries, are not encoded again. Raises
+    `ModelError` if the folder is no model.
     """
     model = load_model(path)
     encoder = Encoder(model, batch_tokens)
@@ -26,4 +43,5 @@ def open_model(name: str, path: Path | str, model_hash: str, batch_tokens: int, 
         libraries = [f"{library}={version(library)}" for library in ("torch", "transformers", "sentence-transformers")]
         key = sha256_text(model_hash, str(encoder.device.type), str(encoder.dtype), *libraries)
         inner = StoredEncoder(encoder, EmbeddingStore(key, store_megabytes))
-    return DenseModel(inner, model.prompts, name, model_hash)
+    given = {side: text for side, text in (prompts or {}).items() if text is not None}
+    return DenseModel(inner, {**own_prompts(model.prompts), **given}, name, model_hash)

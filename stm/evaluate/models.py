@@ -16,6 +16,7 @@ from mteb.types import PromptType
 from stm.errors import DataError
 
 Floats = npt.NDArray[np.float32]
+SLICE = 8192  # texts in work at a time: what tokenizing and sorting them takes does not grow with the corpus
 
 
 class TextEncoder(Protocol):
@@ -51,16 +52,26 @@ class DenseModel:
         prompt_type: PromptType | None = None,
         **_: Any,
     ) -> Floats:
-        """Encode all texts of a data loader at once, so that batches of similar length can be formed."""
+        """Encode the texts of a data loader in slices large enough for batches of similar length."""
         texts = [text for batch in inputs for text in batch["text"]]
         side = "query" if prompt_type == PromptType.query else "document"
+        vectors = self._encode_slice(texts[:SLICE], side, task_metadata.name)
+        if len(texts) <= SLICE:
+            return vectors
+        out = np.empty((len(texts), vectors.shape[1]), dtype=np.float32)
+        out[:SLICE] = vectors
+        for start in range(SLICE, len(texts), SLICE):
+            out[start : start + SLICE] = self._encode_slice(texts[start : start + SLICE], side, task_metadata.name)
+        return out
+
+    def _encode_slice(self, texts: Sequence[str], side: str, task: str) -> Floats:
         plural = "queries" if side == "query" else "passages"
-        vectors = self.encoder.encode(texts, self.prompts[side], f"{task_metadata.name}: {plural}")
+        vectors = self.encoder.encode(texts, self.prompts[side], f"{task}: {plural}")
         broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(broken):
             raise DataError(
                 f"model {self._name!r} gives NaN or infinity for {len(broken)} of {len(texts)} {plural} of "
-                f"{task_metadata.name!r}, first for {texts[broken[0]][:60]!r}; its weights are broken"
+                f"{task!r}, first for {texts[broken[0]][:60]!r}; its weights are broken"
             )
         return vectors
 

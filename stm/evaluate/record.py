@@ -4,7 +4,7 @@ Runs the local tasks, which are the pipeline's own, and beside them tasks of the
 together. Does not know what kind of model it runs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from mteb.results import TaskResult
 
 from stm.errors import DataError
+from stm.evaluate.corpus import DiskCorpus
 from stm.evaluate.run import MissingTaskError, TaskScores, run_task
 from stm.evaluate.tasks import SPLIT, SUBSET, LocalTask
 from stm.files import atomic_directory, read_json, sha256_text, sha256_tree, write_text
@@ -72,12 +73,15 @@ def hash_model(path: Path | str) -> str:
     return sha256_text(sha256_tree(path), sha256_tree(base) if base.is_dir() else "")
 
 
-def read_local_tasks(root: Path | str) -> list[tuple[Task, str]]:
-    """Return the task folders under `root` in name order, each with the hash of its data."""
+def read_local_tasks(root: Path | str) -> Iterator[tuple[Task, str]]:
+    """Return the task folders under `root` in name order, each with the hash of its data.
+
+    Each is read when it is asked for, its corpus held on disk, so that one task is in memory at a time.
+    """
     folders = sorted(path for path in Path(root).glob("*") if path.is_dir() and not path.name.startswith("."))
     if not folders:
         raise DataError(f"{root} holds no tasks; run `dvc repro prepare`, or name test tasks in params.yaml")
-    return [(read_task(folder, SPLIT), sha256_tree(folder)) for folder in folders]
+    return ((read_task(folder, SPLIT, hold=DiskCorpus), sha256_tree(folder)) for folder in folders)
 
 
 def run_local(evaluation: Evaluation, model: Any, tasks: Iterable[tuple[Task, str]]) -> None:
@@ -105,6 +109,7 @@ def run_hub(evaluation: Evaluation, model: Any, tasks: Iterable[Any]) -> None:
         for (split, subset), row in scores.items():
             evaluation.hub_tasks[_row_name(name, scores, split, subset)] = _hub_row(named, row)
         evaluation.results[name if name not in evaluation.results else f"{name}.hub"] = result
+        named.task.dataset, named.task.data_loaded = None, False  # twelve corpora at once would not fit
 
 
 def _row_name(name: str, scores: Mapping[tuple[str, str], TaskScores], split: str, subset: str) -> str:
@@ -116,16 +121,18 @@ def _hub_row(named: Any, row: TaskScores) -> dict[str, Any]:
     return {**row.as_json(), "domain": named.domain, "data": named.task.metadata.revision, **sizes}
 
 
-def describe(name: str, label: str, role: str, path: str, model_hash: str) -> dict[str, Any]:
+def describe(name: str, label: str, role: str, path: str, model_hash: str, group: str = "") -> dict[str, Any]:
     """Return what identifies the evaluated model and the libraries that ran it."""
     return {
-        "model": name, "label": label or name, "role": role, "path": path,
+        "model": name, "label": label or name, "role": role, "path": path, "group": group,
         "hashes": {"model": model_hash}, "versions": library_versions(),
     }  # fmt: skip
 
 
-def write_results(results: Mapping[str, TaskResult], folder: Path | str) -> None:
-    """Write mteb's own result file of every task into `folder`, all or none."""
+def write_results(results: Mapping[str, TaskResult], folder: Path | str, not_run: str = "") -> None:
+    """Write mteb's own result file of every task into `folder`, all or none; or why there are none, as a text."""
     with atomic_directory(folder) as scratch:
         for name in sorted(results):
             write_text(scratch / f"{name}.json", results[name].model_dump_json(indent=2) + "\n")
+        if not_run:
+            write_text(scratch / "not_run.txt", f"not run: {not_run}\n")

@@ -3,15 +3,16 @@ prompt.
 
 Takes an opened model and tasks and returns nDCG@10 per kind and task on a seeded sample of queries, beside the score
 of the same queries as they are. The passages come from the embedding store where there is one, so that only queries
-are encoded. Changes nothing of the evaluation proper.
+are encoded, and in slices, so that their vectors are never all in memory. Changes nothing of the evaluation proper.
 """
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 
-from stm.evaluate.models import DenseModel
-from stm.metrics import mean, ndcg_at_k, rank
-from stm.tasks import Task
+from stm.evaluate.models import SLICE, DenseModel
+from stm.metrics import mean, ndcg_at_k, order_passages, rank
+from stm.tasks import Passage, Task
 
 DEPTH = 10
 LETTERS = 4  # a word of fewer letters is left alone by typos
@@ -64,29 +65,36 @@ def score_kinds(model: DenseModel, tasks: Iterable[Task], count: int, seed: int)
     A model without a query prompt is not asked with another one.
     """
     scores: dict[str, dict[str, float]] = {}
-    prompt = model.prompts["query"]
     for task in tasks if count else ():
         ids = sample_queries(task, count, seed)
-        passages_PD = model.encoder.encode(
-            [passage.full_text() for passage in task.corpus.values()],
-            model.prompts["document"],
-            f"{task.name}: passages",
-        )
-        for kind, (change, other) in KINDS.items():
-            if other is not None and not prompt:
-                continue
-            rng = random.Random(f"{seed}:{task.name}:{kind}")
-            texts = [change(task.queries[query_id], rng) for query_id in ids]
-            queries_QD = model.encoder.encode(texts, prompt if other is None else other, f"{task.name}: {kind}")
-            scores.setdefault(kind, {})[task.name] = _score(task, ids, rank(
-                queries_QD, passages_PD, ids, list(task.corpus), DEPTH, ignore_identical_ids=_ignores(task)
-            ))  # fmt: skip
+        qrels = {query_id: task.qrels[query_id] for query_id in ids}
+        for kind, run in _search(model, task, ids, seed).items():
+            scores.setdefault(kind, {})[task.name] = mean(ndcg_at_k(qrels, run, DEPTH))
     return scores
 
 
-def _ignores(task: Task) -> bool:
-    return bool(task.notes.get("ignore_identical_ids", False))
+def _slices(corpus: Mapping[str, Passage]) -> Iterator[tuple[list[str], list[str]]]:
+    """Ids and texts of the passages, a slice at a time."""
+    items = iter(corpus.items())
+    while rows := list(islice(items, SLICE)):
+        yield [key for key, _ in rows], [passage.full_text() for _, passage in rows]
 
 
-def _score(task: Task, ids: Sequence[str], run: dict[str, dict[str, float]]) -> float:
-    return mean(ndcg_at_k({query_id: task.qrels[query_id] for query_id in ids}, run, DEPTH))
+def _search(model: DenseModel, task: Task, ids: list[str], seed: int) -> dict[str, dict[str, dict[str, float]]]:
+    """The best passages of each query in each kind: `run[kind][query_id][passage_id] = score`."""
+    prompt, ignores = model.prompts["query"], bool(task.notes.get("ignore_identical_ids", False))
+    queries = {}
+    for kind, (change, other) in KINDS.items():
+        if other is None or prompt:
+            rng = random.Random(f"{seed}:{task.name}:{kind}")
+            texts = [change(task.queries[query_id], rng) for query_id in ids]
+            queries[kind] = model.encoder.encode(texts, prompt if other is None else other, f"{task.name}: {kind}")
+    runs: dict[str, dict[str, dict[str, float]]] = {kind: {query_id: {} for query_id in ids} for kind in queries}
+    for keys, texts in _slices(task.corpus):
+        passages_PD = model.encoder.encode(texts, model.prompts["document"], f"{task.name}: passages")
+        for kind, queries_QD in queries.items():
+            found = rank(queries_QD, passages_PD, ids, keys, DEPTH, ignore_identical_ids=ignores)
+            for query_id, best in runs[kind].items():
+                best |= found[query_id]
+                runs[kind][query_id] = {key: best[key] for key in order_passages(best, DEPTH, query_id)}
+    return runs

@@ -90,10 +90,12 @@ class StoredEncoder:
         new = [text for text in distinct if text not in found]
         self.encoded, self.reused = self.encoded + len(new), self.reused + len(found)
         vectors = self._encoder.encode(new, prompt, description)
-        if new:
-            if np.isfinite(vectors).all():
-                self._store.write(prompt, new, vectors)
-            found.update(zip(new, vectors, strict=True))
-        if not texts:
+        if new and np.isfinite(vectors).all():
+            self._store.write(prompt, new, vectors)
+        if len(new) == len(texts):
             return vectors
-        return np.stack([found[text] for text in texts])
+        rows = dict(zip(new, vectors, strict=True)) | found
+        out = np.empty((len(texts), vectors.shape[1]), dtype=np.float32)
+        for position, text in enumerate(texts):
+            out[position] = rows[text]
+        return out

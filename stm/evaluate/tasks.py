@@ -1,16 +1,18 @@
 """Retrieval tasks of this project as mteb tasks.
 
-Takes a `stm.tasks.Task` in memory and returns a task object that mteb runs like any of its own. Knows no hub: nothing
+Takes a `stm.tasks.Task` and returns a task object that mteb runs like any of its own. Knows no hub: nothing
 is downloaded, and the task is in no registry of mteb.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
 
-from stm.tasks import Task
+from stm.evaluate.corpus import DiskCorpus
+from stm.tasks import Passage, Task
 
 SPLIT, SUBSET = "test", "default"
 
@@ -29,6 +31,14 @@ def _metadata(task: Task, revision: str) -> TaskMetadata:
     )
 
 
+def _corpus(corpus: Mapping[str, Passage]) -> Dataset:
+    if isinstance(corpus, DiskCorpus):
+        return corpus.dataset
+    passages = corpus.values()
+    titles, texts = [passage.title for passage in passages], [passage.text for passage in passages]
+    return Dataset.from_dict({"id": list(corpus), "title": titles, "text": texts})
+
+
 class LocalTask(AbsTaskRetrieval):  # type: ignore[misc]
     """One `Task` in mteb's form; `revision` is the hash of its data.
 
@@ -42,20 +52,12 @@ class LocalTask(AbsTaskRetrieval):  # type: ignore[misc]
         self._task = task
 
     def load_data(self, **_: Any) -> None:
-        """Fill `dataset` from the task in memory, queries without a judgement left out."""
+        """Fill `dataset` from the task, queries without a judgement left out."""
         queries = {key: text for key, text in self._task.queries.items() if self._task.qrels.get(key)}
-        corpus = self._task.corpus
-        passages = list(corpus.values())
         self.dataset = {
             SUBSET: {
                 SPLIT: {
-                    "corpus": Dataset.from_dict(
-                        {
-                            "id": list(corpus),
-                            "title": [passage.title for passage in passages],
-                            "text": [passage.text for passage in passages],
-                        }
-                    ),
+                    "corpus": _corpus(self._task.corpus),
                     "queries": Dataset.from_dict({"id": list(queries), "text": list(queries.values())}),
                     "relevant_docs": {key: dict(self._task.qrels[key]) for key in queries},
                     "top_ranked": None,

@@ -12,7 +12,8 @@ from pathlib import Path
 from torch import Tensor
 
 from stm.errors import ModelError
-from stm.files import atomic_directory, read_json, write_json
+from stm.files import atomic_directory, read_json, write_json, write_text
+from stm.merge.card import folder_card
 from stm.merge.experts import Experts
 from stm.merge.recipe import Recipe
 from stm.merge.shards import rewrite_shard
@@ -49,8 +50,8 @@ def materialise(experts: Experts, recipe: Recipe, prompts: Mapping[str, str], fo
     """Write the merged model to `folder`, whole or not at all.
 
     Weights are `base + lambda * merged delta` in fp32, saved in the base's type; tensors that no adapter changes are
-    copied byte for byte, tied weights stand once as in the base. `prompts` has the texts "query" and "document". The
-    peak memory is one tensor and its deltas.
+    copied byte for byte, tied weights stand once as in the base. `prompts` has the texts "query" and "document"; a
+    README says how to use the model. The peak memory is one tensor and its deltas.
     """
     _check_no_code(experts.base)
     adapter_names = {target: name for name, target in experts.targets.items()}
@@ -66,3 +67,5 @@ def materialise(experts: Experts, recipe: Recipe, prompts: Mapping[str, str], fo
             target.parent.mkdir(parents=True, exist_ok=True)
             rewrite_shard(shard, target, change, adapter_names)
         write_model_prompts(scratch, prompts)
+        card = folder_card(experts.names, recipe.method, recipe.weights, recipe.scale, prompts)
+        write_text(scratch / "README.md", card)

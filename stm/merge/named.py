@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 from stm.deltas import add_adapter
 from stm.errors import ParamsError
-from stm.files import atomic_directory
+from stm.files import atomic_directory, write_text
 from stm.merge.experts import Experts
 from stm.merge.materialise import write_model_prompts
 from stm.models import load_model
@@ -59,8 +59,9 @@ def _by_index(name: str, value: Any, experts: list[str]) -> Any:
     return {index: value[expert] for index, expert in enumerate(experts)}
 
 
-def write_named(model: SentenceTransformer, prompts: Mapping[str, str], folder: Path | str) -> None:
-    """Save the merged model with its prompts, whole or not at all, without the card that would describe another."""
+def write_named(model: SentenceTransformer, prompts: Mapping[str, str], folder: Path | str, card: str) -> None:
+    """Save the merged model with its prompts and its card, whole or not at all."""
     with atomic_directory(folder) as scratch:
         model.save(str(scratch), create_model_card=False, safe_serialization=True)
         write_model_prompts(scratch, prompts)
+        write_text(scratch / "README.md", card)

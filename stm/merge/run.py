@@ -12,6 +12,7 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 
 from stm.encode import Encoder
+from stm.merge.card import folder_card
 from stm.merge.dev import HALVES, DevSet, as_texts, make_dev_set
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, read_experts
@@ -134,7 +135,8 @@ def _merge_named(
     encoder = Encoder(model)
     scored = score_prompts(dev, encoder, prompts)
     best = best_prompt(scored)
-    write_named(model, best.as_model_prompts(), output)
+    chosen = best.as_model_prompts()
+    write_named(model, chosen, output, folder_card(experts.names, f"mergekit:{params.method}", {}, 1.0, chosen))
     tokens, seconds = encoder.tokens, round(time.perf_counter() - started, 3)
     row = {
         "origin": "fixed",

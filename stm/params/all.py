@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from stm.params.backbone import BackboneParams
 from stm.params.base import PARAMS_FILE, Section, parse_section, read_params
-from stm.params.evaluate import EvaluateParams, ModelEntry
+from stm.params.evaluate import EvaluateParams, ModelEntry, OutsideEntry
 from stm.params.experts import ExpertRow, Name
 from stm.params.merge import MergeParams
 from stm.params.mine import MineParams
@@ -30,6 +30,7 @@ class Params(Section):
     search_prompts_splits: list[Name] = Field(description="splits whose instruction is searched")
     experts: dict[Name, ExpertRow] = Field(min_length=1, description="expert name -> how it is trained")
     models: dict[Name, ModelEntry] = Field(min_length=1, description="model name -> what is evaluated")
+    outside: dict[Name, OutsideEntry] = Field({}, description="model name -> a model of the hub that is evaluated too")
     backbone: BackboneParams
     prepare: PrepareParams
     mine: MineParams
@@ -51,6 +52,12 @@ class Params(Section):
         if splits != set(self.prepare.splits):
             raise ValueError(
                 f"splits has {sorted(splits)}, but prepare.splits has {sorted(self.prepare.splits)}; name the same"
+            )
+        taken = sorted({"bm25", *self.models} & set(self.outside) | {"bm25"} & set(self.models))
+        if taken:
+            raise ValueError(
+                f"two evaluated models are called {taken[0]!r}; names are unique over the tables models and outside, "
+                "and bm25 is the lexical baseline: give one another name"
             )
         self._agree_on_lists(splits)
         for name, row in self.experts.items():

@@ -24,10 +24,21 @@ class Section(BaseModel):
 SectionType = TypeVar("SectionType", bound=Section)
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a mapping that names a key twice, of which YAML would keep the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for index, key in enumerate(names) if key in names[:index]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the name {twice!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_params(path: Path | str = PARAMS_FILE) -> dict[str, Any]:
     """Return the whole params file as plain data; `ParamsError` if it is missing or not a YAML mapping."""
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        data = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ParamsError(f"cannot read {path}: {error.strerror}; run from the project's root") from error
     except yaml.YAMLError as error:

@@ -1,4 +1,4 @@
-"""Params of the `evaluate` stage, and of the table `models` that names what it runs on."""
+"""Params of the `evaluate` stage, and of the tables `models` and `outside` that name what is evaluated."""
 
 from pathlib import Path
 from typing import Literal
@@ -6,17 +6,32 @@ from typing import Literal
 from pydantic import Field
 
 from stm.errors import ParamsError
-from stm.params.base import PARAMS_FILE, Section, parse_section, read_params
+from stm.params.base import PARAMS_FILE, Section, SectionType, parse_section, read_params
 
 Role = Literal["base", "warm_up", "expert", "all_data", "merged", "outside"]
 
 
-class ModelEntry(Section):
-    """A row of the table `models`: one model to evaluate."""
+class _Entry(Section):
+    """What every row of a table of models may say."""
+
+    label: str = Field("", description="its name in the report; empty for its name in this table")
+    group: str = Field("", description="rows of one group are one method trained with several seeds; empty: a single")
+    query_prompt: str | None = Field(None, description="text before a query; null: the model's own prompt")
+    passage_prompt: str | None = Field(None, description="text before a passage; null: the model's own prompt")
+
+
+class ModelEntry(_Entry):
+    """A row of the table `models`: one model folder to evaluate."""
 
     path: str = Field(min_length=1, description="a sentence-transformers folder or a PEFT adapter folder")
     role: Role = Field("outside", description="what the model is in the comparison; 'outside' for any other model")
-    label: str = Field("", description="its name in the report; empty for its name in this table")
+
+
+class OutsideEntry(_Entry):
+    """A row of the table `outside`: one model of the hub to evaluate."""
+
+    id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="its id on the hub, owner/name")
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="the commit, 40 hexadecimal digits; a branch may move")
 
 
 class HubTask(Section):
@@ -37,12 +52,24 @@ class EvaluateParams(Section):
     slice_seed: int = Field(7, ge=0, description="seed of these queries and of their typos")
     benchmarks: list[str] = Field([], description="mteb benchmarks to run beside the test tasks, by name")
     hub_tasks: list[HubTask] = Field([], description="mteb tasks to run beside the test tasks")
+    hub_folder: str = Field(
+        "", description="folder with copies of mteb's data sets under their ids (owner/name); empty: hub and its cache"
+    )
+
+
+def _load_row(table: str, name: str, model: type[SectionType], path: Path | str) -> SectionType:
+    rows = read_params(path).get(table) or {}
+    if name not in rows:
+        known = ", ".join(sorted(rows)) or "none"
+        raise ParamsError(f"{path} has no model {name!r} in its table {table}; it has {known}")
+    return parse_section(rows[name], model, f"{table}.{name}")
 
 
 def load_model_entry(name: str, path: Path | str = PARAMS_FILE) -> ModelEntry:
     """Return the row `name` of the table `models`; `ParamsError` if there is none."""
-    table = read_params(path).get("models") or {}
-    if name not in table:
-        known = ", ".join(sorted(table)) or "none"
-        raise ParamsError(f"{path} has no model {name!r} in its table models; it has {known}")
-    return parse_section(table[name], ModelEntry, f"models.{name}")
+    return _load_row("models", name, ModelEntry, path)
+
+
+def load_outside_entry(name: str, path: Path | str = PARAMS_FILE) -> OutsideEntry:
+    """Return the row `name` of the table `outside`; `ParamsError` if there is none."""
+    return _load_row("outside", name, OutsideEntry, path)

@@ -184,6 +184,9 @@ class PrepareParams(Section):
         lt=1,
         description="Part of the shorter text's 8-grams; training and evaluation texts that share more are the same.",
     )
+    decontaminate: bool = Field(
+        True, description="Whether such training rows and negatives are removed; false only counts them."
+    )
     tasks: TaskTable = Field(description="Evaluation tasks.")
     max_queries: int = Field(ge=0, description="Queries kept per task; 0 keeps all.")
     max_passages: int = Field(ge=0, description="Passages kept per task, beside all judged ones; 0 keeps all.")

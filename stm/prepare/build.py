@@ -8,12 +8,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from stm.errors import DataError
 from stm.params.prepare import PrepareParams
 from stm.prepare.candidates import Candidates, tidy
-from stm.prepare.contamination import EvaluationIndex
+from stm.prepare.contamination import EvaluationIndex, touched_queries
 from stm.prepare.decontamination import Counts
 from stm.prepare.embedded import Corpora
 from stm.prepare.sampling import as_rows, draw, seeded_permutation, share_out
@@ -46,11 +47,14 @@ def prepare(params: PrepareParams) -> Prepared:
     pairs: dict[str, pl.DataFrame] = {}
     warm_up: dict[str, pl.DataFrame] = {}
     splits: dict[str, Any] = {}
+    met: set[int] = set()  # evaluation texts that were among the tested rows
     for split, sources in params.splits.items():
         candidates = tidy([load_source(source, corpora) for source in sources], split)
-        pairs[split], splits[split] = draw_split(params, split, candidates, index)
+        pairs[split], splits[split], found = draw_split(params, split, candidates, index)
+        met |= found
         if split in params.warm_up_splits:
-            warm_up[split] = draw_warm_up(params, split, candidates, index)
+            warm_up[split], found = draw_warm_up(params, split, candidates, index)
+            met |= found
         say(f"prepare: {split}: {pairs[split].height} of {sum(c.frame.height for c in candidates)} pairs")
     mixed = mix([warm_up[split] for split in params.warm_up_splits], params.seed)
     report = {
@@ -59,7 +63,7 @@ def prepare(params: PrepareParams) -> Prepared:
         "packages": corpora.versions,
         "splits": splits,
         "warm_up": {"pairs": mixed.height, "splits": {split: rows.height for split, rows in warm_up.items()}},
-        "tasks": {part: {task.name: describe_task(task) for task in tasks[part]} for part in PARTS},
+        "tasks": {part: {task.name: describe_task(task, met) for task in tasks[part]} for part in PARTS},
         "contamination": summarise(splits, index),
     }
     return Prepared(pairs, mixed, {split: params.instruction_of(split) for split in params.splits}, tasks, report)
@@ -78,20 +82,29 @@ def load_tasks(params: PrepareParams, part: str, corpora: Corpora) -> list[Task]
 
 def draw_split(
     params: PrepareParams, split: str, candidates: list[Candidates], index: EvaluationIndex
-) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """A split's rows and its part of the report; a split that decontamination leaves empty is a `DataError`."""
-    taken, counts = draw(candidates, index, split=split, total=params.max_pairs, seed=params.seed)
+) -> tuple[pl.DataFrame, dict[str, Any], set[int]]:
+    """A split's rows, its part of the report and the evaluation texts that it met.
+
+    A split that decontamination leaves empty is a `DataError`.
+    """
+    taken, counts = draw(
+        candidates, index, split=split, total=params.max_pairs, seed=params.seed, remove=params.decontaminate
+    )
     rows = as_rows(taken, split, params.seed, params.max_negatives)
     if rows.is_empty():
         raise DataError(
             f"the split {split!r} is empty: every pair is in an evaluation task ({', '.join(_tasks_hit(counts))}); "
             "give the split other sources, or say `open_corpus: true` where a task shares its passages with training"
         )
-    return rows, describe_split(candidates, taken, counts, rows)
+    return rows, describe_split(candidates, taken, counts, rows), _met(counts)
 
 
 def _tasks_hit(counts: dict[str, Counts]) -> list[str]:
-    return sorted({task for count in counts.values() for task in count.removed_by_task})
+    return sorted({task for count in counts.values() for task in count.found_by_task})
+
+
+def _met(counts: dict[str, Counts]) -> set[int]:
+    return {text for count in counts.values() for text in count.texts}
 
 
 def describe_split(
@@ -111,14 +124,19 @@ def describe_split(
 
 def draw_warm_up(
     params: PrepareParams, split: str, candidates: list[Candidates], index: EvaluationIndex
-) -> pl.DataFrame:
-    """A split's part of the warm-up, from the other end than its own pairs; less than its share if it has less."""
+) -> tuple[pl.DataFrame, set[int]]:
+    """A split's part of the warm-up, from the other end than its own pairs, and the evaluation texts that it met.
+
+    Less than its share if it has less.
+    """
     shares = share_out(params.warm_up_pairs, [params.warm_up_pairs] * len(params.warm_up_splits))
     share = shares[params.warm_up_splits.index(split)]
     if not share:
-        return pl.DataFrame(schema=ROWS)
-    taken, _ = draw(candidates, index, split=split, total=share, seed=params.seed, from_end=True)
-    return as_rows(taken, split, params.seed, params.max_negatives)
+        return pl.DataFrame(schema=ROWS), set()
+    taken, counts = draw(
+        candidates, index, split=split, total=share, seed=params.seed, from_end=True, remove=params.decontaminate
+    )
+    return as_rows(taken, split, params.seed, params.max_negatives), _met(counts)
 
 
 def mix(frames: list[pl.DataFrame], seed: int) -> pl.DataFrame:
@@ -127,28 +145,32 @@ def mix(frames: list[pl.DataFrame], seed: int) -> pl.DataFrame:
     return frame[seeded_permutation(frame.height, str(seed), "warm_up")]
 
 
-def describe_task(task: Task) -> dict[str, Any]:
-    """Sizes and provenance of a capped task, for the report."""
+def describe_task(task: Task, met: set[int]) -> dict[str, Any]:
+    """Sizes and provenance of a capped task, and its queries among the evaluation texts `met`, for the report."""
     judged = sum(len(passages) for passages in task.qrels.values())
     return {
         "domain": task.domain,
         "queries": len(task.queries),
         "passages": len(task.corpus),
         "judged": judged,
+        "contaminated_queries": touched_queries(task, np.fromiter(met, np.uint64, len(met))),
         **task.notes,
     }
 
 
 def summarise(splits: dict[str, Any], index: EvaluationIndex) -> dict[str, Any]:
-    """Contamination over all splits: what was tested, what was removed, by task."""
+    """Contamination over all splits: what was tested, found, removed and left, by task."""
     counts = [source["contamination"] for split in splits.values() for source in split["sources"].values()]
     by_task: Counter[str] = Counter()
     for count in counts:
-        by_task.update(count["removed_by_task"])
-    sums = {key: sum(count[key] for count in counts) for key in ("tested", "removed", "negatives", "negatives_removed")}
+        by_task.update(count["found_by_task"])
+    names = ("tested", "found", "removed", "negatives", "negatives_found", "negatives_removed")
+    sums = {key: sum(count[key] for count in counts) for key in names}
+    left = sums["found"] - sums["removed"] + sums["negatives_found"] - sums["negatives_removed"]
     return {
         "max_overlap": index.max_overlap,
         **index.describe(),
         **sums,
-        "removed_by_task": dict(sorted(by_task.items())),
+        "left": left,
+        "found_by_task": dict(sorted(by_task.items())),
     }

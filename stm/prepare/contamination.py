@@ -3,8 +3,9 @@
 Texts go in, (text, task) hits come out. Two texts are the same if their normalised words are equal, or if they share
 more than a given part of the distinct 8-grams of the shorter of the two. Knows nothing of sources, splits or files.
 
-Memory: evaluation texts are never held; an 8-gram costs 12 bytes (its 64-bit hash and the number of its text), about
-32 while the index is sorted. Texts to be checked pass through in slices.
+Memory: evaluation texts are never held. An 8-gram of theirs costs 12 bytes (its 64-bit hash and the number of its
+text), 24 while they are sorted, and some more in the sieve that lets most unknown ones pass without a search. Texts to
+be checked pass through in slices.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,8 @@ from stm.tasks import Task
 GRAM = 8  # words
 COMMON = 64  # evaluation texts; an 8-gram in more of them is a stock phrase and says nothing about one text
 SLICE = 20_000  # texts in work at a time
+BUCKETS = 256  # ranges of hashes that are sorted one after the other
+SIEVE_BITS = 16  # per 8-gram, so that of the unknown ones at most one in 16 is searched for
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that every word of an 8-gram keeps its weight modulo 2**64
 
 Hashes = npt.NDArray[np.uint64]
@@ -82,6 +85,57 @@ def task_texts(task: Task) -> Iterator[tuple[str, bool]]:
             yield passage.text, True
 
 
+def _sieve_places(grams: Hashes, bits: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """Byte and mask of each hash in a table of 2**bits bits, by its leading bits."""
+    places = (grams >> np.uint64(64 - bits)).astype(np.int64)
+    return places >> 3, np.left_shift(1, places & 7).astype(np.uint8)
+
+
+def _sorted_buckets(blocks: list[tuple[Hashes, Numbers]]) -> Iterator[tuple[Hashes, Numbers]]:
+    """The sorted blocks merged in ascending order, a range of hashes at a time."""
+    inner = np.arange(1, BUCKETS, dtype=np.uint64) * np.uint64(2**64 // BUCKETS)
+    edges = [np.r_[0, np.searchsorted(grams, inner), len(grams)] for grams, _ in blocks]
+    for bucket in range(BUCKETS if blocks else 0):
+        parts = [slice(edge[bucket], edge[bucket + 1]) for edge in edges]
+        grams = np.concatenate([block[0][part] for block, part in zip(blocks, parts, strict=True)])
+        numbers = np.concatenate([block[1][part] for block, part in zip(blocks, parts, strict=True)])
+        order = np.argsort(grams, kind="stable")
+        if len(order):
+            yield grams[order], numbers[order]
+
+
+class _Grams:
+    """The 8-grams of numbered texts, to look others up in; those in more than `COMMON` texts are left out."""
+
+    def __init__(self, blocks: list[tuple[Hashes, Numbers]], texts: int) -> None:
+        """`blocks` hold 8-grams in ascending order, each with the number of its text, below `texts`."""
+        total = sum(len(grams) for grams, _ in blocks)
+        self._bits = max(12, (SIEVE_BITS * total).bit_length())
+        self._sieve = np.zeros(2 ** (self._bits - 3), np.uint8)
+        self.grams, self._numbers = np.empty(total, np.uint64), np.empty(total, np.uint32)
+        self.counts = np.zeros(texts, np.uint32)  # distinct 8-grams of each text, stock phrases left out
+        common, end = [np.empty(0, np.uint64)], 0
+        for grams, numbers in _sorted_buckets(blocks):
+            starts = np.flatnonzero(np.r_[True, grams[1:] != grams[:-1]])
+            sizes = np.diff(np.r_[starts, len(grams)])
+            common.append(grams[starts[sizes > COMMON]])
+            is_rare = np.repeat(sizes <= COMMON, sizes)
+            rare, owners = grams[is_rare], numbers[is_rare]
+            self.grams[end : end + len(rare)], self._numbers[end : end + len(rare)] = rare, owners
+            np.add.at(self.counts, owners, np.uint32(1))
+            np.bitwise_or.at(self._sieve, *_sieve_places(rare, self._bits))
+            end += len(rare)
+        self.grams, self._numbers, self.common = self.grams[:end], self._numbers[:end], np.concatenate(common)
+
+    def find(self, grams: Hashes) -> tuple[npt.NDArray[np.int64], Numbers]:
+        """Positions in `grams` and numbers of the texts that have that 8-gram, one place per pair."""
+        bytes_, masks = _sieve_places(grams, self._bits)
+        likely = np.flatnonzero(self._sieve[bytes_] & masks)
+        lows = np.searchsorted(self.grams, grams[likely])
+        counts = np.searchsorted(self.grams, grams[likely], side="right") - lows
+        return np.repeat(likely, counts), self._numbers[_expand(lows[counts > 0], counts[counts > 0])]
+
+
 class EvaluationIndex:
     """Hashes of all texts of all evaluation tasks, to look training texts up in."""
 
@@ -89,8 +143,9 @@ class EvaluationIndex:
         """Index the full (uncapped) tasks; `max_overlap` in [0, 1) is the tolerated part of shared 8-grams."""
         self.max_overlap = max_overlap
         self.task_names: list[str] = []
-        self._texts = np.empty(0, np.uint64)  # sorted; the number of a text is its place here
-        blocks: list[tuple[Hashes, Hashes]] = []  # 8-grams, and the hash of the text of each
+        self._texts = np.empty(0, np.uint64)  # sorted
+        self._numbered = np.empty(0, np.uint64)  # texts whose 8-grams are indexed, by number
+        blocks: list[tuple[Hashes, Numbers]] = []
         members: list[pl.DataFrame] = []
         for task in tasks:
             self.task_names.append(task.name)
@@ -99,69 +154,78 @@ class EvaluationIndex:
                 members.append(self._add(batch, len(self.task_names) - 1, blocks))
         schema = {"text": pl.UInt64, "task": pl.UInt32}
         self._members = pl.concat(members).unique() if members else pl.DataFrame(schema=schema)
-        self._build(blocks)
+        self._texts = np.union1d(self._texts, self._members["text"].to_numpy())
+        self._grams = _Grams(blocks, len(self._numbered))
 
-    def _add(self, batch: list[tuple[str, bool]], task: int, blocks: list[tuple[Hashes, Hashes]]) -> pl.DataFrame:
+    def _add(self, batch: list[tuple[str, bool]], task: int, blocks: list[tuple[Hashes, Numbers]]) -> pl.DataFrame:
         words = normalise(pl.Series([text for text, _ in batch], dtype=pl.String))
-        hashes = hash_texts(words)
-        frame = pl.DataFrame({"words": words, "text": hashes, "variant": [variant for _, variant in batch]})
+        frame = pl.DataFrame({"words": words, "text": hash_texts(words), "variant": [variant for _, variant in batch]})
         frame = frame.filter(pl.col("words") != "")
         new = frame.filter(~pl.col("variant")).unique("text", maintain_order=True)
         new = new.filter(~pl.Series(_is_in(new["text"].to_numpy(), self._texts)))
         grams, owners = hash_grams(new["words"])
-        blocks.append((grams, new["text"].to_numpy()[owners]))
-        self._texts = np.union1d(self._texts, frame["text"].to_numpy())
-        return frame.select("text", task=pl.lit(task, pl.UInt32)).unique()
-
-    def _build(self, blocks: list[tuple[Hashes, Hashes]]) -> None:
-        grams = np.concatenate([block[0] for block in blocks]) if blocks else np.empty(0, np.uint64)
-        texts = [np.searchsorted(self._texts, block[1]).astype(np.uint32) for block in blocks]
-        blocks.clear()
-        numbers = np.concatenate(texts) if texts else np.empty(0, np.uint32)
         order = np.argsort(grams, kind="stable")
-        grams, numbers = grams[order], numbers[order]
-        starts = np.flatnonzero(np.r_[True, grams[1:] != grams[:-1]]) if len(grams) else np.empty(0, np.int64)
-        counts = np.diff(np.r_[starts, len(grams)])
-        self._common = grams[starts[counts > COMMON]]
-        rare = np.repeat(counts <= COMMON, counts)
-        self._grams, self._numbers = grams[rare], numbers[rare]
-        self._gram_counts = np.bincount(self._numbers, minlength=len(self._texts)).astype(np.uint32)
+        blocks.append((grams[order], owners[order] + np.uint32(len(self._numbered))))
+        self._numbered = np.concatenate([self._numbered, new["text"].to_numpy()])
+        self._texts = np.union1d(self._texts, new["text"].to_numpy())
+        return frame.select("text", task=pl.lit(task, pl.UInt32)).unique()
 
     def describe(self) -> dict[str, Any]:
         """Sizes of the index, for the report."""
-        return {"evaluation_texts": len(self._texts), "grams": len(self._grams), "stock_phrases": len(self._common)}
+        sizes = {"grams": len(self._grams.grams), "stock_phrases": len(self._grams.common)}
+        return {"evaluation_texts": len(self._texts), **sizes}
 
     def find(self, texts: pl.Series) -> pl.DataFrame:
         """Hits as columns `index` (position in `texts`) and `task` (name), each pair once, sorted."""
-        slices = [self._find_slice(texts.slice(start, SLICE), start) for start in range(0, len(texts), SLICE)]
+        return self.name_tasks(self.match(texts))
+
+    def match(self, texts: pl.Series) -> pl.DataFrame:
+        """Columns `index` (position in `texts`) and `text` (hash of the evaluation text that is the same), sorted."""
+        slices = [self._match_slice(texts.slice(start, SLICE), start) for start in range(0, len(texts), SLICE)]
+        empty = pl.DataFrame(schema={"index": pl.UInt32, "text": pl.UInt64})
+        return pl.concat([empty, *slices]).unique().sort("index", "text")
+
+    def name_tasks(self, matches: pl.DataFrame) -> pl.DataFrame:
+        """The matches with the names of the tasks that hold the text in place of its hash."""
         names = pl.Series("task", self.task_names, dtype=pl.String)
-        if not slices:
-            return pl.DataFrame(schema={"index": pl.UInt32, "task": pl.String})
-        hits = pl.concat(slices).unique().sort("index", "task")
+        hits = matches.join(self._members, on="text").select("index", "task").unique().sort("index", "task")
         return hits.select("index", task=names.gather(hits["task"]))
 
-    def _find_slice(self, texts: pl.Series, start: int) -> pl.DataFrame:
+    def _match_slice(self, texts: pl.Series, start: int) -> pl.DataFrame:
         words = normalise(texts)
         hashes = hash_texts(words)
         exact = np.flatnonzero(_is_in(hashes, self._texts) & (words != "").to_numpy()).astype(np.uint32)
         near, numbers = self._near(words)
-        index = np.concatenate([exact, near]) + np.uint32(start)
-        matched = np.concatenate([hashes[exact], self._texts[numbers]])
-        hits = pl.DataFrame({"index": index.astype(np.uint32), "text": matched.astype(np.uint64)})
-        return hits.join(self._members, on="text").select("index", "task")
+        index = np.concatenate([exact, near]).astype(np.uint32) + np.uint32(start)
+        matched = np.concatenate([hashes[exact], self._numbered[numbers]])
+        return pl.DataFrame({"index": index, "text": matched.astype(np.uint64)})
 
     def _near(self, words: pl.Series) -> tuple[Numbers, Numbers]:
         """Positions of texts and numbers of the evaluation texts with which they share too many 8-grams."""
         grams, owners = hash_grams(words)
-        telling = ~_is_in(grams, self._common)
+        telling = ~_is_in(grams, self._grams.common)
         grams, owners = grams[telling], owners[telling]
         own_counts = np.bincount(owners, minlength=len(words))
-        lows = np.searchsorted(self._grams, grams)
-        counts = np.searchsorted(self._grams, grams, side="right") - lows
-        numbers = self._numbers[_expand(lows[counts > 0], counts[counts > 0])]
-        pairs = pl.DataFrame({"owner": np.repeat(owners, counts), "number": numbers})
-        shared = pairs.group_by("owner", "number").len()
+        places, numbers = self._grams.find(grams)
+        shared = pl.DataFrame({"owner": owners[places], "number": numbers}).group_by("owner", "number").len()
         owner, number = shared["owner"].to_numpy(), shared["number"].to_numpy()
-        shorter = np.minimum(own_counts[owner], self._gram_counts[number])
+        shorter = np.minimum(own_counts[owner], self._grams.counts[number])
         over = shared["len"].to_numpy() > self.max_overlap * shorter
         return owner[over], number[over]
+
+
+def touched_queries(task: Task, texts: Hashes) -> list[str]:
+    """Ids of the judged queries that are, or whose relevant passages are, among the evaluation texts of those hashes.
+
+    `texts` come from `EvaluationIndex.match`. Passages of an open corpus may be trained on and touch no query.
+    """
+    owners, listed = [], []
+    for query_id, judged in task.qrels.items():
+        relevant = [] if task.notes.get("open_corpus") else [key for key, score in judged.items() if score > 0]
+        for text in (task.queries[query_id], *(task.corpus[key].full_text() for key in relevant),
+                     *(task.corpus[key].text for key in relevant if task.corpus[key].text)):  # fmt: skip
+            owners.append(query_id)
+            listed.append(text)
+    words = normalise(pl.Series(listed, dtype=pl.String))
+    hit = _is_in(hash_texts(words), np.sort(texts)) & (words != "").to_numpy()
+    return sorted({owners[place] for place in np.flatnonzero(hit)})

@@ -1,7 +1,7 @@
 """Removes training rows that an evaluation task gives away, and counts them.
 
 Candidate rows and an index of the evaluation texts go in; the clean rows and the counts come out. A row goes if its
-anchor or its positive is found; a negative goes alone.
+anchor or its positive is found; a negative goes alone. On demand nothing goes, and what stays is counted.
 """
 
 from collections import Counter
@@ -15,60 +15,63 @@ from stm.prepare.contamination import EvaluationIndex
 
 @dataclass
 class Counts:
-    """What decontamination looked at and removed."""
+    """What decontamination looked at, found and removed."""
 
     tested: int = 0
+    found: int = 0  # rows whose anchor or positive an evaluation task holds
+    found_by_task: Counter[str] = field(default_factory=Counter)
     removed: int = 0
-    removed_by_task: Counter[str] = field(default_factory=Counter)
-    negatives: int = 0
+    negatives: int = 0  # of the other rows
+    negatives_found: int = 0
     negatives_removed: int = 0
+    texts: set[int] = field(default_factory=set)  # hashes of the evaluation texts that were found
 
     def add(self, other: "Counts") -> None:
         """Add the counts of other rows."""
-        self.tested += other.tested
-        self.removed += other.removed
-        self.removed_by_task += other.removed_by_task
-        self.negatives += other.negatives
-        self.negatives_removed += other.negatives_removed
+        for name in ("tested", "found", "removed", "negatives", "negatives_found", "negatives_removed"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.found_by_task += other.found_by_task
+        self.texts |= other.texts
 
     def describe(self) -> dict[str, Any]:
         """The counts for the report; a row that several tasks hold counts for each of them."""
-        by_task = dict(sorted(self.removed_by_task.items()))
-        return {
-            "tested": self.tested,
-            "removed": self.removed,
-            "removed_by_task": by_task,
-            "negatives": self.negatives,
-            "negatives_removed": self.negatives_removed,
-        }
+        own = {name: value for name, value in vars(self).items() if name not in ("texts", "found_by_task")}
+        return {**own, "found_by_task": dict(sorted(self.found_by_task.items()))}
 
 
-def _find_texts(frame: pl.DataFrame, index: EvaluationIndex) -> pl.DataFrame:
-    """Columns `text` and `task` of all found anchors, positives and negatives, synthetic ones too."""
+def _match(frame: pl.DataFrame, index: EvaluationIndex) -> tuple[pl.DataFrame, set[int]]:
+    """Columns `text` and `task` of all found anchors, positives and negatives, synthetic ones too, and what evaluation
+    texts they are.
+    """
     negatives = frame["negatives"].explode(empty_as_null=True).drop_nulls()
     columns = [frame["anchor"], frame["positive"], negatives, frame["synthetic"]]
     texts = pl.concat([column.rename("text") for column in columns]).unique(maintain_order=True)
-    hits = index.find(texts)
-    return pl.DataFrame({"text": texts.gather(hits["index"]), "task": hits["task"]})
+    matches = index.match(texts)
+    hits = index.name_tasks(matches)
+    return pl.DataFrame({"text": texts.gather(hits["index"]), "task": hits["task"]}), set(matches["text"].to_list())
 
 
-def decontaminate(frame: pl.DataFrame, index: EvaluationIndex) -> tuple[pl.DataFrame, Counts]:
-    """The rows (with columns row, anchor, positive, negatives, synthetic) without what an evaluation task holds."""
-    found = _find_texts(frame, index)
-    flagged = found["text"].unique().implode()
+def decontaminate(frame: pl.DataFrame, index: EvaluationIndex, remove: bool = True) -> tuple[pl.DataFrame, Counts]:
+    """The rows (with columns row, anchor, positive, negatives, synthetic) without what an evaluation task holds.
+
+    Without `remove` the rows come back as they are, and the counts say what should have gone.
+    """
+    hits, matched = _match(frame, index)
+    flagged = hits["text"].unique().implode()
     bad = pl.col("anchor").is_in(flagged) | pl.col("positive").is_in(flagged)
     rows = frame.filter(bad).select("row", pl.concat_list("anchor", "positive").alias("text")).explode("text")
-    by_task = rows.join(found, on="text").unique(["row", "task"])["task"].to_list()
+    by_task = Counter(rows.join(hits, on="text").unique(["row", "task"])["task"].to_list())
     clean = frame.filter(~bad)
     before = _count_negatives(clean)
-    if found.height:
+    if hits.height:
         kept = clean.select("row", "negatives").explode("negatives", empty_as_null=True).drop_nulls()
         kept = kept.filter(~pl.col("negatives").is_in(flagged)).group_by("row", maintain_order=True).agg("negatives")
         clean = clean.drop("negatives").join(kept, on="row", how="left", maintain_order="left")
         synthetic = pl.when(pl.col("synthetic").is_in(flagged)).then(pl.lit("")).otherwise("synthetic")
         clean = clean.with_columns(pl.col("negatives").fill_null([]), synthetic=synthetic).select(frame.columns)
-    removed = before - _count_negatives(clean)
-    return clean, Counts(frame.height, frame.height - clean.height, Counter(by_task), before, removed)
+    found, negatives = frame.height - clean.height, before - _count_negatives(clean)
+    counts = Counts(frame.height, found, by_task, remove * found, before, negatives, remove * negatives, matched)
+    return clean if remove else frame, counts
 
 
 def _count_negatives(frame: pl.DataFrame) -> int:

@@ -40,10 +40,12 @@ def share_out(total: int, available: Sequence[int]) -> list[int]:
 class Drawer:
     """Hands out a source's clean rows in their seeded order, testing as few as it must."""
 
-    def __init__(self, source: Candidates, index: EvaluationIndex, seed: int, split: str, *, from_end: bool) -> None:
+    def __init__(
+        self, source: Candidates, index: EvaluationIndex, seed: int, split: str, *, from_end: bool, remove: bool
+    ) -> None:
         order = seeded_permutation(source.frame.height, str(seed), split, source.label)
         self._rows = source.frame[order[::-1] if from_end else order]
-        self._index = index
+        self._index, self._remove = index, remove
         self._accepted: list[pl.DataFrame] = []
         self.count = 0  # accepted so far
         self.counts = Counts()
@@ -58,7 +60,7 @@ class Drawer:
         """Test rows until `wanted` are accepted or none is left."""
         while self.count < wanted and self.counts.tested < self._rows.height:
             step = min(MAX_STEP, max(STEP, (wanted - self.count) * 9 // 8))
-            clean, counts = decontaminate(self._rows.slice(self.counts.tested, step), self._index)
+            clean, counts = decontaminate(self._rows.slice(self.counts.tested, step), self._index, self._remove)
             self.counts.add(counts)
             self._accepted.append(clean)
             self.count += clean.height
@@ -69,10 +71,20 @@ class Drawer:
 
 
 def draw(
-    sources: Sequence[Candidates], index: EvaluationIndex, *, split: str, total: int, seed: int, from_end: bool = False
+    sources: Sequence[Candidates],
+    index: EvaluationIndex,
+    *,
+    split: str,
+    total: int,
+    seed: int,
+    from_end: bool = False,
+    remove: bool = True,
 ) -> tuple[dict[str, pl.DataFrame], dict[str, Counts]]:
-    """Clean rows by source label, `total` of them (0: all) where there are so many, and the counts by source label."""
-    drawers = [Drawer(source, index, seed, split, from_end=from_end) for source in sources]
+    """Clean rows by source label, `total` of them (0: all) where there are so many, and the counts by source label.
+
+    Without `remove`, contaminated rows are drawn as well and counted.
+    """
+    drawers = [Drawer(source, index, seed, split, from_end=from_end, remove=remove) for source in sources]
     wanted = total or sum(drawer.most for drawer in drawers)
     while True:
         shares = share_out(wanted, [drawer.most for drawer in drawers])

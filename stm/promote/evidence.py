@@ -79,11 +79,16 @@ def _task(task: Mapping[str, Any]) -> TaskScores:
 
 
 def read_evaluations(folder: Path) -> dict[str, Evaluation]:
-    """Read all evaluation reports of a folder, by model name; none is a `DataError`."""
-    found = [read_evaluation(path) for path in sorted(folder.glob("*.json"))]
+    """Read the reports of a folder by model name, without those of models that could not run; none is a `DataError`."""
+    paths = sorted(folder.glob("*.json"))
+    found = [read_evaluation(path) for path in paths if not _is_not_run(read_json(path))]
     if not found:
         raise DataError(f"{folder} holds no evaluation; run `dvc repro evaluate`")
     return {evaluation.name: evaluation for evaluation in found}
+
+
+def _is_not_run(report: Any) -> bool:
+    return isinstance(report, dict) and bool(report.get("not_run"))
 
 
 def read_contamination(path: Path) -> int | None:
@@ -93,4 +98,4 @@ def read_contamination(path: Path) -> int | None:
     counts = read_json(path).get("contamination") or {}
     if "left" in counts:
         return int(counts["left"])
-    return 0 if "removed" in counts else None  # what prepare finds it removes
+    return 0 if "removed" in counts else None  # reports before `left` was written: what was found was removed

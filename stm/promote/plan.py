@@ -57,7 +57,7 @@ class Publication:
 def plan_publication(root: Path, model: Path, max_trials: int) -> Publication:
     """Plan the runs for the reports under `root`/reports and the model folder."""
     reports = [path for path in sorted((root / "reports").rglob("*.json")) if path.name != OWN_REPORT]
-    extra = [root / name for name in ("params.yaml", "dvc.lock", "reports/index.html")]
+    extra = [root / name for name in ("params.yaml", "dvc.lock", "reports/index.html", "reports/model_card.md")]
     parts = [f"{path.relative_to(root).as_posix()}:{sha256_tree(path)}" for path in reports]
     digest = sha256_text(sha256_tree(model), *parts)
     metrics = root / "reports" / "metrics.json"

@@ -30,6 +30,7 @@ from stm.promote.registry import (
 )
 from stm.promote.versions import RoundTrip, find_version, measure, measure_unregistered, register
 
+CARD = Path("reports/model_card.md")
 LOCK = Path(".stm/promotion.lock")
 RUN = "run"  # tag: the parent run that published the version's evidence
 
@@ -77,7 +78,7 @@ def _publish(
     experiment = ensure_experiment(registry.client, registry.uri, params.experiment, params.artifact_folder)
     run_id = publish(registry.client, registry.uri, experiment, publication, root)
     tags = {**candidate.tags(), RUN: run_id}
-    version = register(registry, experiment, run_id, publication.digest, candidate.folder, tags)
+    version = register(registry, experiment, run_id, publication.digest, candidate.folder, tags, root / CARD)
     return version, measure(f"models:/{registry.name}/{version.number}", candidate.folder)
 
 

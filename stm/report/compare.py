@@ -140,7 +140,8 @@ def verdict(analysis: Analysis) -> str:
 
 
 def _lexical_clause(analysis: Analysis) -> str:
-    lexical = analysis.strongest(("lexical",))
-    if lexical is None or analysis.mean("all", lexical.name) <= analysis.mean("all", analysis.subject.name):
-        return ""
-    return f"; {lexical.label} scores more, {analysis.mean('all', lexical.name):.3f}"
+    """BM25 and outside models that score more; the pipeline did not make them, but a reader must know."""
+    rivals = [analysis.strongest((role,)) for role in ("lexical", "outside")]
+    own = analysis.mean("all", analysis.subject.name)
+    ahead = [model for model in rivals if model and analysis.mean("all", model.name) > own]
+    return "".join(f"; {model.label} scores more, {analysis.mean('all', model.name):.3f}" for model in ahead)

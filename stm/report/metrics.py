@@ -36,6 +36,17 @@ def metrics_json(analysis: Analysis) -> dict[str, Any]:
     return {"subject": analysis.subject.name, "models": models, "comparisons": comparisons}
 
 
+def hub_json(analysis: Analysis | None) -> dict[str, Any]:
+    """Return the averages of each model over mteb's own tasks; nothing where none ran."""
+    if analysis is None:
+        return {}
+    table = analysis.table
+    return {
+        model.name: {s: _metrics(analysis, column, table.scope(s)) for s in SCOPES if table.scope(s)}
+        for column, model in enumerate(table.models)
+    }
+
+
 def _metrics(analysis: Analysis, column: int, tasks: Sequence[int]) -> dict[str, float]:
     return {
         metric: round(float(analysis.table.task_means(metric)[list(tasks), column].mean()), DECIMALS)
@@ -51,12 +62,12 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return out.getvalue()
 
 
-def scores_csv(analysis: Analysis) -> str:
-    """Return a row per model and task or average: nDCG@10 with its interval."""
+def scores_csv(analysis: Analysis | None) -> str:
+    """Return a row per model and task or average: nDCG@10 with its interval; the heading alone without an analysis."""
     rows = [
         (model.name, scope, *(round(value, DECIMALS) for value in (rows[i].mean, rows[i].low, rows[i].high)))
-        for scope, rows in analysis.intervals.items()
-        for i, model in enumerate(analysis.table.models)
+        for scope, rows in (analysis.intervals.items() if analysis else ())
+        for i, model in enumerate(analysis.table.models if analysis else ())
     ]
     return _csv(("model", "task", "ndcg_at_10", "low", "high"), rows)
 

@@ -16,8 +16,7 @@ FOLDER = Path(__file__).parent
 SECTIONS = (
     ("scores", "Scores"), ("merge", "Merge"), ("prompts", "Prompts"), ("negatives", "Negatives"),
     ("training", "Training"), ("data", "Data and contamination"), ("robustness", "Robustness"),
-    ("failures", "Failures"), ("cost", "Cost"),
-    ("provenance", "Provenance"),
+    ("failures", "Failures"), ("cost", "Run and cost"), ("provenance", "Provenance"),
 )  # fmt: skip
 NOTHING = "\u2013"
 

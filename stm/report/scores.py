@@ -5,7 +5,7 @@ queries than the rest is left out by name and never compared. Draws no conclusio
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,11 +21,12 @@ ROLES = ("merged", "all_data", "expert", "warm_up", "base", "lexical", "outside"
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model of the table."""
+    """A model of the table; models of one `group` are one method trained with several seeds."""
 
     name: str
     label: str
     role: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,21 @@ class Table:
         return np.array([values_NM.mean(axis=0) for values_NM in self.scores[metric]])
 
 
+def without_queries(table: Table, left_out: Mapping[str, Collection[str]]) -> Table:
+    """Return the table without those queries (task -> ids); a task of which no query stays goes with them."""
+    rows = [
+        [row for row, query_id in enumerate(ids) if query_id not in left_out.get(task.name, ())]
+        for task, ids in zip(table.tasks, table.query_ids, strict=True)
+    ]
+    stays = [index for index, kept in enumerate(rows) if kept]
+    return replace(
+        table,
+        tasks=[replace(table.tasks[index], queries=len(rows[index])) for index in stays],
+        query_ids=[[table.query_ids[index][row] for row in rows[index]] for index in stays],
+        scores={name: [arrays[index][rows[index]] for index in stays] for name, arrays in table.scores.items()},
+    )
+
+
 def _signature(evaluation: Mapping[str, Any]) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
     """What makes two evaluations comparable: the same tasks, data and queries."""
     rows = sorted(evaluation["tasks"].items())
@@ -82,6 +98,10 @@ def _order(info: ModelInfo) -> tuple[int, str]:
 
 def build_table(evaluations: Mapping[str, Mapping[str, Any]], subject: str) -> Table:
     """Align the evaluations that share tasks, data and queries with the subject, or without it with most others."""
+    not_run = {name: str(data["not_run"]) for name, data in sorted(evaluations.items()) if data.get("not_run")}
+    evaluations = {name: data for name, data in evaluations.items() if name not in not_run}
+    if not evaluations:
+        raise DataError("no model was evaluated; " + "; ".join(f"{name}: {why}" for name, why in not_run.items()))
     try:
         signatures = {name: _signature(data) for name, data in evaluations.items()}
     except (KeyError, TypeError, AttributeError) as error:
@@ -98,11 +118,13 @@ def build_table(evaluations: Mapping[str, Mapping[str, Any]], subject: str) -> T
     query_ids = [list(wanted[index][2]) for index in order]
     tasks = [tasks[index] for index in order]
     scores = {metric: _arrays(kept, models, tasks, query_ids, metric) for metric in METRICS}
-    return Table(models, tasks, query_ids, scores, {name: stale for name in sorted(evaluations) if name not in kept})
+    left_out = {name: stale for name in sorted(evaluations) if name not in kept}
+    left_out |= {name: f"not run; {why}" for name, why in not_run.items()}
+    return Table(models, tasks, query_ids, scores, left_out)
 
 
 def _model_info(name: str, row: Mapping[str, Any]) -> ModelInfo:
-    return ModelInfo(name, str(row.get("label") or name), str(row.get("role", "outside")))
+    return ModelInfo(name, str(row.get("label") or name), str(row.get("role", "outside")), str(row.get("group") or ""))
 
 
 def _distinct_labels(models: Sequence[ModelInfo]) -> list[ModelInfo]:

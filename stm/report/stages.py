@@ -40,15 +40,32 @@ def numbers_or_text(data: Any) -> list[tuple[str, str]]:
     return [(str(key), str(value)) for key, value in sorted(data.items())] if isinstance(data, Mapping) else []
 
 
+COUNTED = (
+    "tested",
+    "evaluation_texts",
+    "found",
+    "removed",
+    "negatives",
+    "negatives_found",
+    "negatives_removed",
+    "left",
+)
+
+
+def _counts(data: Any) -> dict[str, Any]:
+    return {name: dig(data, name) for name in COUNTED}
+
+
 def contamination_view(reports: Reports) -> dict[str, Any]:
     """Return what was found and removed, per source and per evaluation task."""
     total = dig(reports.prepare, "contamination", default={})
     rows = [
-        {"split": split, "source": source, **dig(row, "contamination", default={})}
+        {"split": split, "source": source, **_counts(dig(row, "contamination"))}
         for split, part in sorted(dig(reports.prepare, "splits", default={}).items())
         for source, row in sorted(dig(part, "sources", default={}).items())
     ]
-    return {"total": total, "rows": rows, "by_task": numbers(dig(total, "removed_by_task"))}
+    found = _counts(total) if total else {}
+    return {"total": found, "rows": rows, "by_task": numbers(dig(total, "found_by_task"))}
 
 
 def losses(report: Mapping[str, Any]) -> list[float]:
@@ -158,12 +175,13 @@ def _same_recipe(row: Mapping[str, Any], taken: Any) -> bool:
 
 
 def cost_view(reports: Reports) -> list[dict[str, Any]]:
-    """Return seconds and tokens per step of the pipeline, as far as its reports say."""
+    """Return seconds, tokens and money per stage of the pipeline, as far as its reports say."""
     parts: list[tuple[str, Iterable[Mapping[str, Any]]]] = [
         ("prepare", [reports.prepare]), ("mine", reports.mine.values()), ("synthesize", reports.synthesize.values()),
         ("warm_up", [reports.warm_up]), ("train", reports.train.values()), ("train_all", [reports.train_all]),
         ("search_prompts", reports.search_prompts.values()), ("select", [reports.select]), ("merge", [reports.merge]),
-        ("evaluate", reports.evaluation.values()),
+        ("bm25", [reports.evaluation.get("bm25", {})]),
+        ("evaluate", [report for name, report in reports.evaluation.items() if name != "bm25"]),
     ]  # fmt: skip
     rows = []
     for name, listed in parts:
@@ -171,6 +189,7 @@ def cost_view(reports: Reports) -> list[dict[str, Any]]:
         rows.append({
             "stage": name, "runs": len(given), "seconds": _total(given, "seconds"), "tokens": _total(given, "tokens"),
             "tokens_in": _total(given, "tokens_in"), "tokens_out": _total(given, "tokens_out"),
+            "money": _total(given, "cost"),
         })  # fmt: skip
     return rows
 
@@ -190,19 +209,16 @@ def provenance_view(reports: Reports) -> dict[str, Any]:
         models.append({"name": name, "hash": str(dig(row, "hashes", "model", default="")), **about})
         tasks.update({task: str(dig(scores, "data", default="")) for task, scores in row["tasks"].items()})
         versions.update(dig(row, "versions", default={}))
-    return {"models": models, "tasks": sorted(tasks.items()), "versions": sorted(versions.items())}
+    return {"models": models, "tasks": sorted(tasks.items()), "versions": sorted(versions.items()),
+            "sources": _sources(reports)}  # fmt: skip
 
 
-def hub_view(reports: Reports) -> dict[str, Any]:
-    """Return the scores on tasks of mteb itself, and those that could not be run with the reason."""
-    scores = {name: dig(report, "hub", "tasks", default={}) for name, report in sorted(reports.evaluation.items())}
-    not_run: dict[str, str] = {}
-    for report in reports.evaluation.values():
-        not_run.update(dig(report, "hub", "not_run", default={}))
-    tasks = sorted({task for row in scores.values() for task in row})
-    rows = [
-        {"model": name, "cells": [dig(row, task, "ndcg_at_10") for task in tasks]}
-        for name, row in scores.items()
-        if row
-    ]
-    return {"tasks": tasks, "rows": rows, "not_run": sorted(not_run.items())}
+def _sources(reports: Reports) -> list[dict[str, str]]:
+    """Every source of training pairs with where it came from: its kind, path or id, and revision or hash."""
+    return [
+        {"split": split, "source": source, "kind": str(dig(row, "kind", default="")),
+         "path": str(dig(row, "path", default="")),
+         "version": str(dig(row, "revision", default="") or dig(row, "sha256", default=""))}
+        for split, part in sorted(dig(reports.prepare, "splits", default={}).items())
+        for source, row in sorted(dig(part, "sources", default={}).items())
+    ]  # fmt: skip

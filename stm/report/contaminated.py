@@ -1,0 +1,80 @@
+"""Scores with and without the queries that the training candidates held too.
+
+Takes the analysis and the report of `prepare`, which names those queries; returns what the page and metrics.json
+show. The rows themselves were removed before training unless params say otherwise, so the two figures should agree.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stm.params.report import ReportParams
+from stm.report.collect import Reports
+from stm.report.compare import Analysis, analyse
+from stm.report.metrics import DECIMALS
+from stm.report.scores import SCOPES, without_queries
+from stm.report.stages import dig
+from stm.report.views import score_rows
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """The contaminated queries by task, and the analysis of the others; None where none is left."""
+
+    queries: Mapping[str, list[str]]
+    analysis: Analysis | None
+
+    @property
+    def count(self) -> int:
+        """How many queries were left out."""
+        return sum(map(len, self.queries.values()))
+
+
+def clean_analysis(analysis: Analysis, reports: Reports, params: ReportParams) -> Cleaned:
+    """Compare the models again without the contaminated queries; the same analysis where there are none."""
+    table, found = analysis.table, {}
+    for task, ids in zip(table.tasks, table.query_ids, strict=True):
+        named = dig(reports.prepare, "tasks", "test", task.name, "contaminated_queries", default=[])
+        known = set(named) if isinstance(named, list) else set()
+        found[task.name] = [query_id for query_id in ids if query_id in known]
+    if not any(found.values()):
+        return Cleaned(found, analysis)
+    rest = without_queries(table, found)
+    if not rest.tasks:
+        return Cleaned(found, None)
+    return Cleaned(found, analyse(rest, analysis.subject.name, params.level, params.resamples, params.seed))
+
+
+def contaminated_view(analysis: Analysis, cleaned: Cleaned) -> dict[str, Any]:
+    """Return a row per model with its average over all and over the clean queries, and a row per touched task."""
+    subject = analysis.table.position(analysis.subject.name) or 0
+    tasks = [
+        {"task": task.name, "queries": task.queries, "contaminated": len(cleaned.queries[task.name]),
+         "whole": analysis.intervals[task.name][subject].mean,
+         "clean": _mean(cleaned.analysis, task.name, subject)}
+        for task in analysis.table.tasks if cleaned.queries[task.name]
+    ]  # fmt: skip
+    models = []
+    for row in score_rows(analysis) if cleaned.analysis and cleaned.count else ():
+        column = analysis.table.position(row["model"].name) or 0
+        clean = cleaned.analysis.intervals["all"][column] if cleaned.analysis else None
+        models.append({**row, "whole": row["cells"][0], "clean": clean})
+    total = sum(task.queries for task in analysis.table.tasks)
+    return {"count": cleaned.count, "total": total, "tasks": tasks, "models": models}
+
+
+def _mean(analysis: Analysis | None, task: str, column: int) -> float | None:
+    return analysis.intervals[task][column].mean if analysis and task in analysis.intervals else None
+
+
+def contaminated_metrics(cleaned: Cleaned) -> dict[str, Any]:
+    """Return the number of contaminated queries and every model's averages without them, for metrics.json."""
+    analysis = cleaned.analysis
+    if analysis is None:
+        return {"queries": cleaned.count, "averages": {}}
+    scopes = [scope for scope in SCOPES if scope in analysis.intervals]
+    averages = {
+        model.name: {scope: round(analysis.intervals[scope][column].mean, DECIMALS) for scope in scopes}
+        for column, model in enumerate(analysis.table.models)
+    }
+    return {"queries": cleaned.count, "averages": averages}

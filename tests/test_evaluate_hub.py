@@ -1,0 +1,122 @@
+"""Tasks of mteb from local copies of their data sets, in each form that the paper's tasks have, without any hub."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stm.errors import ParamsError
+from stm.evaluate import named
+from stm.evaluate.lexical import LexicalModel
+from stm.evaluate.named import load_named_tasks
+from stm.evaluate.record import Evaluation, run_hub
+from stm.files import sha256_tree
+from stm.params.evaluate import EvaluateParams
+from tests.closure import ROOT
+
+PAPER = yaml.safe_load((ROOT / "profiles" / "paper-tasks.yaml").read_text())["evaluate"]["hub_tasks"]
+Rows = list[dict[str, Any]]
+WORDS = ["heart", "lung", "skin", "eye", "bone", "nerve"]
+CORPUS: Rows = [{"_id": f"p{i}", "title": "", "text": f"about the {word}"} for i, word in enumerate(WORDS)]
+QUERIES: Rows = [{"_id": f"q{i}", "text": f"the {word}?"} for i, word in enumerate(WORDS[:4])]
+QRELS: Rows = [{"query-id": f"q{i}", "corpus-id": f"p{i}", "score": 1} for i in range(4)]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    monkeypatch.setattr(named, "is_hub_reachable", lambda: False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+
+
+def write_dataset(folder: Path, configs: dict[str, dict[str, Any]]) -> None:
+    """A data set as the hub has it: a card that lists the files of each configuration and split, and the files."""
+    listed = []
+    for config, splits in configs.items():
+        files = []
+        for split, rows in splits.items():
+            path = folder / config / f"{split}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            files.append({"split": split, "path": f"{config}/{split}.jsonl"})
+        listed.append({"config_name": config, "data_files": files})
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': listed})}---\n")
+
+
+def params(folder: Path, *tasks: dict[str, Any]) -> EvaluateParams:
+    values = {"batch_tokens": 0, "store_megabytes": 0, "hub_tasks": list(tasks), "hub_folder": str(folder)}
+    return EvaluateParams.model_validate(values)
+
+
+def evaluate(found: EvaluateParams) -> Evaluation:
+    evaluation = Evaluation()
+    run_hub(evaluation, LexicalModel("bm25"), load_named_tasks(found))
+    return evaluation
+
+
+def test_the_shape_of_beir(tmp_path: Path) -> None:
+    write_dataset(
+        tmp_path / "mteb/nfcorpus",
+        {"default": {"test": QRELS}, "corpus": {"corpus": CORPUS}, "queries": {"queries": QUERIES}},
+    )
+    found = evaluate(params(tmp_path, {"name": "NFCorpus"}))
+    assert found.not_run == {}
+    assert found.hub_tasks["NFCorpus"]["ndcg_at_10"] == 1.0
+    assert found.hub_tasks["NFCorpus"]["data"] == sha256_tree(tmp_path / "mteb/nfcorpus")
+    assert found.hub_tasks["NFCorpus"]["domain"] == "medical"
+    assert (found.hub_tasks["NFCorpus"]["queries"], found.hub_tasks["NFCorpus"]["passages"]) == (4, 6)
+
+
+def test_a_split_that_is_called_train(tmp_path: Path) -> None:
+    configs = {"qrels": {"train": QRELS}, "corpus": {"train": CORPUS}, "queries": {"train": QUERIES}}
+    write_dataset(tmp_path / "mteb/NanoQuoraRetrieval", configs)
+    found = evaluate(params(tmp_path, {"name": "NanoQuoraRetrieval", "domain": "general"}))
+    assert found.not_run == {}
+    assert found.hub_tasks["NanoQuoraRetrieval"]["ndcg_at_10"] == 1.0
+
+
+def test_one_language_and_one_split_of_many(tmp_path: Path) -> None:
+    # "all" is the data set library's word for the union of the splits.
+    names = ["dentistry_and_oral_health", "dermatology", "gastroenterology", "genetics",
+             "neuroscience_and_neurology", "orthopedic_surgery", "otorhinolaryngology", "plastic_surgery",
+             "psychiatry_and_psychology", "pulmonology"]  # fmt: skip
+    configs = {f"queries-{language}": dict.fromkeys(names, QUERIES) for language in ("en", "es", "fr")}
+    configs |= {"corpus": dict.fromkeys(names, CORPUS), "qrels": dict.fromkeys(names, QRELS)}
+    write_dataset(tmp_path / "clinia/CUREv1", configs)
+    found = evaluate(params(tmp_path, {"name": "CUREv1", "subsets": ["en"], "splits": ["all"]}))
+    assert found.not_run == {}
+    assert list(found.hub_tasks) == ["CUREv1"]
+    assert found.hub_tasks["CUREv1"]["ndcg_at_10"] == 1.0
+
+
+def test_questions_and_answers_of_one_language(tmp_path: Path) -> None:
+    rows = [{"question": f"the {word}?", "answer": f"about the {word}"} for word in WORDS]
+    write_dataset(tmp_path / "xhluca/publichealth-qa", {"english": {"test": rows}})
+    found = evaluate(params(tmp_path, {"name": "PublicHealthQA", "subsets": ["english"]}))
+    assert found.not_run == {}
+    assert found.hub_tasks["PublicHealthQA"]["ndcg_at_10"] == 1.0
+    assert found.hub_tasks["PublicHealthQA"]["queries"] == 6
+
+
+def test_the_papers_tasks_by_params_are_seven_medical_and_five_general(tmp_path: Path) -> None:
+    found = load_named_tasks(params(tmp_path, *PAPER))
+    assert len(found) == 12
+    assert [task.domain for task in found].count("medical") == 7
+    splits = {task.task.metadata.name: list(task.task.eval_splits) for task in found}
+    subsets = {task.task.metadata.name: list(task.task.hf_subsets) for task in found}
+    assert splits["CUREv1"] == ["all"]
+    assert splits["NanoFEVERRetrieval"] == splits["NanoQuoraRetrieval"] == ["train"]
+    assert {split for name, [split] in splits.items() if not name.startswith(("CURE", "Nano"))} == {"test"}
+    assert (subsets["CUREv1"], subsets["PublicHealthQA"]) == (["en"], ["english"])
+    assert next(task for task in found if task.task.metadata.name == "ArguAna").task.ignore_identical_ids
+
+
+def test_without_hub_and_copy_every_task_is_named(tmp_path: Path) -> None:
+    found = evaluate(params(tmp_path, *PAPER))
+    assert sorted(found.not_run) == sorted(row["name"] for row in PAPER)
+    assert found.hub_tasks == found.results == {}
+    with pytest.raises(ParamsError, match=r"hub_folder: 'nowhere' is no folder"):
+        load_named_tasks(params(Path("nowhere")))

@@ -1,0 +1,261 @@
+"""What the report adds to the table: seeds, contaminated queries, mteb's tasks, models that did not run, the graph."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+from scipy import stats
+
+import stages.report
+from stm.errors import DataError
+from stm.files import read_json, write_json
+from stm.report.build import build_report
+from stm.report.collect import Reports, collect
+from stm.report.compare import Analysis, analyse, verdict
+from stm.report.contaminated import clean_analysis, contaminated_metrics, contaminated_view
+from stm.report.graph import EDGES, PLACES, draw_graph, stage_states
+from stm.report.hub import hub_analysis
+from stm.report.scores import build_table, without_queries
+from stm.report.seeds import groups, seed_differences, seed_metrics, seed_rows
+from stm.significance import seed_difference, seed_interval
+from tests import report_samples as made
+from tests.closure import ROOT, stage_body
+from tests.test_report import Page
+
+
+def analysis_of(evaluations: dict[str, Any]) -> Analysis:
+    return analyse(build_table(evaluations, "merged"), "merged", 0.95, 200, 1)
+
+
+def seeded() -> dict[str, Any]:
+    """Three seeds of two methods."""
+    found = {}
+    for role in ("merged", "all"):
+        for seed in range(3):
+            name = role if not seed else f"{role}-{seed}"
+            found[name] = {**made.evaluation(role, seed), "model": name, "label": name, "group": role}
+    return found
+
+
+def test_seeds_of_a_method_get_a_mean_and_students_interval() -> None:
+    analysis = analysis_of(seeded())
+    rows = seed_rows(analysis)
+    assert [row["group"] for row in rows] == ["merged", "all"]
+    assert list(groups(analysis)) == ["merged", "all"]
+    values = [analysis.mean("all", name) for name in ("merged", "merged-1", "merged-2")]
+    interval = rows[0]["cells"]["all"]["interval"]
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert [interval.mean, interval.low, interval.high] == pytest.approx([np.mean(values), low, high])
+    [difference] = seed_differences(analysis)
+    rest = [analysis.mean("all", name) for name in ("all", "all-1", "all-2")]
+    assert difference["interval"].mean == pytest.approx(np.mean(values) - np.mean(rest))
+    assert seed_metrics(analysis, 6)["merged"]["seeds"] == 3
+
+
+def test_single_models_make_no_group() -> None:
+    evaluations = {name: made.evaluation(name) for name in ("all", "merged")}
+    evaluations["merged"]["group"] = "alone"
+    analysis = analysis_of(evaluations)
+    assert seed_rows(analysis) == seed_differences(analysis) == []
+
+
+def test_seed_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(3)
+    first, second = rng.normal(0.6, 0.01, (1500, 3)), rng.normal(0.58, 0.02, (1500, 4))
+    alone = [seed_interval(list(values)) for values in first]
+    assert 0.93 <= np.mean([row.low <= 0.6 <= row.high for row in alone]) <= 0.97
+    both = [seed_difference(list(a), list(b)) for a, b in zip(first, second, strict=True)]
+    assert 0.93 <= np.mean([row.low <= 0.02 <= row.high for row in both]) <= 0.98
+
+
+def test_seed_intervals_of_equal_or_single_seeds() -> None:
+    assert vars(seed_interval([0.5, 0.5])) == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert vars(seed_difference([0.5, 0.5], [0.25, 0.25])) == {"mean": 0.25, "low": 0.25, "high": 0.25}
+    with pytest.raises(DataError, match="at least two"):
+        seed_interval([0.5])
+    with pytest.raises(DataError, match="at least two"):
+        seed_difference([0.5, 0.6], [0.5])
+
+
+def test_seeds_are_on_the_page(tmp_path: Path) -> None:
+    for name, row in seeded().items():
+        write_json(tmp_path / "evaluation" / f"{name}.json", row)
+    built = build_report(collect(tmp_path), {}, made.params())
+    page = Page(built.page)
+    assert "From seed to seed" in page.text
+    assert "merged minus all" in page.text
+    assert set(built.metrics["seeds"]) == {"merged", "all"}
+
+
+def contaminated(ids: dict[str, list[str]]) -> Reports:
+    evaluations = {name: made.evaluation(name) for name in ("base", "all", "merged")}
+    return Reports(evaluations, prepare={"tasks": {"test": {k: {"contaminated_queries": v} for k, v in ids.items()}}})
+
+
+def test_scores_without_contaminated_queries_are_those_of_the_others() -> None:
+    reports = contaminated({"med-lay": ["q1", "q2", "q3"], "gen-wiki": ["q9", "unknown"]})
+    analysis = analysis_of(dict(reports.evaluation))
+    cleaned = clean_analysis(analysis, reports, made.params())
+    assert cleaned.count == 4
+    scores = reports.evaluation["merged"]["tasks"]["med-lay"]["per_query"]["ndcg_at_10"]
+    rest = [value for key, value in scores.items() if key not in ("q1", "q2", "q3")]
+    view = contaminated_view(analysis, cleaned)
+    row = next(row for row in view["tasks"] if row["task"] == "med-lay")
+    assert row["clean"] == pytest.approx(np.mean(rest))
+    assert (row["contaminated"], row["queries"]) == (3, made.QUERIES)
+    assert [r["model"].name for r in view["models"]] == ["merged", "all", "base"]
+    figures = contaminated_metrics(cleaned)
+    means = []
+    for name, task in reports.evaluation["all"]["tasks"].items():
+        left = cleaned.queries[name]
+        means.append(np.mean([v for k, v in task["per_query"]["ndcg_at_10"].items() if k not in left]))
+    assert figures["averages"]["all"]["all"] == pytest.approx(np.mean(means), abs=1e-6)
+
+
+def test_without_contamination_nothing_changes_and_without_clean_queries_nothing_is_left() -> None:
+    clean = contaminated({})
+    analysis = analysis_of(dict(clean.evaluation))
+    cleaned = clean_analysis(analysis, clean, made.params())
+    assert cleaned.analysis is analysis
+    assert contaminated_view(analysis, cleaned)["models"] == []
+    whole = contaminated({name: [f"q{i}" for i in range(made.QUERIES)] for name in made.TASKS})
+    nothing = clean_analysis(analysis, whole, made.params())
+    assert nothing.analysis is None
+    assert contaminated_metrics(nothing) == {"queries": 3 * made.QUERIES, "averages": {}}
+    page = build_report(whole, {}, made.params()).page
+    assert "No query would be left" in page
+    assert (
+        without_queries(analysis.table, {"med-lay": [f"q{i}" for i in range(made.QUERIES)]}).tasks[0].name == "med-syn"
+    )
+
+
+def with_hub(name: str, tasks: tuple[str, ...] = ("NFCorpus", "SCIDOCS")) -> dict[str, Any]:
+    row = made.evaluation(name)
+    rows = dict(zip(tasks, row["tasks"].values(), strict=False))
+    return {**row, "hub": {"tasks": rows, "averages": {}, "not_run": {"CUREv1": "the hub does not answer"}}}
+
+
+def test_tasks_of_mteb_get_the_same_table_of_their_own() -> None:
+    reports = Reports({name: with_hub(name) for name in ("all", "merged", "bm25")})
+    found = hub_analysis(reports, made.params())
+    assert found is not None
+    assert [task.name for task in found.table.tasks] == ["NFCorpus", "SCIDOCS"]
+    built = build_report(reports, {}, made.params())
+    page = Page(built.page)
+    assert "nDCG@10 on tasks of mteb" in page.text
+    assert "CUREv1 was not run: the hub does not answer" in page.text
+    assert built.metrics["hub"]["merged"]["all"]["ndcg_at_10"] == pytest.approx(found.mean("all", "merged"), abs=1e-6)
+    assert built.plots["hub_scores.csv"].count("\n") == 1 + 3 * (2 + 2)
+    assert built.metrics["models"]["merged"]["tasks"].keys() == made.TASKS.keys()
+    some = Reports({"all": with_hub("all", ("NFCorpus",)), "merged": with_hub("merged")})
+    assert "all is not in this table" in Page(build_report(some, {}, made.params()).page).text
+
+
+def test_a_model_that_could_not_run_is_named_and_never_compared() -> None:
+    evaluations = {name: made.evaluation(name) for name in ("all", "merged")}
+    absent = {"model": "far", "label": "Far", "role": "outside", "path": "a/b@1", "tasks": {}, "not_run": "no hub"}
+    built = build_report(Reports({**evaluations, "far": absent}), {}, made.params())
+    assert "far is not in the table: not run; no hub." in Page(built.page).text
+    assert "far" not in built.metrics["models"]
+    with pytest.raises(DataError, match="no model was evaluated; far: no hub"):
+        build_table({"far": absent}, "merged")
+
+
+def test_the_verdict_owns_up_when_an_outside_model_is_ahead() -> None:
+    evaluations = {name: made.evaluation(name) for name in ("all", "merged")}
+    evaluations["far"] = {**made.evaluation("merged"), "model": "far", "label": "Far", "role": "outside"}
+    for row in evaluations["far"]["tasks"].values():
+        row["per_query"]["ndcg_at_10"] = dict.fromkeys(row["per_query"]["ndcg_at_10"], 0.9)
+    assert verdict(analysis_of(evaluations)).endswith("; Far scores more, 0.900.")
+
+
+def graph_of_dvc() -> tuple[set[str], set[tuple[str, str]]]:
+    """Stages of dvc.yaml, and which depends directly on which: a dep lies in an out, or an out in a dep."""
+    stages_ = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    outs: dict[str, list[str]] = {}
+    for name, stage in stages_.items():
+        body = stage_body(stage)
+        listed = [*body.get("outs", []), *body.get("metrics", []), *body.get("plots", [])]
+        outs[name] = [(next(iter(out)) if isinstance(out, dict) else out).split("${")[0].rstrip("/") for out in listed]
+    outs["backbone"], outs["warm_up"] = ["models/backbone"], [*outs["warm_up"]]
+    paths = {"evaluate": [row["path"] for row in yaml.safe_load((ROOT / "params.yaml").read_text())["models"].values()]}
+    edges = set()
+    for name, stage in stages_.items():
+        for dep in [*stage_body(stage)["deps"], *paths.get(name, [])]:
+            dep = dep.split("${")[0].rstrip("/")
+            for other, made_ in outs.items():
+                if any(
+                    dep and (dep == out or f"{dep}/".startswith(f"{out}/") or f"{out}/".startswith(f"{dep}/"))
+                    for out in made_
+                ):
+                    edges.add((other, name))
+    return set(stages_), edges
+
+
+def test_the_graph_is_that_of_dvc() -> None:
+    names, edges = graph_of_dvc()
+    assert set(PLACES) == names - {"check", "outside"}
+    assert [edge for edge in EDGES if edge not in edges] == []
+
+
+def test_the_graph_says_what_ran_and_what_was_reused(tmp_path: Path) -> None:
+    made.write_reports(tmp_path)
+    reports = tmp_path / "reports"
+    began = time.time() - 100
+    for path in reports.rglob("*.json"):
+        os.utime(path, (began - 50, began - 50))
+    for name in ("merge.json", "evaluation/merged.json", "train/search-ft.json", "train/med_real-ft.json"):
+        os.utime(reports / name)
+    states = stage_states(collect(reports, began))
+    assert states["merge"] == "ran"
+    assert states["prepare"] == states["bm25"] == "reused"
+    assert states["train"] == "ran \u00d7 2"
+    assert states["evaluate"] == "1 ran, 5 reused"
+    (reports / "merge.json").unlink()
+    assert stage_states(collect(reports, began))["merge"] == "not run"
+    unknown = stage_states(collect(reports))
+    assert (unknown["train"], unknown["select"]) == ("2 results", "done")
+    drawn = str(draw_graph(states))
+    Page(drawn)
+    assert "merge: ran" in drawn
+    assert 'class="box ran"' in drawn
+
+
+def test_the_start_of_the_run_is_that_of_dvc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    class Parent:
+        def __init__(self, *words: str) -> None:
+            self.words = list(words)
+
+        def cmdline(self) -> list[str]:
+            if not self.words:
+                raise psutil.AccessDenied
+            return self.words
+
+        def create_time(self) -> float:
+            return 12.0
+
+    chain = [Parent("/bin/sh", "-c", "python -m stages.report"), Parent(), Parent("python", "/x/bin/dvc", "repro")]
+    monkeypatch.setattr(psutil.Process, "parents", lambda self: chain)
+    assert stages.report.run_start() == 12.0
+    monkeypatch.setattr(psutil.Process, "parents", lambda self: chain[:2])
+    assert stages.report.run_start() is None
+    monkeypatch.setattr(psutil.Process, "parents", lambda self: chain)
+    (tmp_path / ".dvc" / "tmp").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / ".dvc" / "tmp")
+    assert stages.report.run_start() is None
+
+
+def test_cost_counts_money_and_the_reports_stay_as_they_are(tmp_path: Path) -> None:
+    made.write_reports(tmp_path)
+    path = tmp_path / "reports" / "synthesize" / "search.json"
+    write_json(path, {**read_json(path), "cost": 1.5, "tokens_in": 1000})
+    page = Page(build_report(collect(tmp_path / "reports"), {}, made.params()).page)
+    assert "1.50" in page.text
+    assert "Energy is not estimated" in page.text
