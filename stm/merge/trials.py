@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from stm.errors import ParamsError
@@ -131,7 +132,13 @@ def ask(study: optuna.Study, space: Space) -> optuna.Trial:
 
 
 def tell(study: optuna.Study, trial: optuna.Trial, result: Trial) -> None:
-    """Record a finished candidate; its result goes first, so that a complete trial always has it."""
+    """Record a finished candidate; its result goes first, so that a complete trial always has it.
+
+    Two processes can be at one fixed row, which both score alike: what the first one told stands.
+    """
     cost = {"tokens": result.tokens, "seconds": result.seconds}
-    trial.set_user_attr("result", {"per_query": result.scores.per_query, **cost})
-    study.tell(trial, result.value)
+    try:
+        trial.set_user_attr("result", {"per_query": result.scores.per_query, **cost})
+        study.tell(trial, result.value)
+    except UpdateFinishedTrialError:
+        return
