@@ -254,5 +254,5 @@ def test_params_know_the_rows_of_the_tables(table: dict[str, Any], names: Any) -
 
 
 def test_every_kind_of_params_has_a_loader() -> None:
-    assert sorted(SOURCES) == ["beir", "csv", "embedded", "hub", "jsonl", "parquet"]
+    assert sorted(SOURCES) == ["beir", "corpus", "csv", "embedded", "hub", "jsonl", "parquet"]
     assert sorted(TASK_SOURCES) == ["beir", "csv", "embedded", "jsonl", "parquet"]

@@ -10,7 +10,7 @@ import pytest
 
 from stm.errors import DataError
 from stm.params.base import parse_section
-from stm.params.prepare import FileTask, HubSource
+from stm.params.prepare import CorpusSource, FileTask, HubSource
 from stm.prepare.beir import make_task, read_beir_pairs
 from stm.prepare.candidates import Candidates, make_frame, tidy
 from stm.prepare.embedded import Corpora
@@ -214,6 +214,27 @@ def test_a_task_of_pairs(tmp_path: Path) -> None:
 def test_a_task_without_pairs_is_refused() -> None:
     with pytest.raises(DataError, match="has no qrels"):
         make_task(make_frame({"anchor": [""], "positive": ["x"]}, "x"), "t", "general", {})
+
+
+def test_a_corpus_gets_stand_in_queries(tmp_path: Path) -> None:
+    passages = [
+        "One short sentence. And more of it.",
+        "No end and no rest",
+        "Long " + "word " * 30 + "here. Rest.",
+        "x",
+    ]
+    rows = [{"text": text, "title": "Its title" if i == 1 else None} for i, text in enumerate(passages)]
+    path = write(tmp_path, "c.jsonl.gz", gzip.compress(jsonl(*rows)))
+    source = parse_section({"kind": "corpus", "path": str(path), "title": "title"}, CorpusSource, "x")
+    loaded = load_source(source, Corpora())
+    anchors = ["One short sentence.", "Its title", "Long " + "word " * 10 + "word", "x"]
+    assert loaded.frame.select("anchor", "positive").rows() == list(zip(anchors, passages, strict=True))
+    assert set(loaded.frame["concept"]) == {""}
+    plain = source.model_copy(update={"title": ""})
+    assert load_source(plain, Corpora()).frame["anchor"][1] == "No end"
+    assert [c.frame.height for c in tidy([loaded], "s")] == [3]  # a single word asks for itself
+    with pytest.raises(DataError, match=r"ends in \.jsonl, \.csv, \.parquet or with \.gz"):
+        load_source(source.model_copy(update={"path": "c.txt"}), Corpora())
 
 
 def test_tidy_drops_and_counts() -> None:

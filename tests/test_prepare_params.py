@@ -41,7 +41,7 @@ def test_labels_come_from_paths() -> None:
     assert parse("instructions", {"one": "Other"}).instruction_of("one") == "Other"
 
 
-KINDS = "'embedded', 'jsonl', 'csv', 'parquet', 'hub', 'beir'"
+KINDS = "'embedded', 'jsonl', 'csv', 'parquet', 'hub', 'beir', 'corpus'"
 
 
 @pytest.mark.parametrize(

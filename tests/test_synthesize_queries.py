@@ -81,6 +81,29 @@ def test_the_stage_appends_them_when_asked(store: AnswerStore) -> None:
     assert len(store.used) == 5
 
 
+def test_written_queries_take_the_place_of_a_corpus_stand_in(store: AnswerStore) -> None:
+    with fault_server(answer=scripted) as server:
+        endpoint = Endpoint(base_url=server.base_url)
+        queries = PARAMS.model_copy(update={"replace_rows": True})
+        result = synthesize(ROWS_IN, SynthesizeParams(endpoint=endpoint, rows=1, queries=queries), store)
+    assert result.rows["id"].to_list() == ["r1", "r2", "r3", "r0-question"]
+
+
+def test_the_budget_holds_for_queries_and_they_are_in_the_estimate(
+    store: AnswerStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fault_server(answer=scripted) as server:
+        endpoint = Endpoint(base_url=server.base_url, price_in=1.0, concurrency=1, max_tokens=20)
+        params = SynthesizeParams(endpoint=endpoint, rows=1, max_regenerations=0, queries=PARAMS, max_total_tokens=130)
+        report = synthesize(ROWS_IN, params, store).report
+    assert report["queries"]["outcomes"]["budget"] > 0
+    assert report["is_budget_exhausted"]
+    assert report["tokens_in"] + report["tokens_out"] == 15 * len(store) <= 130
+    shown = capsys.readouterr().err
+    assert "1 rows and 4 queries, about" in shown.splitlines()[0]
+    assert "To go on, raise synthesize.max_total_tokens" in shown
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -102,6 +102,7 @@ class _Job:
 
     def __init__(self, endpoint: Endpoint, store: AnswerStore, budget: Budget, meter: Meter) -> None:
         self.endpoint, self.store, self.budget, self.meter = endpoint, store, budget, meter
+        self.url = f"{endpoint.base_url}/chat/completions"  # whole, so that nothing is joined and parsed per request
         self.outcomes: list[Outcome] = []
         self.answered = self.tokens = self.broken = 0
         self.stop: FaultError | None = None
@@ -162,13 +163,24 @@ class _Job:
         def is_worth_it(error: BaseException) -> bool:
             return isinstance(error, FaultError) and error.remedy == "retry" and self.stop is None
 
+        try:
+            return await self._ask(request)
+        except FaultError as fault:
+            failed = [fault]
+
+        async def ask_again() -> Answer:
+            # The first failure counts as the first attempt; only those that fail pay for the machinery of retrying.
+            if failed:
+                raise failed.pop()
+            return await self._ask(request)
+
         attempts = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self.endpoint.retries + 1),
             wait=_backoff(self.endpoint.retry_seconds),
             retry=tenacity.retry_if_exception(is_worth_it),
             reraise=True,
         )
-        answer: Answer = await attempts(self._ask, request)
+        answer: Answer = await attempts(ask_again)
         return answer
 
     async def _ask(self, request: Request) -> Answer:
@@ -189,7 +201,7 @@ class _Job:
             async with asyncio.timeout(self.endpoint.timeout_seconds):
                 # The plain response: the client's own models would cost more than everything else here.
                 response = await self.client.post(
-                    "/chat/completions", cast_to=httpx2.Response, content=request_content(request, self.endpoint)
+                    self.url, cast_to=httpx2.Response, content=request_content(request, self.endpoint)
                 )
         except (openai.OpenAIError, aiohttp.ClientError, TimeoutError, OSError) as error:
             raise explain_error(error, self.endpoint.api_key_env, self.secret) from None

@@ -35,13 +35,13 @@ CREATE = """CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TE
 finish_reason TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL) WITHOUT ROWID"""
 CREATE_BATCHES = """CREATE TABLE IF NOT EXISTS batches (tag TEXT PRIMARY KEY, base_url TEXT NOT NULL,
 batch_id TEXT NOT NULL, keys TEXT NOT NULL)"""
-# What this opening of the store gave or took; on disk too, since a job may have millions of answers.
+# What this opening of the store gave or took: on disk too, since a job may have millions of answers.
 CREATE_USED = "CREATE TEMP TABLE used (key TEXT PRIMARY KEY) WITHOUT ROWID"
 INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)"
 INSERT_USED = "INSERT OR IGNORE INTO used VALUES (?)"
 WAIT_SECONDS = 60.0  # several stages may write at once
 BATCH = 500  # keys per query
-ROW_GROUP = 10_000  # rows of an exported file that are in memory at once
+ROW_GROUP = 10_000  # rows of an exported file, and keys of answers used, that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class AnswerStore:
     def __init__(self, path: Path | str = STORE_FILE) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
+        self._just_used: list[tuple[str]] = []
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
@@ -85,7 +86,19 @@ class AnswerStore:
     def used(self) -> list[str]:
         """Sorted keys of all answers that this opening of the store gave or took."""
         with self._lock:
+            self._flush_used()
             return [key for (key,) in self._db.execute("SELECT key FROM used ORDER BY key")]
+
+    def _note_used(self, rows: Iterable[tuple[str]]) -> None:
+        """Remember keys; the lock is held by the caller."""
+        self._just_used.extend(rows)
+        if len(self._just_used) >= ROW_GROUP:
+            self._flush_used()
+
+    def _flush_used(self) -> None:
+        with self._transaction():
+            self._db.executemany(INSERT_USED, self._just_used)
+        self._just_used.clear()
 
     def get(self, keys: Sequence[str]) -> dict[str, Answer]:
         """Return the answers that are there, as replays."""
@@ -96,8 +109,7 @@ class AnswerStore:
             query = f"SELECT key, text, finish_reason, tokens_in, tokens_out FROM answers WHERE key IN ({marks})"
             with self._lock:
                 rows = self._db.execute(query, batch).fetchall()
-                with self._transaction():
-                    self._db.executemany(INSERT_USED, [row[:1] for row in rows])
+                self._note_used(row[:1] for row in rows)
             found.update({row[0]: Answer(row[1], row[2], row[3], row[4], is_replayed=True) for row in rows})
         return found
 
@@ -114,7 +126,7 @@ class AnswerStore:
         try:
             with self._lock:
                 self._db.execute(INSERT, row)
-                self._db.execute(INSERT_USED, row[:1])
+                self._note_used([row[:1]])
         except sqlite3.Error as error:
             raise STMError(
                 f"cannot write to the answer store {self.path}: {error}; free disk space, run again"

@@ -123,6 +123,21 @@ class BeirSource(Section):
         return self.name or self.path.rstrip("/").rsplit("/", 1)[-1]
 
 
+class CorpusSource(Section):
+    """Passages without queries. Each gets a stand-in: its title, or its beginning; an LLM can write better ones."""
+
+    kind: Literal["corpus"]
+    name: str = Field("", description="Name of the source in rows and reports; empty takes it from the path.")
+    path: Text = Field(description="A .jsonl, .csv or .parquet file, gzipped or not.")
+    text: Text = Field("text", description="Column that holds the passage.")
+    title: str = Field("", description="Column that holds its title; empty for none.")
+
+    @property
+    def label(self) -> str:
+        """Name of the source in rows and reports."""
+        return self.name or self.path.rsplit("/", 1)[-1].split(".", 1)[0]
+
+
 class EmbeddedTask(Section):
     """A task made from the held-out part of the embedded corpora."""
 
@@ -151,7 +166,7 @@ class FileTask(_File):
     open_corpus: bool = Field(False, description="Whether training may use the task's passages, but never its queries.")
 
 
-Source = Annotated[EmbeddedSource | FileSource | HubSource | BeirSource, Field(discriminator="kind")]
+Source = Annotated[EmbeddedSource | FileSource | HubSource | BeirSource | CorpusSource, Field(discriminator="kind")]
 TaskSource = Annotated[EmbeddedTask | BeirTask | FileTask, Field(discriminator="kind")]
 
 

@@ -45,6 +45,9 @@ class QueryParams(Section):
     rows: int = Field(
         0, ge=0, description="rows per split, from the first, whose passage gets written queries; 0: none"
     )
+    replace_rows: bool = Field(
+        False, description="whether a row goes whose passage got a query, as one made from a mere corpus should"
+    )
     kinds: tuple[Literal["question", "keywords", "situation", "statement"], ...] = Field(
         ("question", "keywords"), min_length=1, description="kinds of query; each passage gets one of each"
     )

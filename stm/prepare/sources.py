@@ -11,7 +11,16 @@ import polars as pl
 
 from stm.errors import DataError
 from stm.files import sha256_file, sha256_tree
-from stm.params.prepare import BeirSource, BeirTask, EmbeddedSource, EmbeddedTask, FileSource, FileTask, HubSource
+from stm.params.prepare import (
+    BeirSource,
+    BeirTask,
+    CorpusSource,
+    EmbeddedSource,
+    EmbeddedTask,
+    FileSource,
+    FileTask,
+    HubSource,
+)
 from stm.prepare.beir import make_task, read_beir_pairs
 from stm.prepare.candidates import Candidates, make_frame
 from stm.prepare.embedded import Corpora
@@ -19,6 +28,7 @@ from stm.prepare.embedded_pairs import PAIRS
 from stm.prepare.embedded_tasks import TASKS, build_task
 from stm.prepare.files import read_pairs
 from stm.prepare.hub import read_hub
+from stm.prepare.passages import read_passages
 from stm.prepare.released import add_released
 from stm.tasks import Task, read_task
 
@@ -80,6 +90,13 @@ def load_hub(source: HubSource, _: Corpora) -> Candidates:
     return _complete(Candidates(source.label, frame, facts), source)
 
 
+def load_corpus(source: CorpusSource, _: Corpora) -> Candidates:
+    """A row per passage, whose query is a stand-in of the passage itself."""
+    frame = read_passages(source.path, source.text, source.title)
+    facts = {"kind": source.kind, "path": source.path, "sha256": sha256_file(source.path)}
+    return Candidates(source.label, frame, facts)
+
+
 def load_beir(source: BeirSource, _: Corpora) -> Candidates:
     """Pairs of a BEIR folder."""
     frame = read_beir_pairs(source.path, source.split, source.label)
@@ -94,6 +111,7 @@ SOURCES: dict[str, Load] = {
     "parquet": load_file,
     "hub": load_hub,
     "beir": load_beir,
+    "corpus": load_corpus,
 }
 
 

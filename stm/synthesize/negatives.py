@@ -69,6 +69,8 @@ def synthesize(
     out = _with_synthetic(rows, texts)
     if not written:
         return Result(out, report)
+    if params.queries.replace_rows:
+        out = out.filter(~pl.col("positive").is_in(written.rows["positive"].implode()))
     return Result(pl.concat([out, written.rows]), {**report, "queries": written.report})
 
 
