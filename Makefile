@@ -26,6 +26,8 @@ bench: $(READY)  ## benchmarks; JSON to benchmarks/results
 	python -m benchmarks.merge_candidate
 	python -m benchmarks.merge_search
 	python -m benchmarks.merge_seeds
+	python -m benchmarks.mine_bm25
+	python -m benchmarks.llm_overhead
 	python -m benchmarks.contamination
 	python -m benchmarks.evaluate_models
 	python -m benchmarks.encode_memory
