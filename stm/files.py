@@ -5,6 +5,7 @@ something that could be taken for a result. Knows nothing of what the files hold
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import math
@@ -23,7 +24,42 @@ def _scratch(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise STMError(f"cannot create the folder {path.parent}: {error.strerror}; check its permissions") from error
-    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
+    _sweep(path)
+    return path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writers of the same target left behind that were killed; those still at work keep theirs."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        writer = left.name.removesuffix(".partial").rpartition(".")[2].partition("-")[0]
+        if writer.isdecimal() and not _is_running(int(writer)):
+            _discard(left)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_directory(path: Path | str) -> None:
+    """Remove a folder that is whole until it is gone: it is renamed first, so that a kill leaves no half of it."""
+    path = Path(path)
+    if path.exists():
+        aside = _scratch(path)
+        os.replace(path, aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -48,8 +84,7 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
     try:
         scratch.mkdir()
         yield scratch
-        if path.exists():
-            shutil.rmtree(path)
+        remove_directory(path)
         os.replace(scratch, path)
     except PermissionError as error:
         raise STMError(f"cannot write {path}: {error.strerror}; check its permissions") from error

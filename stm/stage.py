@@ -1,16 +1,25 @@
 """The thin shell around every stage script: argument parsing, error messages, exit codes.
 
-Turns an `STMError` into one clear message without a traceback and exit code 1, and an interrupt into exit code 130.
+Turns an `STMError` or a full disk into one clear message without a traceback and exit code 1, and an interrupt into
+exit code 130.
 Knows nothing of what a stage does.
 """
 
 import argparse
+import errno
 import logging
 import os
 import sys
 from collections.abc import Callable
 
 from stm.errors import STMError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_WORDS = ("No space left on device", "Disk quota exceeded", "File too large", "disk is full")
+FREE_SPACE = (
+    "nothing half-written counts as a result. Free space (`dvc gc --workspace` drops what no current file refers to) "
+    "and run the same command again"
+)
 
 
 def run_stage(body: Callable[..., None], *arguments: str) -> None:
@@ -39,4 +48,24 @@ def guard(action: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command again to go on\n")
         return 130
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        sys.stderr.write(f"error: the disk or the quota is full ({reason}); {FREE_SPACE}\n")
+        return 1
     return 0
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, says that nothing more can be written.
+
+    Libraries in Rust and C have errors of their own for it, which carry the system's words.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return True
+        if any(words in str(error) for words in DISK_FULL_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,5 +1,6 @@
 """The ground everything stands on: whole-or-nothing files, schema, tasks in BEIR layout, params, the stage shell."""
 
+import errno
 import json
 import os
 import subprocess
@@ -13,7 +14,16 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from stm.errors import DataError, ParamsError, STMError
-from stm.files import atomic_directory, atomic_file, read_json, sha256_text, sha256_tree, write_json
+from stm.files import (
+    atomic_directory,
+    atomic_file,
+    read_json,
+    remove_directory,
+    sha256_text,
+    sha256_tree,
+    write_json,
+    write_text,
+)
 from stm.params.base import Section, load_section
 from stm.schema import ROWS, check_rows, read_rows, write_rows
 from stm.stage import guard
@@ -233,3 +243,39 @@ def test_stages_explain_themselves_and_refuse_to_run_elsewhere(tmp_path: Path, s
 def test_reports_are_plain_json(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": [1, 2.5, None, True]})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, 2.5, None, True]}
+
+
+def test_scratch_of_killed_writers_goes_and_that_of_others_stays(tmp_path: Path) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    dead, alive = (tmp_path / f".out.json.{pid}-abc.partial" for pid in (gone.stdout.strip(), os.getppid()))
+    other = tmp_path / f".other.json.{gone.stdout.strip()}-abc.partial"
+    for path in (dead, alive, other):
+        path.write_text("half")
+    write_text(tmp_path / "out.json", "whole")
+    assert sorted(tmp_path.iterdir()) == sorted([alive, other, tmp_path / "out.json"])
+
+
+def test_a_folder_is_whole_until_it_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "state.json").write_text("{}")
+    monkeypatch.setattr("stm.files.shutil.rmtree", lambda *_args, **_options: None)  # killed before it began
+    remove_directory(folder)
+    assert not folder.exists()
+
+
+def test_a_full_disk_is_a_users_error_with_the_next_step(capsys: pytest.CaptureFixture[str]) -> None:
+    def fill() -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("cannot serialise") from error
+
+    assert guard(fill) == 1
+    assert "dvc gc" in capsys.readouterr().err
+
+    def fail() -> None:
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        guard(fail)

@@ -5,7 +5,6 @@ nothing of how a step is computed.
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stm.errors import ModelError
-from stm.files import atomic_directory, read_json, write_json
+from stm.files import atomic_directory, read_json, remove_directory, write_json
 
 State = tuple[int, list[dict[str, float]]]
 
@@ -68,4 +67,4 @@ def load_checkpoint(
 
 def drop_checkpoint(folder: Path) -> None:
     """Remove the state once the result is in place."""
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_directory(folder)
