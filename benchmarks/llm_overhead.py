@@ -10,14 +10,12 @@ measurement. Time and memory of imports are left out of the CPU figures and part
 import argparse
 import asyncio
 import json
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -162,14 +160,12 @@ def main() -> None:
             windows = ask(options.client, options.requests, options.concurrency, Path(folder) / "llm.sqlite")
         sys.stdout.write(json.dumps(windows) + "\n")
     else:
-        from stm.files import write_json
+        from benchmarks.figures import write_figures
         from stm.progress import say
 
         results = describe(measure(options.requests, options.rate, options.concurrency))
-        machine = {"processor": platform.machine(), "python": platform.python_version(), "system": platform.system()}
-        versions = {package: version(package) for package in PACKAGES}
-        asked = {"rate": options.rate, "concurrency": options.concurrency}
-        write_json(options.output, {"machine": machine, "versions": versions, "asked": asked, "results": results})
+        settings = {"rate": options.rate, "concurrency": options.concurrency}
+        write_figures(options.output, PACKAGES, settings, results=results)
         say(json.dumps(results, indent=2))
 
 

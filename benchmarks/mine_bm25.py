@@ -11,19 +11,17 @@ a process of its own; its time starts after imports, its peak memory is that of 
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import write_figures
 from benchmarks.merge_methods import summarise
 
 PACKAGES = ("bm25s", "numpy", "polars", "torch", "transformers", "sentence-transformers")
@@ -228,16 +226,11 @@ def main() -> None:
     elif options.worker:
         sys.stdout.write(json.dumps(work(options.worker, Path(options.folder), options.peer_queries)) + "\n")
     else:
-        from stm.files import write_json
         from stm.progress import say
 
+        settings = {"queries": options.queries, "passages": options.passages, "runs": options.runs}
         results = compare(options)
-        machine = {
-            "processor": platform.machine(), "cores": len(os.sched_getaffinity(0)), "system": platform.system(),
-            "python": platform.python_version(),
-        }  # fmt: skip
-        versions = {package: version(package) for package in PACKAGES}
-        write_json(options.output, {"machine": machine, "versions": versions, "results": results})
+        write_figures(options.output, PACKAGES, settings, results=results)
         say(json.dumps(results["theirs_over_ours"]) + " (theirs over ours)")
 
 

@@ -1,11 +1,12 @@
 """Goldens of the merge methods: what mergekit makes of three small tensors, with where that comes from.
 
 `python -m tests.merge_goldens` writes tests/merge_goldens.json anew; the tests compare our methods with the file, so
-that neither side can drift unseen. mergekit's random masks are replaced by ours, which `mask` makes.
+that neither side can drift unseen. mergekit's random masks are replaced by ours, which `mask_source` makes.
 """
 
 import json
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,26 +29,35 @@ def make_tensors() -> tuple[Tensor, list[Tensor]]:
     return base, deltas
 
 
-def mask(probabilities: Tensor, seed: int) -> Tensor:
-    """The mask that `stm.merge.methods.keep_random` draws with this seed."""
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.rand(probabilities.shape, generator=generator) < probabilities).to(probabilities.dtype)
+def mask_source() -> Callable[[Tensor], Tensor]:
+    """The masks that `stm.merge.methods.keep_random` draws with the seeds 0, 1, ..., in mergekit's way of asking."""
+    calls = iter(range(100))
+
+    def bernoulli(probabilities: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(next(calls))
+        return (torch.rand(probabilities.shape, generator=generator) < probabilities).to(probabilities.dtype)
+
+    return bernoulli
 
 
-def merge(name: str) -> Tensor:
-    """mergekit's result for one method, with its own defaults."""
-    base, deltas = make_tensors()
-    states: dict[int, dict[str, Tensor]] = {index: {"t": base + delta} for index, delta in enumerate(deltas)}
-    parameters: dict[str, Any] = {"weight": dict(enumerate(WEIGHTS))}
+def mergekit_merge(name: str, base: Tensor, deltas: list[Tensor], weights: list[float], kept: list[float]) -> Tensor:
+    """What mergekit 0.1.5 makes of the full tensors, with its own defaults."""
+    states = {index: {"t": base + delta} for index, delta in enumerate(deltas)}
+    parameters: dict[str, Any] = {"weight": dict(enumerate(weights))}
     base_id = None
     if name != "linear":
         base_id = len(deltas)
         states[base_id] = {"t": base}
-        parameters["density"] = dict(enumerate(DENSITIES))
-    calls = iter(range(len(deltas)))
-    sparsify.torch.bernoulli = lambda probabilities: mask(probabilities, next(calls))
+        parameters["density"] = dict(enumerate(kept))
     merged = merge_state_dicts(states, mergekit_method(name), base=base_id, parameters=parameters, dtype=torch.float32)
-    return torch.as_tensor(merged["t"]) - base
+    return torch.as_tensor(merged["t"])
+
+
+def merge(name: str) -> Tensor:
+    """mergekit's delta for one method, with our masks."""
+    sparsify.torch.bernoulli = mask_source()
+    base, deltas = make_tensors()
+    return mergekit_merge(name, base, deltas, WEIGHTS, DENSITIES) - base
 
 
 def main() -> None:

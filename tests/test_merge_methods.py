@@ -9,8 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mergekit import sparsify
-from mergekit.merge_methods import get as mergekit_method
-from mergekit.merge_methods import merge_state_dicts
 from peft.utils import merge_utils
 from torch import Tensor
 
@@ -18,6 +16,7 @@ from stm.deltas import Adapter, Factors
 from stm.errors import ParamsError
 from stm.merge.methods import METHODS, Part, find_method, keep_largest, keep_random, kept_count, mask_seed, merge_parts
 from stm.merge.recipe import Recipe
+from tests.merge_goldens import mask_source, mergekit_merge
 
 DENSITY_METHODS = [name for name, method in METHODS.items() if method.uses_density]
 densities = st.floats(0.01, 1.0)
@@ -37,29 +36,9 @@ def merge(name: str, deltas: list[Tensor], weights: list[float], kept: list[floa
     return merge_parts(find_method(name), parts, rescale)  # type: ignore[arg-type]
 
 
-def mergekit_merge(name: str, base: Tensor, deltas: list[Tensor], weights: list[float], kept: list[float]) -> Tensor:
-    """What mergekit 0.1.5 makes of the full tensors, with its own defaults."""
-    method = mergekit_method(name)
-    states = {index: {"t": base + delta} for index, delta in enumerate(deltas)}
-    parameters: dict[str, object] = {"weight": dict(enumerate(weights))}
-    base_id = None
-    if name != "linear":
-        base_id = len(deltas)
-        states[base_id] = {"t": base}
-        parameters["density"] = dict(enumerate(kept))
-    merged = merge_state_dicts(states, method, base=base_id, parameters=parameters, dtype=torch.float32)
-    return torch.as_tensor(merged["t"])
-
-
 def fix_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give mergekit our masks, in the order in which it asks for them, so that only the formulas are compared."""
-    calls = iter(range(100))
-
-    def bernoulli(probabilities: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(next(calls))
-        return (torch.rand(probabilities.shape, generator=generator) < probabilities).to(probabilities.dtype)
-
-    monkeypatch.setattr(sparsify.torch, "bernoulli", bernoulli)
+    monkeypatch.setattr(sparsify.torch, "bernoulli", mask_source())
 
 
 @pytest.mark.parametrize("name", list(METHODS))
