@@ -6,11 +6,12 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
+from stm.params.files import Reader
 from tests.closure import ROOT, is_code, stage_body
 
 # Writes each out as a digest of the deps that it may see; `prepare` writes one fixed file per split and task instead,
@@ -51,6 +52,7 @@ def table(splits: tuple[str, ...]) -> dict[str, Any]:
     params["experts"] = {f"{s}-ft": {"split": s, "negatives": "mined", "instruction": "seed"} for s in splits}
     params["synthesize_splits"], params["search_prompts_splits"] = list(splits), list(splits)
     params["experts"]["one-po"] = {"split": "one", "negatives": "mined", "instruction": "searched"}
+    params["files"] = {"notes": {"path": "own/notes.jsonl", "read_by": "prepare"}}
     params["models"] = {"base": {"path": "models/backbone"}, "merged": {"path": "models/merged"}}
     return params
 
@@ -100,6 +102,12 @@ def write_project(folder: Path, params: dict[str, Any]) -> None:
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": flat}, sort_keys=False, width=10**6))
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     (folder / "plans.json").write_text(json.dumps(plans))
+    for reader in get_args(Reader):
+        (folder / "data/files" / reader).mkdir(parents=True, exist_ok=True)
+        (folder / "data/files" / reader / ".gitkeep").touch()
+    (folder / "own").mkdir(exist_ok=True)
+    if not (folder / "own/notes.jsonl").exists():
+        (folder / "own/notes.jsonl").write_text("one row")
     (folder / "stub.py").write_text(STUB)
 
 
@@ -127,6 +135,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_nothing_runs_twice(project: Path) -> None:
     assert repro(project) == []
+
+
+def test_a_changed_file_of_ones_own_reruns_its_stage_and_nothing_where_the_rows_stay(project: Path) -> None:
+    (project / "own/notes.jsonl").write_text("another row")
+    assert sorted(repro(project)) == ["files--notes", "prepare"]
 
 
 def test_a_merge_param_reruns_merge_and_what_follows(project: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from sentence_transformers import SentenceTransformer
 
-from stm.files import read_json
+from stm.files import read_json, sha256_tree
 from stm.schema import read_rows
 from tests.closure import ROOT
 from tests.fault_server import FaultServer
@@ -75,6 +75,10 @@ def own_params(base_url: str) -> dict[str, Any]:
         "all": {"path": "models/baselines/all", "role": "all_data"},
         "merged": {"path": "models/merged", "role": "merged"},
     }
+    params["files"] = {
+        "decoder": {"path": "own/decoder", "read_by": "backbone"},
+        "own": {"path": "own", "read_by": "prepare"},
+    }
     params["backbone"] |= {"source": {"kind": "folder", "path": "own/decoder"}, "layers": 0, "max_tokens": 64}
     columns = {"anchor": "question", "positive": "answer", "negatives": "wrong"}
     own = {"kind": "beir", "path": "own/beir", "domain": "medical"}
@@ -129,7 +133,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Any:
     copy_store(folder)
     with FaultServer(lambda number, body: "ok", answer) as server:
         (folder / "params.yaml").write_text(yaml.safe_dump(own_params(server.base_url), sort_keys=False))
-        for stage in ("check", "backbone", "prepare"):
+        run("check")
+        run("files", "decoder")
+        for stage in ("backbone", "prepare"):
             run(stage)
         for split in SPLITS:
             run("mine", split)
@@ -148,6 +154,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Any:
             run(stage)
     yield folder
     patch.undo()
+
+
+def test_a_record_says_what_ones_own_files_hold(project: Path) -> None:
+    record = read_json("data/files/backbone/decoder.json")
+    assert record == {"path": "own/decoder", "sha256": sha256_tree("own/decoder")}
 
 
 def test_the_pairs_are_those_of_the_files(project: Path) -> None:
