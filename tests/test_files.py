@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from stages.files import main
-from stm.errors import DataError, ParamsError
+from stm.errors import ParamsError
 from stm.files import read_json
 from stm.params.all import Params
 from stm.params.base import parse_section
@@ -97,7 +97,7 @@ def test_the_record_follows_the_content(tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text("files: {notes: {path: own.csv, read_by: prepare}}\n")
-    with pytest.raises(DataError, match=r"files\.notes\.path: there is no own\.csv"):
+    with pytest.raises(ParamsError, match=r"files\.notes\.path: there is no own\.csv"):
         main("notes")
     with pytest.raises(ParamsError, match="no file 'other'; the table `files` has notes"):
         load_file_row("other")
