@@ -27,6 +27,7 @@ class Meter:
     def __init__(self, description: str, total: int) -> None:
         self.description, self.total, self.done, self.note = description, total, 0, ""
         self._started = self._logged = time.monotonic()
+        self._shown = 0
         self._bar: Progress | None = None
         console = Console(stderr=True)
         if console.is_terminal:
@@ -42,7 +43,7 @@ class Meter:
     def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
-        elif time.monotonic() - self._started > LOG_EVERY_SECONDS:
+        elif time.monotonic() - self._started > LOG_EVERY_SECONDS and self.done > self._shown:
             self._log()
 
     def advance(self, count: int = 1, note: str = "") -> None:
@@ -54,7 +55,7 @@ class Meter:
             self._log()
 
     def _log(self) -> None:
-        self._logged = time.monotonic()
+        self._logged, self._shown = time.monotonic(), self.done
         seconds = self._logged - self._started
         say(f"  {self.description}: {self.done}/{self.total} in {seconds:.0f} s {self.note}".rstrip())
 

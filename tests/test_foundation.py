@@ -25,6 +25,7 @@ from stm.files import (
     write_text,
 )
 from stm.params.base import Section, load_section
+from stm.progress import track
 from stm.schema import ROWS, check_rows, read_rows, write_rows
 from stm.stage import guard
 from stm.tasks import Passage, Task, cap_task, read_task, read_tasks, write_task
@@ -279,3 +280,12 @@ def test_a_full_disk_is_a_users_error_with_the_next_step(capsys: pytest.CaptureF
 
     with pytest.raises(RuntimeError, match="something else"):
         guard(fail)
+
+
+def test_a_log_says_each_state_of_a_loop_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stm.progress.LOG_EVERY_SECONDS", -1.0)
+    assert list(track("ab", "letters", 2)) == ["a", "b"]
+    lines = [line.split(" in ")[0].strip() for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["letters: 1/2", "letters: 2/2"]
