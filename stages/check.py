@@ -2,12 +2,13 @@
 
 from stm.files import write_text
 from stm.params.all import load_params
+from stm.params.hub import check_hub
 from stm.stage import run_stage
 
 
 def main() -> None:
     """Run the stage; its output never changes, so that a changed value reruns only what reads it."""
-    load_params()
+    check_hub(load_params())
     write_text("data/params.ok", "params.yaml is valid\n")
 
 
