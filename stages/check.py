@@ -1,17 +1,17 @@
-"""Validate the whole of params.yaml, and that the files it names are there, before any work starts.
+"""Validate the whole of params.yaml, and that what it names is pinned or there, before any work starts.
 
 Every first stage depends on this one.
 """
 
 from stm.files import write_text
 from stm.params.all import load_params
-from stm.params.files import require_files
+from stm.params.complete import check_complete
 from stm.stage import run_stage
 
 
 def main() -> None:
     """Run the stage; its output never changes, so that a changed value reruns only what reads it."""
-    require_files(load_params().files)
+    check_complete(load_params())
     write_text("data/params.ok", "params.yaml is valid\n")
 
 

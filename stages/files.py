@@ -5,15 +5,17 @@ usage: python -m stages.files NAME
 
 from pathlib import Path
 
+from stm.errors import DataError
 from stm.files import sha256_tree, write_json
-from stm.params.files import load_file_row, require_files
+from stm.params.files import load_file_row
 from stm.stage import run_stage
 
 
 def main(name: str) -> None:
     """Write data/files/<stage>/<name>.json."""
     row = load_file_row(name)
-    require_files({name: row})
+    if not Path(row.path).exists():
+        raise DataError(f"files.{name}.path: there is no {row.path}; correct the path or bring the file")
     record = {"path": row.path, "sha256": sha256_tree(row.path)}
     write_json(Path("data/files") / row.read_by / f"{name}.json", record)
 

@@ -7,10 +7,11 @@ import pytest
 import yaml
 
 from stages.files import main
-from stm.errors import ParamsError
+from stm.errors import DataError, ParamsError
 from stm.files import read_json
 from stm.params.all import Params
 from stm.params.base import parse_section
+from stm.params.complete import check_complete
 from stm.params.files import FileRow, load_file_row
 from tests.closure import ROOT
 
@@ -28,27 +29,37 @@ def params(**changes: Any) -> dict[str, Any]:
 
 
 JSONL = {"kind": "jsonl", "path": "my/pairs.jsonl.gz"}
-RELEASED = {"kind": "hub", "path": "o/d", "revision": "main", "released": {"path": "my/negatives.parquet"}}
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+RELEASED = {"kind": "hub", "path": "o/d", "revision": COMMIT, "released": {"path": "my/negatives.parquet"}}
+LOCAL_COPY = {"kind": "hub", "path": "my/mteb"}
+
+
+@pytest.fixture(autouse=True)
+def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("pairs.jsonl.gz", "negatives.parquet", "beir", "model", "mteb"):
+        (tmp_path / "my" / name).mkdir(parents=True)
+
+
+def check(**changes: Any) -> None:
+    check_complete(parse_section(params(**changes), Params, ""))
 
 
 @pytest.mark.parametrize(
     ("changes", "where", "row"),
     [
-        (
-            {"backbone__source": {"kind": "folder", "path": "../llm"}},
-            "backbone.source",
-            "{path: ../llm, read_by: backbone}",
-        ),
+        ({"backbone__source": {"kind": "folder", "path": "my/model"}}, "backbone.source.path", "read_by: backbone}"),
         (
             {"prepare__splits__nlu": [JSONL]},
-            "prepare.splits.nlu",
-            "pairs: {path: my/pairs.jsonl.gz, read_by: prepare}",
+            "prepare.splits.nlu.0.path",
+            "`pairs: {path: my/pairs.jsonl.gz, read_by: prepare}`",
         ),
-        ({"prepare__splits__nlu": [RELEASED]}, "prepare.splits.nlu", "{path: my/negatives.parquet, read_by: prepare}"),
+        ({"prepare__splits__nlu": [RELEASED]}, "nlu.0.released.path", "{path: my/negatives.parquet, read_by: prepare}"),
+        ({"prepare__splits__nlu": [LOCAL_COPY]}, "nlu.0.path", "`mteb: {path: my/mteb, read_by: prepare}`"),
         (
             {"prepare__tasks__dev__mine": {"kind": "beir", "path": "my/beir"}},
-            "prepare.tasks.dev.mine",
-            "beir: {path: my/beir",
+            "prepare.tasks.dev.mine.path",
+            "`beir: {path: my/beir, read_by: prepare}`",
         ),
         ({"mine__dense_model": "my/model"}, "mine.dense_model", "{path: my/model, read_by: mine}"),
         ({"mine__judge__cross_encoder": "my/model"}, "mine.judge.cross_encoder", "read_by: mine}"),
@@ -58,31 +69,35 @@ RELEASED = {"kind": "hub", "path": "o/d", "revision": "main", "released": {"path
 )
 def test_a_path_without_a_row_is_refused_with_the_row_to_add(changes: dict[str, Any], where: str, row: str) -> None:
     with pytest.raises(ParamsError) as refused:
-        parse_section(params(**changes), Params, "")
-    assert where in str(refused.value)
+        check(**changes)
+    assert len(str(refused.value).splitlines()) == 2
+    assert f"{where} is " in str(refused.value)
     assert row in str(refused.value)
 
 
 def test_a_row_or_a_folder_above_is_enough_for_the_stage_that_it_names() -> None:
     changes = {"prepare__splits__nlu": [JSONL], "mine__dense_model": "my/model"}
     rows = {"mine": {"path": "my", "read_by": "prepare"}, "model": {"path": "my/model", "read_by": "mine"}}
-    assert parse_section(params(**changes, files=rows), Params, "").files["mine"].path == "my"
+    check(**changes, files=rows)
     with pytest.raises(ParamsError, match=r"mine\.dense_model"):
-        parse_section(params(**changes, files={"mine": rows["mine"]}), Params, "")
+        check(**changes, files={"mine": rows["mine"]})
 
 
 def test_hub_ids_need_no_row() -> None:
-    changes = {"mine__dense_model": "owner/model", "mine__dense_revision": "main"}
-    hub = {"kind": "hub", "path": "owner/set", "revision": "main"}
-    parse_section(params(**changes, prepare__splits__nlu=[hub]), Params, "")
+    changes = {"mine__dense_model": "owner/model", "mine__dense_revision": COMMIT}
+    check(**changes, prepare__splits__nlu=[{"kind": "hub", "path": "owner/set", "revision": COMMIT}])
+
+
+def test_a_row_without_its_file_is_refused() -> None:
+    with pytest.raises(ParamsError, match=r"files\.mine\.path: there is no my/nothing; correct the path or bring"):
+        check(files={"mine": {"path": "my/nothing", "read_by": "prepare"}})
 
 
 def test_a_neighbour_of_the_same_beginning_is_not_below() -> None:
     assert not FileRow(path="my/beir", read_by="prepare").holds("my/beir-other")
 
 
-def test_the_record_follows_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_record_follows_the_content() -> None:
     Path("params.yaml").write_text("files: {notes: {path: own, read_by: prepare}}\n")
     Path("own").mkdir()
     Path("own/a.txt").write_text("one")
@@ -94,10 +109,9 @@ def test_the_record_follows_the_content(tmp_path: Path, monkeypatch: pytest.Monk
     assert read_json("data/files/prepare/notes.json")["sha256"] != first["sha256"]
 
 
-def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_what_is_not_there_is_named() -> None:
     Path("params.yaml").write_text("files: {notes: {path: own.csv, read_by: prepare}}\n")
-    with pytest.raises(ParamsError, match=r"files\.notes\.path: there is no own\.csv"):
+    with pytest.raises(DataError, match=r"files\.notes\.path: there is no own\.csv"):
         main("notes")
     with pytest.raises(ParamsError, match="no file 'other'; the table `files` has notes"):
         load_file_row("other")

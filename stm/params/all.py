@@ -3,8 +3,6 @@
 Read by the stage `check` and by the command line only: a stage depends on its own section alone.
 """
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field, model_validator
@@ -13,7 +11,7 @@ from stm.params.backbone import BackboneParams
 from stm.params.base import PARAMS_FILE, Section, parse_section, read_params
 from stm.params.evaluate import EvaluateParams, ModelEntry, OutsideEntry
 from stm.params.experts import ExpertRow, Name
-from stm.params.files import FileRow, Reader
+from stm.params.files import FileRow
 from stm.params.merge import MergeParams
 from stm.params.mine import MineParams
 from stm.params.prepare import PrepareParams
@@ -64,7 +62,6 @@ class Params(Section):
                 "and bm25 is the lexical baseline: give one another name"
             )
         self._agree_on_lists(splits)
-        self._agree_on_files()
         for name, row in self.experts.items():
             if row.split not in splits:
                 raise ValueError(f"experts.{name}.split is {row.split!r}; the table splits has {sorted(splits)}")
@@ -93,42 +90,6 @@ class Params(Section):
                 raise ValueError(
                     f"experts.{name}.instruction is 'searched'; add its split {row.split!r} to search_prompts_splits"
                 )
-
-    def _agree_on_files(self) -> None:
-        for where, reader, path in self._local_paths():
-            if not any(row.read_by == reader and row.holds(path) for row in self.files.values()):
-                raise ValueError(
-                    f"{where} reads {path!r}, which the table `files` does not name, so that a change of it would go "
-                    f"unseen; add a row there, for example `{_short_name(path)}: {{path: {path}, read_by: {reader}}}`"
-                )
-
-    def _local_paths(self) -> Iterator[tuple[str, Reader, str]]:
-        """Where params name a path of this machine, the stage that reads it, and the path; hub ids have a revision."""
-        if self.backbone.source.kind == "folder":
-            yield "backbone.source", "backbone", self.backbone.source.path
-        for split, sources in self.prepare.splits.items():
-            for source in sources:
-                released = getattr(source, "released", None)
-                for named in (source, released):
-                    if hasattr(named, "path") and not getattr(named, "revision", ""):
-                        yield f"prepare.splits.{split}", "prepare", named.path
-        for part, tasks in (("dev", self.prepare.tasks.dev), ("test", self.prepare.tasks.test)):
-            for name, task in tasks.items():
-                if task.kind != "embedded":
-                    yield f"prepare.tasks.{part}.{name}", "prepare", task.path
-        if self.mine.dense_model and not self.mine.dense_revision:
-            yield "mine.dense_model", "mine", self.mine.dense_model
-        if self.mine.judge.cross_encoder and not self.mine.judge.revision:
-            yield "mine.judge.cross_encoder", "mine", self.mine.judge.cross_encoder
-        validation = self.synthesize.validation
-        if validation.dense_model and not validation.dense_revision:
-            yield "synthesize.validation.dense_model", "synthesize", validation.dense_model
-        if self.evaluate.hub_folder:
-            yield "evaluate.hub_folder", "evaluate", self.evaluate.hub_folder
-
-
-def _short_name(path: str) -> str:
-    return re.sub(r"[^a-z0-9_-]+", "_", Path(path).name.split(".")[0].lower()).strip("_") or "mine"
 
 
 def load_params(path: Path | str = PARAMS_FILE) -> Params:

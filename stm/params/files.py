@@ -1,6 +1,5 @@
 """The table `files`: files and folders of one's own that a stage reads, each a DVC dependency of that stage."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -21,13 +20,6 @@ class FileRow(Section):
     def holds(self, path: str) -> bool:
         """Whether `path` is this one or lies below it."""
         return Path(path).is_relative_to(Path(self.path))
-
-
-def require_files(rows: Mapping[str, FileRow]) -> None:
-    """Raise `ParamsError` if a row names what is not there."""
-    for name, row in rows.items():
-        if not Path(row.path).exists():
-            raise ParamsError(f"files.{name}.path: there is no {row.path}; correct the path or bring the file")
 
 
 def load_file_row(name: str, path: Path | str = PARAMS_FILE) -> FileRow:

@@ -1,0 +1,120 @@
+"""What `check` demands beyond what a params file must have to be one: commits of what comes from a hub, rows of
+`files` for what lies on this machine.
+
+A profile is valid before its user has filled in the commits and chosen the rows; a run is not. Params go in, an error
+with a line per fault comes out.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stm.errors import ParamsError
+from stm.params.all import Params
+from stm.params.backbone import FolderSource
+from stm.params.backbone import HubSource as HubBackbone
+from stm.params.files import Reader
+from stm.params.prepare import EmbeddedSource, EmbeddedTask, HubSource
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+PIN = (
+    "must be the commit of {name}, 40 hexadecimal digits, so that the run can be repeated (given: {given!r}); "
+    "it stands on the hub's page under Files, History, or name a local copy as the path"
+)
+
+
+def _hub_sources(params: Params) -> Iterator[tuple[str, str, HubSource]]:
+    for split, sources in params.prepare.splits.items():
+        for place, source in enumerate(sources):
+            if isinstance(source, HubSource):
+                yield f"prepare.splits.{split}.{place}", split, source
+
+
+def _pins(params: Params) -> Iterator[tuple[str, str, str]]:
+    """Every key that must hold a commit, what it is the commit of, and what it holds."""
+    backbone = params.backbone.source
+    if isinstance(backbone, HubBackbone):
+        yield "backbone.source.revision", backbone.id, backbone.revision
+    for where, _, source in _hub_sources(params):
+        pinned = [(where, source)] + ([(f"{where}.released", source.released)] if source.released else [])
+        for key, item in pinned:
+            if not Path(item.path).exists():
+                yield f"{key}.revision", item.path, item.revision
+
+
+def _same_rows(params: Params) -> Iterator[str]:
+    seen: list[tuple[str, dict[str, Any], set[str]]] = []
+    for where, split, source in _hub_sources(params):
+        origin = source.model_dump(include={"path", "revision", "config", "split"})
+        texts = set(source.only_instructions)
+        for other, known, others in seen:
+            if known == origin and other != split and (not texts or not others or texts & others):
+                yield (
+                    f"{where}.only_instructions: the splits {other!r} and {split!r} take the same rows of "
+                    f"{source.path}; name the texts of the instruction column that belong to each"
+                )
+                break
+        seen.append((split, origin, texts))
+
+
+def _local_paths(params: Params) -> Iterator[tuple[str, Reader, str]]:
+    """Where params name a path of this machine, the stage that reads it, and the path."""
+    if isinstance(params.backbone.source, FolderSource):
+        yield "backbone.source.path", "backbone", params.backbone.source.path
+    for split, sources in params.prepare.splits.items():
+        for place, source in enumerate(sources):
+            where = f"prepare.splits.{split}.{place}"
+            if not isinstance(source, EmbeddedSource) and not _is_of_a_hub(source):
+                yield f"{where}.path", "prepare", source.path
+            released = getattr(source, "released", None)
+            if released and Path(released.path).exists():
+                yield f"{where}.released.path", "prepare", released.path
+    for part, tasks in (("dev", params.prepare.tasks.dev), ("test", params.prepare.tasks.test)):
+        for name, task in tasks.items():
+            if not isinstance(task, EmbeddedTask):
+                yield f"prepare.tasks.{part}.{name}.path", "prepare", task.path
+    mine, validation = params.mine, params.synthesize.validation
+    models: tuple[tuple[str, Reader, str, str], ...] = (
+        ("mine.dense_model", "mine", mine.dense_model, mine.dense_revision),
+        ("mine.judge.cross_encoder", "mine", mine.judge.cross_encoder, mine.judge.revision),
+        ("synthesize.validation.dense_model", "synthesize", validation.dense_model, validation.dense_revision),
+        ("evaluate.hub_folder", "evaluate", params.evaluate.hub_folder, ""),
+    )
+    for where, reader, path, revision in models:
+        if path and not revision:
+            yield where, reader, path
+
+
+def _is_of_a_hub(source: Any) -> bool:
+    return isinstance(source, HubSource) and not Path(source.path).exists()
+
+
+def _unseen(params: Params) -> Iterator[str]:
+    for where, reader, path in _local_paths(params):
+        if not any(row.read_by == reader and row.holds(path) for row in params.files.values()):
+            name = re.sub(r"[^a-z0-9_-]+", "_", Path(path).name.split(".")[0].lower()).strip("_") or "mine"
+            yield (
+                f"{where} is {path!r}, which the table `files` does not have, so that a change of it would go unseen; "
+                f"add a row there, for example `{name}: {{path: {path}, read_by: {reader}}}`"
+            )
+
+
+def _absent(params: Params) -> Iterator[str]:
+    for name, row in params.files.items():
+        if not Path(row.path).exists():
+            yield f"files.{name}.path: there is no {row.path}; correct the path or bring the file"
+
+
+def check_complete(params: Params) -> None:
+    """`ParamsError`, one line per fault: a hub id without a commit, splits that share a source's rows, a path without
+    a row in `files`, a row there without its file.
+    """
+    faults = [
+        f"{key} {PIN.format(name=name, given=given)}"
+        for key, name, given in _pins(params)
+        if not COMMIT.fullmatch(given)
+    ]
+    faults += [*_same_rows(params), *_unseen(params), *_absent(params)]
+    if faults:
+        raise ParamsError("params.yaml is not complete:\n" + "\n".join(faults))
