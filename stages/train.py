@@ -11,15 +11,19 @@ from stm.params.experts import load_expert
 from stm.params.train import TrainParams
 from stm.stage import run_stage
 from stm.train.expert import Share, train_expert
+from stm.train.processes import join_processes, launch
 
 
 def main(expert: str) -> None:
-    """Run the stage for one expert."""
+    """Run the stage for one expert, in one process per GPU."""
+    if launch("stages.train", expert):
+        return
     row, params = load_expert(expert), load_section("train", TrainParams)
     rows = Path(f"data/{row.negatives}/{row.split}.parquet")
     share = Share(rows, Path(f"data/instructions/{row.instruction}/{row.split}.json"))
     report = train_expert("models/warm_up", [share], params, f"models/experts/{expert}", f".stm/train/{expert}", expert)
-    write_json(f"reports/train/{expert}.json", {**report, **row.model_dump()})
+    if join_processes().is_main:
+        write_json(f"reports/train/{expert}.json", {**report, **row.model_dump()})
 
 
 if __name__ == "__main__":

@@ -10,15 +10,19 @@ from stm.params.experts import load_splits
 from stm.params.train import TrainParams
 from stm.stage import run_stage
 from stm.train.expert import Share, train_expert
+from stm.train.processes import join_processes, launch
 
 
 def main() -> None:
-    """Run the stage."""
+    """Run the stage, in one process per GPU."""
+    if launch("stages.train_all"):
+        return
     splits, params = load_splits(), load_section("train", TrainParams)
     budget = params.model_copy(update={"max_steps": params.max_steps * len(splits)})
     shares = [Share(Path(f"data/mined/{s}.parquet"), Path(f"data/instructions/seed/{s}.json")) for s in splits]
     report = train_expert("models/warm_up", shares, budget, "models/baselines/all", ".stm/train_all", "all")
-    write_json("reports/train_all.json", report)
+    if join_processes().is_main:
+        write_json("reports/train_all.json", report)
 
 
 if __name__ == "__main__":

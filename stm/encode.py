@@ -18,19 +18,26 @@ from stm.progress import Meter
 Embeddings = npt.NDArray[np.float32]
 # Beyond this many tokens a forward pass on a CPU falls out of the caches; a GPU is filled by far more.
 CPU_TOKENS, GPU_TOKENS = 2048, 65536
+# A forward pass less costs about as much as a sixteenth of its tokens; padding beyond that costs more.
+PADDING = 16
 
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
     """Yield index lists of similar length, the longest first, each of at most `max_tokens` padded tokens (one text at
-    least).
+    least), of which at most one in `PADDING` is padding.
     """
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    start = 0
-    while start < len(order):
-        width = max(1, lengths[order[start]])
-        size = max(1, max_tokens // width)
-        yield order[start : start + size]
-        start += size
+    batch: list[int] = []
+    width = padding = 0
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        missing = width - lengths[index]
+        if batch and ((len(batch) + 1) * width > max_tokens or (padding + missing) * PADDING > max_tokens):
+            yield batch
+            batch, missing, padding = [], 0, 0
+        width = width if batch else max(1, lengths[index])
+        padding += missing
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 class Encoder:

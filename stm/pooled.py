@@ -1,7 +1,8 @@
 """A model with last-token pooling in, the same function with less work out: without what no pooled vector depends on.
 
-Above the last attention a decoder works on each position alone, and last-token pooling reads one of them. The last MLP
-holds three quarters of a layer's weights. Does not know where the texts come from; pooled vectors keep their values.
+In its last layer a decoder needs keys and values of all positions, but queries and all that follows the attention of
+one position alone, the pooled one. That is nine tenths of the layer's weights. Does not know where the texts come from;
+pooled vectors keep their values.
 """
 
 from collections.abc import Callable
@@ -18,18 +19,18 @@ def last_positions(mask: Tensor) -> Tensor:
     return mask.shape[1] - 1 - mask.flip(1).argmax(1)
 
 
-def _narrow(mlp: Callable[[Tensor], Tensor], seen: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
+def _narrow(module: Callable[[Tensor], Tensor], seen: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         last = seen["last"]
         rows = torch.arange(len(last), device=x.device)
-        found = mlp(x[rows, last])
-        return x.new_zeros(x.shape, dtype=found.dtype).index_put((rows, last), found)
+        found = module(x[rows, last])
+        return found.new_zeros(*x.shape[:2], found.shape[-1]).index_put((rows, last), found)
 
     return forward
 
 
 def skip_unpooled(model: SentenceTransformer) -> bool:
-    """Let the last MLP of the model's decoder see pooled positions only, in place; say whether that was possible.
+    """Let the last layer of the model's decoder see pooled positions only, in place; say whether that was possible.
 
     The states of all other positions become meaningless, so this is for models that are asked for embeddings and
     nothing else. Models of another pooling or another form are left as they are.
@@ -41,7 +42,7 @@ def skip_unpooled(model: SentenceTransformer) -> bool:
     layers = getattr(decoder, "layers", None)
     if layers is None or not isinstance(getattr(layers[-1], "mlp", None), nn.Module):
         return False
-    if getattr(layers[-1].mlp, "sees_pooled_only", False):
+    if getattr(layers[-1], "sees_pooled_only", False):
         return True
     seen: dict[str, Tensor] = {}
 
@@ -49,6 +50,10 @@ def skip_unpooled(model: SentenceTransformer) -> bool:
         seen["last"] = last_positions(args[0]["attention_mask"])
 
     model[0].register_forward_pre_hook(remember)
-    layers[-1].mlp.forward = _narrow(layers[-1].mlp.forward, seen)
-    layers[-1].mlp.sees_pooled_only = True
+    attention = getattr(layers[-1], "self_attn", None)
+    # Modules that work on each position alone; where queries share a product with keys and values, it stays as it is.
+    for module in (layers[-1].mlp, getattr(attention, "q_proj", None), getattr(attention, "o_proj", None)):
+        if isinstance(module, nn.Module):
+            module.forward = _narrow(module.forward, seen)
+    layers[-1].sees_pooled_only = True
     return True

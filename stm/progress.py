@@ -1,8 +1,10 @@
 """Progress that a person can follow: a bar on a terminal, a line every few seconds in a log.
 
-Writes to stderr only. Holds no state beyond the loop that it watches.
+Writes to stderr only, and of several processes that work together only the first does. Holds no state beyond the loop
+that it watches.
 """
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -15,8 +17,15 @@ Item = TypeVar("Item")
 LOG_EVERY_SECONDS = 10.0
 
 
+def _is_first() -> bool:
+    """Whether this is the process that speaks; a launcher numbers its processes in RANK."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(message: str) -> None:
     """Write one line for the user on stderr."""
+    if not _is_first():
+        return
     sys.stderr.write(message + "\n")
     sys.stderr.flush()
 
@@ -30,7 +39,7 @@ class Meter:
         self._shown = 0
         self._bar: Progress | None = None
         console = Console(stderr=True)
-        if console.is_terminal:
+        if console.is_terminal and _is_first():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, console=console)
             self._task = self._bar.add_task(description, total=total)

@@ -14,6 +14,7 @@ from stm.models import load_model
 from stm.params.train import TrainParams
 from stm.prompts import read_prompts, write_prompts
 from stm.train.expert import Share, train_expert
+from stm.train.processes import join_processes
 
 
 def fold_adapter(adapter: Path, out: Path | str) -> None:
@@ -33,5 +34,6 @@ def warm_up(
     """Train on the rows, fold the result into `out` and return the report; 0 steps are refused by the params."""
     adapter = Path(work) / "adapter"
     report = train_expert(base, [Share(Path(rows))], params, adapter, Path(work) / "checkpoint", "warm_up")
-    fold_adapter(adapter, out)
+    if join_processes().is_main:
+        fold_adapter(adapter, out)
     return report

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from stm.models import load_model
 from stm.pooled import last_positions, skip_unpooled
+from stm.train.lora import attach, trainable
 from tests.pico import pico_backbone
+from tests.test_train import PARAMS
 
 TEXTS = ["a", "a longer text of several words", "two words"]
 FAMILIES = ("llama", "qwen3", "gemma", "gemma2", "phi3", "mistral")
@@ -17,7 +20,7 @@ FAMILIES = ("llama", "qwen3", "gemma", "gemma2", "phi3", "mistral")
 
 def vectors_and_gradients(model: SentenceTransformer) -> list[torch.Tensor]:
     layers = model[0].model.layers
-    watched = [layers[-1].mlp.down_proj.weight, layers[0].self_attn.o_proj.weight]
+    watched = [layers[-1].mlp.down_proj.weight, layers[-1].self_attn.o_proj.weight, layers[0].self_attn.o_proj.weight]
     out = model(model.preprocess(TEXTS))["sentence_embedding"]
     weights = torch.linspace(-1, 1, out.numel()).reshape(out.shape)
     return [out.detach(), *torch.autograd.grad((out * weights).sum(), watched)]
@@ -57,3 +60,27 @@ def test_other_poolings_are_left_alone(tmp_path: Path) -> None:
 def test_the_last_position_is_found_on_both_sides() -> None:
     mask = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 0, 0], [1, 1, 1]])
     assert last_positions(mask).tolist() == [1, 2, 0, 2]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_without_unpooled_positions_has_the_gradients_of_peft(tmp_path: Path, family: str) -> None:
+    """Folded products and the narrowed last layer together, against plain peft on the whole model."""
+    base, found = pico_backbone(tmp_path / "base", family), []
+    for quick in (True, False):
+        model = load_model(base)
+        if quick:
+            adapted = attach(model, PARAMS, torch.float32)
+        else:
+            config = LoraConfig(r=PARAMS.rank, lora_alpha=PARAMS.alpha, target_modules="all-linear")
+            adapted = get_peft_model(model[0].model, config)
+        factors = trainable(adapted)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for factor in factors.values():
+                factor.copy_(torch.randn(factor.shape, generator=generator) * 0.1)
+        out = model(model.preprocess(TEXTS))["sentence_embedding"]
+        weights = torch.linspace(-1, 1, out.numel()).reshape(out.shape)
+        found.append([out.detach(), *torch.autograd.grad((out * weights).sum(), list(factors.values()))])
+    assert len(found[0]) > 16
+    for fast, plain in zip(*found, strict=True):
+        assert torch.allclose(fast, plain, rtol=1e-3, atol=1e-5)

@@ -238,11 +238,11 @@ import sys, time
 from pathlib import Path
 from tests import test_train as t
 import stm.train.loop as loop
-plain = loop._advance
+plain = loop.advance
 def slow(*args):
     time.sleep(0.2)
     return plain(*args)
-loop._advance = slow
+loop.advance = slow
 t.train(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
 """
 

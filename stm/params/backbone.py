@@ -29,7 +29,9 @@ class HubSource(Section):
 
     kind: Literal["hub"]
     id: str = Field(min_length=1, description="model id on the hub")
-    revision: str = Field(min_length=1, description="commit of the model repository; a branch or tag is not repeatable")
+    revision: str = Field(
+        min_length=1, description="commit of the model repository, 40 hexadecimal digits; a branch may move"
+    )
 
 
 class BackboneParams(Section):

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stm.params.base import Section
 
@@ -32,4 +32,19 @@ class TrainParams(Section):
         description="GradCache: encode each batch twice; a step needs the memory of one chunk, at 1.5 times the cost"
     )
     checkpoint_steps: int = Field(ge=1, description="optimizer steps between checkpoints for resuming")
+    dev_rows: int = Field(
+        0, ge=0, description="rows held out of the training to measure the loss on; the best step is kept; 0: the last"
+    )
+    dev_steps: int = Field(10, ge=1, description="optimizer steps between two measurements on the held-out rows")
+    patience: int = Field(
+        0, ge=0, description="measurements in a row without a better one after which the training stops; 0: never stops"
+    )
     seed: int = Field(ge=0, description="seed of the factors, the order of the rows and the drawn instructions")
+
+    @model_validator(mode="after")
+    def _check_dev(self) -> "TrainParams":
+        if self.patience and not self.dev_rows:
+            raise ValueError("patience stops by the loss on held-out rows; set dev_rows, or patience to 0")
+        if self.dev_rows == 1:
+            raise ValueError("dev_rows is 1; a contrastive loss needs at least 2 rows")
+        return self

@@ -73,20 +73,21 @@ def _fold(layer: LoraLinear) -> None:
     layer.forward = forward
 
 
-def attach(model: SentenceTransformer, params: TrainParams, fold: bool) -> PeftModel:
-    """Inject fresh factors (A random by the seed, B zero) into the model's decoder; only they are trainable.
+def attach(model: SentenceTransformer, params: TrainParams, dtype: torch.dtype) -> PeftModel:
+    """Inject fresh float32 factors (A random by the seed, B zero) into the model's decoder; only they are trainable.
 
-    `fold` swaps in the folded forward pass; leave it off under mixed precision, where a folded weight would round small
-    deltas away.
+    `dtype` is what products are computed in. In float32 they are folded; under mixed precision, where a folded weight
+    would round small deltas away, the frozen weights are held in that type instead of being converted in every pass.
     """
-    skip_unpooled(model)
     torch.manual_seed(params.seed)
     config = LoraConfig(r=params.rank, lora_alpha=params.alpha, target_modules="all-linear", lora_dropout=0.0)
     adapted = get_peft_model(model[0].model, config)
-    if fold:
-        for module in adapted.modules():
-            if isinstance(module, LoraLinear):
-                _fold(module)
+    for module in adapted.modules():
+        if isinstance(module, LoraLinear) and dtype == torch.float32:
+            _fold(module)
+        elif isinstance(module, LoraLinear):
+            module.base_layer.to(dtype)
+    skip_unpooled(model)  # after the factors are in place, for it wraps the layers that hold them
     assert isinstance(adapted, PeftModel)  # for the type checker: peft declares a wider return type
     return adapted
 

@@ -1,0 +1,219 @@
+"""Training throughput on real pairs against SentenceTransformerTrainer with PEFT: same base, rows, loss and batch size.
+
+usage: python -m benchmarks.train_speed [--layers 12] [--batch 32] [--steps 4] [--rounds 3] [--threads 0]
+
+Both sides train the same LoRA factors for one epoch of the same rows, in turns; the first round of each is not counted.
+Tokens are those of all queries, positives and negatives without padding, the same number for both, so that the ratio of
+rates is the ratio of times. Beside wall time stands CPU time, which other load disturbs less. The rate of the chip is
+that of plain products of the model's own shapes in the same run; bfloat16 is measured as well, since a checkpoint that
+is saved in it would be trained in it by default.
+"""
+
+import argparse
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.experiment import build_base, build_data
+from benchmarks.figures import spread, write_figures
+from stm.models import compute_dtype, load_model
+from stm.params.base import load_section
+from stm.params.train import TrainParams
+from stm.progress import say
+from stm.prompts import read_instruction, read_prompts
+from stm.schema import read_rows
+from stm.train.batches import Example, PromptSource, make_batch, make_examples, plan_steps
+from stm.train.loop import Step, advance
+from stm.train.lora import attach, trainable
+
+TIMES = ("wall", "cpu")
+
+
+def read_examples(options: argparse.Namespace, base: Path, params: TrainParams) -> list[Example]:
+    """Rows with a negative, of all splits in equal shares, shuffled by the seed."""
+    data, wanted, found = Path(options.work) / "data", options.batch * options.steps, []
+    prompts = read_prompts(base)
+    splits = build_data(options, data)
+    for split in splits:
+        instruction, _ = read_instruction(data / f"instructions/{split}.json")
+        source = PromptSource(prompts.template, prompts.document, instruction)
+        examples = make_examples(read_rows(data / f"pairs/{split}.parquet"), source, params)
+        found += [e for e in examples if len(e.negatives) == params.negatives][: -(-wanted // len(splits))]
+    random.Random(params.seed).shuffle(found)
+    return found[:wanted]
+
+
+class Clock:
+    """Seconds of wall and of this process's CPU time since it was made."""
+
+    def __init__(self) -> None:
+        self.started = (time.perf_counter(), time.process_time())
+
+    def read(self) -> dict[str, float]:
+        """Both times until now."""
+        now = (time.perf_counter(), time.process_time())
+        return dict(zip(TIMES, (b - a for a, b in zip(self.started, now, strict=True)), strict=True))
+
+
+def ours(base: Path, examples: Sequence[Example], params: TrainParams) -> Callable[[], dict[str, float]]:
+    """An epoch of this project's training."""
+    model = load_model(base)
+    parameters = trainable(attach(model, params, compute_dtype()))
+    optimizer = torch.optim.AdamW(parameters.values(), lr=params.learning_rate, weight_decay=params.weight_decay)
+    step = Step(model.train(), params)
+
+    def epoch() -> dict[str, float]:
+        clock = Clock()
+        for rows in plan_steps(len(examples), params):
+            advance(step, make_batch([examples[row] for row in rows]), optimizer, parameters, params.learning_rate)
+        return clock.read()
+
+    return epoch
+
+
+def plain(base: Path, examples: Sequence[Example], params: TrainParams, scratch: str) -> Callable[[], dict[str, float]]:
+    """An epoch of the plain stack with its defaults, without reports and saves."""
+    from datasets import Dataset
+    from peft import LoraConfig, TaskType
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        clock, seconds = Clock(), dict[str, float]()
+
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.clock = Clock()
+
+        def on_train_end(self, *_: Any, **__: Any) -> None:
+            self.seconds = self.clock.read()
+
+    model = SentenceTransformer(str(base), device="cpu")
+    linear = {n.rsplit(".", 1)[-1] for n, m in model[0].model.named_modules() if isinstance(m, torch.nn.Linear)}
+    settings = {"r": params.rank, "lora_alpha": params.alpha, "target_modules": sorted(linear)}
+    model.add_adapter(LoraConfig(task_type=TaskType.FEATURE_EXTRACTION, inference_mode=False, **settings))
+    columns: dict[str, list[str]] = {
+        "anchor": [e.query for e in examples],
+        "positive": [e.positive for e in examples],
+        **{f"negative_{i}": [e.negatives[i] for e in examples] for i in range(params.negatives)},
+    }
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=scratch, num_train_epochs=1, per_device_train_batch_size=params.batch_size, use_cpu=True,
+        learning_rate=params.learning_rate, weight_decay=params.weight_decay, max_grad_norm=params.max_grad_norm,
+        dataloader_drop_last=True, save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
+    )  # fmt: skip
+    loss, watch = MultipleNegativesRankingLoss(model, scale=1 / params.temperature), Watch()
+    trainer = SentenceTransformerTrainer(
+        model, arguments, train_dataset=Dataset.from_dict(columns), loss=loss, callbacks=[watch]
+    )
+
+    def epoch() -> dict[str, float]:
+        trainer.train()
+        return watch.seconds
+
+    return epoch
+
+
+def compare_losses(base: Path, examples: Sequence[Example], params: TrainParams) -> dict[str, float]:
+    """The loss of one batch on both sides, before any training: they train the same objective."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    model = SentenceTransformer(str(base), device="cpu")
+    texts = [[e.query for e in examples], [e.positive for e in examples]]
+    texts += [[e.negatives[i] for e in examples] for i in range(params.negatives)]
+    loss = MultipleNegativesRankingLoss(model, scale=1 / params.temperature)
+    with torch.no_grad():
+        theirs = loss([model.preprocess(column) for column in texts], torch.zeros(0))
+    return {"ours": Step(load_model(base), params).measure(make_batch(examples)), "plain": float(theirs)}
+
+
+def product_rate(dtype: torch.dtype, seconds: float = 2.0) -> dict[str, float]:
+    """Floating-point operations per second of products of 512 tokens with an MLP's weight."""
+    x, w = torch.randn(512, 576).to(dtype), torch.randn(1536, 576).to(dtype)
+    torch.nn.functional.linear(x, w)
+    clock, count = Clock(), 0
+    while clock.read()["wall"] < seconds:
+        torch.nn.functional.linear(x, w)
+        count += 1
+    return {kind: count * 2 * 512 * 576 * 1536 / value for kind, value in clock.read().items()}
+
+
+def count_work(base: Path, examples: Sequence[Example]) -> dict[str, float]:
+    """Per epoch: tokens of all columns without padding, and the operations that frozen linear layers need for them.
+
+    Two operations per weight forward and two for the gradient of the input; neither factors, attention nor padding.
+    """
+    model = load_model(base)
+    texts = [text for e in examples for text in (e.query, e.positive, *e.negatives)]
+    ids = model.tokenizer(texts, truncation=True, max_length=model.max_seq_length)["input_ids"]
+    weights = sum(m.weight.numel() for m in model[0].model.modules() if isinstance(m, torch.nn.Linear))
+    tokens = sum(map(len, ids))
+    return {"tokens": tokens, "texts": len(texts), "operations": 4.0 * weights * tokens}
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All rounds, in turns."""
+    params = load_section("train", TrainParams, options.params)
+    params = params.model_copy(update={"batch_size": options.batch, "epochs": 1, "max_steps": 0, "negatives": 1})
+    base = build_base(options, Path(options.work) / f"backbone-{options.layers}")
+    examples = read_examples(options, base, params)
+    work = count_work(base, examples)
+    with tempfile.TemporaryDirectory() as scratch:
+        sides = {"plain": plain(base, examples, params, scratch), "ours": ours(base, examples, params)}
+        times: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+        rates: list[dict[str, float]] = []
+        for number in range(options.rounds + 1):
+            for name, epoch in sides.items():
+                seconds = epoch()
+                say(f"train_speed: {name}, round {number}: {seconds['wall']:.1f} s, CPU {seconds['cpu']:.1f} s")
+                times[name] += [seconds] if number else []
+            rates += [product_rate(torch.float32)] if number else []
+    results: dict[str, Any] = {"work": work, "loss": compare_losses(base, examples[: options.batch], params)}
+    for kind in TIMES:
+        for name, rounds in times.items():
+            results[f"{name}_tokens_per_{kind}_second"] = spread([work["tokens"] / r[kind] for r in rounds])
+        pairs = list(zip(times["plain"], times["ours"], strict=True))
+        results[f"ratio_{kind}"] = spread([p[kind] / o[kind] for p, o in pairs])
+        results[f"product_rate_{kind}"] = spread([rate[kind] for rate in rates])
+        used = [work["operations"] / o[kind] / rate[kind] for o, rate in zip(times["ours"], rates, strict=True)]
+        results[f"fraction_of_rate_{kind}"] = spread(used)
+    results["product_rate_bfloat16"] = product_rate(torch.bfloat16)
+    return results
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params", default="params.yaml")
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as torch chooses")
+    parser.add_argument("--pairs", type=int, default=1500)
+    parser.add_argument("--work", default=".stm/bench/speed")
+    parser.add_argument("--output", default="benchmarks/results/train_speed.json")
+    options = parser.parse_args()
+    options.warm_up_pairs, options.max_queries, options.max_passages = 400, 60, 400
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    results = measure(options)
+    for kind in TIMES:
+        ratio, used = results[f"ratio_{kind}"]["median"], results[f"fraction_of_rate_{kind}"]["median"]
+        say(f"train_speed: {ratio:.2f} times the plain stack by {kind} time; {used:.0%} of the rate of products")
+    packages = ("torch", "transformers", "peft", "sentence-transformers")
+    write_figures(options.output, packages, {**vars(options), "threads": torch.get_num_threads()}, **results)
+
+
+if __name__ == "__main__":
+    main()

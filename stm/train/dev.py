@@ -1,0 +1,57 @@
+"""Early stop and the best state by the loss on held-out rows.
+
+The measurements are entries of the history (`dev_loss` at the step after which it was taken), so that a resumed
+training decides as an undisturbed one. Does not know how a loss is computed.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from stm.errors import DataError
+from stm.train.batches import Example
+
+DEV_LOSS = "dev_loss"
+History = Sequence[Mapping[str, float]]
+
+
+def hold_out(examples: Sequence[Example], count: int, seed: int) -> tuple[list[Example], list[Example]]:
+    """Return the rows to train on and at least `count` rows to measure on, drawn by the seed; 0 holds out none.
+
+    Rows of one concept, or with the same positive, stay together, so that no measured passage is trained on as a
+    positive. `DataError` if fewer than two rows would be left to train on.
+    """
+    if not count:
+        return list(examples), []
+    groups: dict[str, list[int]] = {}
+    for index, example in enumerate(examples):
+        groups.setdefault(f"c{example.concept}" if example.concept else f"p{example.positive}", []).append(index)
+    keys = sorted(groups)
+    random.Random(f"{seed}:dev").shuffle(keys)
+    held: set[int] = set()
+    for key in keys:
+        if len(held) >= count:
+            break
+        held.update(groups[key])
+    if len(examples) - len(held) < 2:
+        raise DataError(f"dev_rows is {count}, but there are only {len(examples)} rows; hold out fewer, or 0")
+    kept = [example for index, example in enumerate(examples) if index not in held]
+    return kept, [examples[index] for index in sorted(held)]
+
+
+def best_step(history: History) -> int:
+    """The step, counted from 1, with the lowest loss on the held-out rows, the first of equals; 0 if none was taken."""
+    taken = [(entry[DEV_LOSS], number) for number, entry in enumerate(history, 1) if DEV_LOSS in entry]
+    return min(taken)[1] if taken else 0
+
+
+def is_stale(history: History, patience: int) -> bool:
+    """Whether the last `patience` measurements brought nothing better; never with a patience of 0."""
+    best = best_step(history)
+    return bool(patience and best and sum(DEV_LOSS in entry for entry in history[best:]) >= patience)
+
+
+def snapshot(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of the parameters as they are."""
+    return {name: parameter.detach().clone() for name, parameter in parameters.items()}

@@ -1,0 +1,115 @@
+"""Held-out rows: who is held out, which step is kept, when training stops, and that a resumed one decides the same."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from stm.errors import DataError, ParamsError
+from stm.params.base import parse_section
+from stm.params.train import TrainParams
+from stm.prompts import read_prompts
+from stm.train.batches import Example
+from stm.train.dev import best_step, hold_out, is_stale
+from stm.train.loop import Step, train_adapter
+from tests.pico import pico_backbone
+from tests.test_train import PARAMS, examples
+
+DEV = {"dev_rows": 6, "dev_steps": 2, "epochs": 8, "max_steps": 8}
+
+
+def train(base: Path, out: Path, work: Path, **changes: object) -> dict[str, Any]:
+    params = PARAMS.model_copy(update={**DEV, **changes})
+    return train_adapter(base, examples(), read_prompts(base), params, out, work, "pico")
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "adapter_model.safetensors").read_bytes()
+
+
+def entries(*losses: float | None) -> list[dict[str, float]]:
+    return [{"loss": 1.0} if value is None else {"loss": 1.0, "dev_loss": value} for value in losses]
+
+
+def test_rows_of_one_concept_or_positive_are_held_out_together() -> None:
+    rows = [Example(f"r{i}", f"a{i}", f"q{i}", f"p{i // 2}", (), "c" if i > 15 else "") for i in range(20)]
+    train_rows, held = hold_out(rows, 5, seed=1)
+    assert sorted(r.id for r in [*train_rows, *held]) == sorted(r.id for r in rows)
+    assert len(held) in (6, 8)
+    assert not {r.positive for r in held} & {r.positive for r in train_rows}
+    assert len({r.concept for r in rows[16:]} & {r.concept for r in held} & {r.concept for r in train_rows} - {""}) == 0
+    assert hold_out(rows, 5, seed=1) == (train_rows, held)
+    assert hold_out(rows, 5, seed=2)[1] != held
+    assert hold_out(rows, 0, seed=1) == (rows, [])
+    with pytest.raises(DataError, match="dev_rows is 19, but there are only 20 rows"):
+        hold_out(rows, 19, seed=1)
+
+
+def test_the_best_step_is_the_first_of_the_lowest_and_patience_counts_from_it() -> None:
+    assert best_step(entries(None, None)) == 0
+    history = entries(None, 0.5, None, 0.4, None, 0.4, 0.6)
+    assert best_step(history) == 4
+    assert [is_stale(history, patience) for patience in (0, 1, 2, 3)] == [False, True, True, False]
+    assert not is_stale(entries(0.5), 1)
+
+
+def test_the_adapter_is_that_of_the_best_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, losses = pico_backbone(tmp_path / "base"), iter([0.5, 0.2, 0.3, 0.4])
+    monkeypatch.setattr(Step, "measure", lambda self, batch: next(losses))
+    report = train(base, tmp_path / "1/kept", tmp_path / "w")
+    assert (report["best_step"], report["steps"]) == (4, 8)
+    assert [entry["dev_loss"] for entry in report["history"][1::2]] == [0.5, 0.2, 0.3, 0.4]
+    captured = iter([0.1, 0.2, 0.3, 0.4, 0.5])
+    monkeypatch.setattr(Step, "measure", lambda self, batch: next(captured))
+    first = train(base, tmp_path / "2/first", tmp_path / "w")
+    assert first["best_step"] == 2
+    assert weights(tmp_path / "1/kept") != weights(tmp_path / "2/first")
+    kept, other = (load_file(tmp_path / n / "adapter_model.safetensors") for n in ("1/kept", "2/first"))
+    assert any((kept[name] - other[name]).abs().max() > 1e-4 for name in kept)
+
+
+def test_training_stops_when_nothing_gets_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, losses = pico_backbone(tmp_path / "base"), iter([0.2, 0.3, 0.4])
+    monkeypatch.setattr(Step, "measure", lambda self, batch: next(losses))
+    report = train(base, tmp_path / "1/stopped", tmp_path / "w", patience=2)
+    assert (report["best_step"], report["steps"]) == (2, 6)
+
+
+def test_held_out_rows_are_measured_and_never_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, seen, measured = pico_backbone(tmp_path / "base"), set(), set()
+    run, measure = Step.run, Step.measure
+    monkeypatch.setattr(Step, "run", lambda self, batch: (seen.update(batch.row_ids), run(self, batch))[1])
+    monkeypatch.setattr(Step, "measure", lambda self, batch: (measured.update(batch.row_ids), measure(self, batch))[1])
+    report = train(base, tmp_path / "1/a", tmp_path / "w")
+    assert len(measured) == 6
+    assert not measured & seen
+    assert all(0 < entry["dev_loss"] < 20 for entry in report["history"] if "dev_loss" in entry)
+
+
+def test_an_interrupted_training_keeps_the_same_best_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, run, count = pico_backbone(tmp_path / "base"), Step.run, [0]
+    whole = train(base, tmp_path / "1/a", tmp_path / "w")
+
+    def interrupted(self: Step, batch: Any) -> tuple[float, int]:
+        count[0] += 1
+        if count[0] == 6:
+            raise KeyboardInterrupt
+        return run(self, batch)
+
+    monkeypatch.setattr(Step, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(base, tmp_path / "2/a", tmp_path / "w")
+    resumed = train(base, tmp_path / "2/a", tmp_path / "w")
+    assert count[0] == 9, "five steps before, three after"
+    assert resumed["history"] == whole["history"]
+    assert weights(tmp_path / "1/a") == weights(tmp_path / "2/a")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"patience": 2}, "patience stops by the loss on held-out rows"), ({"dev_rows": 1}, "at least 2 rows")],
+)
+def test_params_that_cannot_be_are_refused(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        parse_section({**PARAMS.model_dump(), **changes}, TrainParams, "train")

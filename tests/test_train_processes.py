@@ -1,0 +1,91 @@
+"""Two processes train what one trains, through the stage's own launch; and what a launch refuses."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from stages import train as stage
+from stm.errors import ModelError, ParamsError
+from stm.files import read_json
+from stm.schema import ROWS, write_rows
+from stm.train.processes import Processes, join_processes, launch, wanted_processes
+from tests.closure import ROOT
+from tests.pico import pico_backbone
+from tests.test_train import PARAMS, examples
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pico_backbone(Path("models/warm_up"))
+    rest = {"origins": ["given"], "instruction": "", "source": "t", "concept": ""}
+    rows = [
+        {"id": e.id, "anchor": e.anchor, "positive": e.positive, "negatives": list(e.negatives), **rest}
+        for e in examples(24)
+    ]
+    write_rows(pl.DataFrame(rows, schema=ROWS), Path("data/mined/a.parquet"))
+    Path("data/instructions/seed").mkdir(parents=True)
+    Path("data/instructions/seed/a.json").write_text('{"instruction": "Find it", "pool": []}')
+    row = {"split": "a", "negatives": "mined", "instruction": "seed"}
+    params = PARAMS.model_copy(update={"chunk_tokens": 64, "max_steps": 4, "dev_rows": 4, "dev_steps": 2})
+    tables = {"splits": ["a"], "experts": {"a-ft": row, "a-two": row}, "train": params.model_dump()}
+    Path("params.yaml").write_text(yaml.safe_dump(tables))
+    return tmp_path
+
+
+def test_two_processes_end_in_the_adapter_of_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.main("a-ft")
+    one = load_file("models/experts/a-ft/adapter_model.safetensors")
+    Path("models/experts/a-ft").rename("models/one")  # a finished sibling would be taken over
+    monkeypatch.setenv("STM_PROCESSES", "2")
+    stage.main("a-two")
+    two = load_file("models/experts/a-two/adapter_model.safetensors")
+    alone, together = (read_json(f"reports/train/{name}.json") for name in ("a-ft", "a-two"))
+    for first, second in zip(alone["history"], together["history"], strict=True):
+        assert second == pytest.approx(first, rel=1e-3)
+    assert together["tokens"] == alone["tokens"]
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(one[name], two[name], rtol=1e-2, atol=1e-4) for name in one)
+    assert any(tensor.abs().max() > 1e-3 for name, tensor in two.items() if "lora_B" in name)
+    assert not Path(".stm/train/a-two").exists()
+
+
+def test_a_process_that_fails_is_one_error_without_a_result(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STM_PROCESSES", "2")
+    with pytest.raises(ModelError, match="failed in one of 2 processes"):
+        launch("stages.train", "nobody")
+    assert not Path("models/experts").exists()
+
+
+def test_the_number_of_processes_is_that_of_the_variable_or_of_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STM_PROCESSES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert wanted_processes() == 4
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert wanted_processes() == 1
+    assert launch("stages.train", "x") is False
+    monkeypatch.setenv("STM_PROCESSES", "3")
+    assert wanted_processes() == 3
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert launch("stages.train", "x") is False, "a launched process launches none"
+    for text in ("0", "-1", "two", "1.5"):
+        monkeypatch.setenv("STM_PROCESSES", text)
+        with pytest.raises(ParamsError, match="STM_PROCESSES"):
+            wanted_processes()
+
+
+def test_alone_nothing_is_exchanged() -> None:
+    assert "WORLD_SIZE" not in os.environ
+    alone = join_processes()
+    assert alone == Processes(0, 1)
+    parameter = SimpleNamespace(grad=None)
+    alone.add_up_gradients([parameter])  # type: ignore[list-item]
+    assert parameter.grad is None
+    assert torch.equal(alone.add_up(torch.ones(2)), torch.ones(2))
