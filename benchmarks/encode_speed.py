@@ -3,7 +3,7 @@
 usage: python -m benchmarks.encode_speed [--layers 12] [--max_queries 60] [--max_passages 400] [--rounds 3]
 
 Both sides encode the queries and passages of every task, in turns, with the same prompts; the first round is not
-counted. The plain side loads the folder as any user would, so that its type is what the folder was saved in: float32 here.
+counted. The plain side loads the folder as any user would: in the type that it was saved in, float32 here.
 """
 
 import argparse
