@@ -13,7 +13,7 @@ from stm.models import load_model
 from stm.params.train import TrainParams
 from stm.schema import ROWS, write_rows
 from stm.train.expert import Share, train_expert
-from stm.train.loop import Step
+from stm.train.step import Step
 from tests.pico import MAX_TOKENS, pico_backbone
 from tests.test_train import PARAMS
 
@@ -103,7 +103,7 @@ def test_a_rate_that_breaks_the_model_stops_with_rows_and_keeps_the_last_checkpo
 def test_a_checkpoint_of_other_params_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, int], named: str
 ) -> None:
-    monkeypatch.setattr("stm.train.loop.drop_checkpoint", lambda folder: None)
+    monkeypatch.setattr("stm.train.checkpoint.drop_checkpoint", lambda folder: None)
     train(tmp_path, rows(8))
     (tmp_path / "out").rename(tmp_path / "elsewhere")
     with pytest.raises(ModelError, match=rf"was made with {named}; delete .*work to train from the start"):

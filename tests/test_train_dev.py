@@ -10,9 +10,10 @@ from stm.errors import DataError, ParamsError
 from stm.params.base import parse_section
 from stm.params.train import TrainParams
 from stm.prompts import read_prompts
+from stm.train.adapter import train_adapter
 from stm.train.batches import Example
 from stm.train.dev import best_step, hold_out, is_stale
-from stm.train.loop import Step, train_adapter
+from stm.train.step import Step
 from tests.pico import pico_backbone
 from tests.test_train import PARAMS, examples
 
