@@ -87,8 +87,8 @@ def launch(script: str, *arguments: str) -> bool:
     say(f"{script}: {count} processes")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=count, max_restarts=0, rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0",
-        run_id=script,
+        min_nodes=1, max_nodes=1, nproc_per_node=count, max_restarts=0, run_id=script, rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1",
     )  # fmt: skip
     try:
         elastic_launch(config, sys.executable)("-m", script, *arguments)
