@@ -151,7 +151,7 @@ def test_prompts_come_from_the_split_the_pool_or_the_row() -> None:
         by[origin] = make_examples(frame(), source, params)[0].query
     assert by["row"] == "Own words: fever"
     assert by["pool"] in ("Pool a: fever", "Pool b: fever")
-    with pytest.raises(DataError, match="empty pool"):
+    with pytest.raises(DataError, match="pool, which is empty"):
         make_examples(frame(), PromptSource("", "", "x"), PARAMS.model_copy(update={"instruction_from": "pool"}))
 
 
