@@ -22,6 +22,9 @@ test-browser: $(READY)  ## the report in headless Chromium; installs Debian's ch
 	pytest -n 2 tests/browser/check_report.py
 
 bench: $(READY)  ## benchmarks; JSON to benchmarks/results
+	python -m benchmarks.train_speed
+	python -m benchmarks.encode_speed
+	python -m benchmarks.prompt_cost
 	python -m benchmarks.merge_methods
 	python -m benchmarks.merge_candidate
 	python -m benchmarks.merge_search

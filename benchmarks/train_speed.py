@@ -28,8 +28,9 @@ from stm.progress import say
 from stm.prompts import read_instruction, read_prompts
 from stm.schema import read_rows
 from stm.train.batches import Example, PromptSource, make_batch, make_examples, plan_steps
-from stm.train.loop import Step, advance
+from stm.train.loop import advance
 from stm.train.lora import attach, trainable
+from stm.train.step import Step
 
 TIMES = ("wall", "cpu")
 

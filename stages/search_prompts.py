@@ -1,5 +1,5 @@
 """Search the query instruction of one split: models/experts/<split>-ft and data/tasks/dev ->
-data/instructions/searched/<split>.json.
+data/instructions/{searched,pool}/<split>.json.
 """
 
 from pathlib import Path
@@ -35,8 +35,9 @@ def body(split: str) -> None:
             tasks, prompts.instruction, encoder, lambda text: render(prompts.template, text).query, ledger, params
         )
     write_json(Path("reports/search_prompts") / f"{split}.json", {"split": split, **found.report})
-    searched = {"instruction": found.instruction, "pool": found.pool}
-    write_json(Path("data/instructions/searched") / f"{split}.json", searched)
+    for kind, instruction in (("searched", found.instruction), ("pool", prompts.instruction)):
+        content = {"instruction": instruction, "pool": found.pool}
+        write_json(Path("data/instructions") / kind / f"{split}.json", content)
     say(f"{split}: {found.report['reason']}; instruction: {found.instruction!r}")
 
 

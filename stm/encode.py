@@ -29,12 +29,11 @@ def batches_by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[
     batch: list[int] = []
     width = padding = 0
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        missing = width - lengths[index]
-        if batch and ((len(batch) + 1) * width > max_tokens or (padding + missing) * PADDING > max_tokens):
+        wasted = padding + width - lengths[index]
+        if batch and ((len(batch) + 1) * width > max_tokens or wasted * PADDING > max_tokens):
             yield batch
-            batch, missing, padding = [], 0, 0
-        width = width if batch else max(1, lengths[index])
-        padding += missing
+            batch = []
+        width, padding = (width, wasted) if batch else (max(1, lengths[index]), 0)
         batch.append(index)
     if batch:
         yield batch

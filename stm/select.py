@@ -21,7 +21,7 @@ COPIED = ("adapter_config.json", "adapter_model.safetensors", "prompts.json")
 
 @dataclass(frozen=True)
 class Variant:
-    """One expert: `negatives` is mined or synthetic, `instruction` is seed or searched."""
+    """One expert: `negatives` is mined or synthetic, `instruction` is seed, searched or pool."""
 
     name: str
     split: str
@@ -31,7 +31,7 @@ class Variant:
     @property
     def complexity(self) -> int:
         """The order in which equals are preferred: ft, shn, po, shn_po."""
-        return (self.negatives == "synthetic") + 2 * (self.instruction == "searched")
+        return (self.negatives == "synthetic") + 2 * (self.instruction != "seed")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer
 
@@ -90,6 +92,17 @@ def test_batches_hold_each_text_once_within_the_budget() -> None:
     assert sorted(i for batch in batches for i in batch) == list(range(7))
     assert batches[0] == [5]
     assert all(len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= 20 for batch in batches)
+
+
+@given(st.lists(st.integers(0, 70), max_size=60), st.integers(64, 512))
+def test_batches_hold_little_padding(lengths: list[int], budget: int) -> None:
+    batches = list(batches_by_length(lengths, budget))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        found = [lengths[i] for i in batch]
+        assert found == sorted(found, reverse=True)
+        assert len(batch) == 1 or len(batch) * found[0] <= budget
+        assert sum(found[0] - length for length in found) * 16 <= budget
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -66,8 +66,8 @@ def test_a_profile_is_refused_until_it_is_filled_in(project: Path, name: str) ->
     assert all("40 hexadecimal digits" in line for line in lines[:9])
     assert len(lines) == 12
     assert "'med_real' and 'nlu' take the same rows of BMRetriever/biomed_retrieval_dataset" in lines[-1]
-    fill_in(params, "main")
-    with pytest.raises(ParamsError, match=r"the commit of google|the commit of Qwen|the commit of microsoft"):
+    fill_in(params, "v1.0")
+    with pytest.raises(ParamsError, match=r"the commit of (google|Qwen|microsoft)/.*given: 'v1.0'"):
         check(params)
     fill_in(params, COMMIT)
     check(params)
@@ -107,17 +107,17 @@ def shrink(params: dict[str, Any], family: str) -> None:
     pico_tokenizer().save_pretrained("own/decoder")
     fill_in(params, "")
     params["backbone"]["source"] = {"kind": "folder", "path": "own/decoder"}
-    params["files"] = {
-        "decoder": {"path": "own/decoder", "read_by": "backbone"},
-        "mixture": {"path": "own", "read_by": "prepare"},
-        "task": {"path": "task.parquet", "read_by": "prepare"},
-    }
     for sources in params["prepare"]["splits"].values():
         sources[0]["path"], sources[0]["released"]["path"] = "own/mixture", "own/released"
     pl.DataFrame({"anchor": ["what is far away"], "positive": ["Nothing of the mixture."]}).write_parquet(
         "task.parquet"
     )
     tasks = {"own": {"kind": "parquet", "path": "task.parquet"}}
+    params["files"] = {
+        name: {"path": path, "read_by": reader}
+        for name, path, reader in (("decoder", "own/decoder", "backbone"), ("mixture", "own/mixture", "prepare"),
+                                   ("released", "own/released", "prepare"), ("task", "task.parquet", "prepare"))
+    }  # fmt: skip
     params["prepare"] |= {"tasks": {"dev": tasks, "test": dict(tasks)}, "warm_up_pairs": 16}
     for section in ("warm_up", "train"):
         params[section] |= {"batch_size": 6, "max_steps": 2, "chunk_tokens": 128}

@@ -48,6 +48,7 @@ def test_a_profile_that_would_break_the_params_writes_nothing(tmp_path: Path) ->
         ("synthesize_splits: [nowhere]", "synthesize_splits names .'nowhere'.; the table splits has"),
         ("search_prompts_splits: [nlu, nlu]", "search_prompts_splits names a split twice"),
         ("synthesize_splits: []", "med_real-shn.negatives is 'synthetic'; add its split 'med_real' to synthesize_sp"),
+        ("train: {instruction_from: pool}", "only experts have a pool; say `instruction: pool` in a row of experts"),
         ("search_prompts_splits: []", "po.instruction is 'searched'; add its split 'med_synth' to search_prompts_sp"),
     ],
 )

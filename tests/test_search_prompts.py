@@ -247,6 +247,7 @@ def test_the_stage_writes_the_instruction_and_its_story(tmp_path: Path, monkeypa
     instruction, pool = read_instruction(SEARCHED)
     story = json.loads(Path(STORY).read_text(encoding="utf-8"))
     assert (instruction, pool) == (story["instruction"], list(POOL))
+    assert read_instruction("data/instructions/pool/nlu.json") == ("Find it", list(POOL))
     assert (story["split"], story["budget"], story["candidates"][0]["instruction"]) == ("nlu", "small", "Find it")
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,13 @@ from stm.models import load_model
 from stm.params.train import TrainParams
 from stm.prompts import read_prompts
 from stm.schema import ROWS, write_rows
+from stm.train.adapter import train_adapter
 from stm.train.batches import Example, PromptSource, make_batch, make_examples, plan_steps
 from stm.train.expert import Share, train_expert
-from stm.train.loop import Step, learning_rate, train_adapter
+from stm.train.loop import learning_rate
 from stm.train.lora import Fold, FoldedLinear
 from stm.train.objective import BatchIds, false_negatives, info_nce
+from stm.train.step import Step
 from tests.pico import pico_backbone
 
 PARAMS = TrainParams(
@@ -53,6 +56,12 @@ PARAMS = TrainParams(
     checkpoint_steps=1,
     seed=3,
 )
+
+
+def note(seen: set[str], batch: Any, texts: Iterable[str]) -> Any:
+    """The batch, of which some texts are taken down."""
+    seen.update(texts)
+    return batch
 
 
 def examples(count: int = 32) -> list[Example]:
@@ -149,7 +158,7 @@ def test_prompts_come_from_the_split_the_pool_or_the_row() -> None:
         by[origin] = make_examples(frame(), source, params)[0].query
     assert by["row"] == "Own words: fever"
     assert by["pool"] in ("Pool a: fever", "Pool b: fever")
-    with pytest.raises(DataError, match="empty pool"):
+    with pytest.raises(DataError, match="pool, which is empty"):
         make_examples(frame(), PromptSource("", "", "x"), PARAMS.model_copy(update={"instruction_from": "pool"}))
 
 
@@ -225,7 +234,7 @@ def test_a_finished_training_of_the_same_inputs_is_taken_over_and_of_others_is_n
     first = train(base, out / "a", tmp_path / "w")
     other = train(base, out / "b", tmp_path / "w", seed=4)
     assert "same_as" not in other
-    monkeypatch.setattr("stm.train.loop.Step.run", lambda self, batch: pytest.fail("trained again"))
+    monkeypatch.setattr("stm.train.step.Step.run", lambda self, batch: pytest.fail("trained again"))
     same = train(base, out / "c", tmp_path / "w")
     assert (same["same_as"], same["history"], same["seconds"]) == ("a", first["history"], 0.0)
     assert sha256_tree(out / "c") == sha256_tree(out / "a")
@@ -269,7 +278,7 @@ def test_a_checkpoint_of_other_params_is_refused_with_the_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, work = pico_backbone(tmp_path / "base"), tmp_path / "work"
-    monkeypatch.setattr("stm.train.loop.drop_checkpoint", lambda folder: None)
+    monkeypatch.setattr("stm.train.checkpoint.drop_checkpoint", lambda folder: None)
     train(base, tmp_path / "a", work)
     with pytest.raises(ModelError, match=r"temperature = 0\.05, not 0\.1"):
         train(base, tmp_path / "b", work, temperature=0.1)
@@ -277,7 +286,7 @@ def test_a_checkpoint_of_other_params_is_refused_with_the_difference(
 
 def test_a_loss_that_is_not_finite_stops_with_the_row_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = pico_backbone(tmp_path / "base")
-    monkeypatch.setattr("stm.train.loop.Step.run", lambda self, batch: (float("nan"), 1))
+    monkeypatch.setattr("stm.train.step.Step.run", lambda self, batch: (float("nan"), 1))
     with pytest.raises(ModelError, match=r"rows r\d+"):
         train(base, tmp_path / "a", tmp_path / "w")
     assert not (tmp_path / "a").exists()

@@ -10,11 +10,12 @@ from stm.errors import DataError, ParamsError
 from stm.params.base import parse_section
 from stm.params.train import TrainParams
 from stm.prompts import read_prompts
+from stm.train.adapter import train_adapter
 from stm.train.batches import Example
 from stm.train.dev import best_step, hold_out, is_stale
-from stm.train.loop import Step, train_adapter
+from stm.train.step import Step
 from tests.pico import pico_backbone
-from tests.test_train import PARAMS, examples
+from tests.test_train import PARAMS, examples, note
 
 DEV = {"dev_rows": 6, "dev_steps": 2, "epochs": 8, "max_steps": 8}
 
@@ -76,17 +77,11 @@ def test_training_stops_when_nothing_gets_better(tmp_path: Path, monkeypatch: py
     assert (report["best_step"], report["steps"]) == (2, 6)
 
 
-def note(ids: set[str], batch: Any) -> Any:
-    """The batch, whose row ids are taken down."""
-    ids.update(batch.row_ids)
-    return batch
-
-
 def test_held_out_rows_are_measured_and_never_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, seen, measured = pico_backbone(tmp_path / "base"), set[str](), set[str]()
     run, measure = Step.run, Step.measure
-    monkeypatch.setattr(Step, "run", lambda self, batch: run(self, note(seen, batch)))
-    monkeypatch.setattr(Step, "measure", lambda self, batch: measure(self, note(measured, batch)))
+    monkeypatch.setattr(Step, "run", lambda self, batch: run(self, note(seen, batch, batch.row_ids)))
+    monkeypatch.setattr(Step, "measure", lambda self, batch: measure(self, note(measured, batch, batch.row_ids)))
     report = train(base, tmp_path / "1/a", tmp_path / "w")
     assert len(measured) == 6
     assert not measured & seen

@@ -13,11 +13,13 @@ from safetensors.torch import load_file
 from stages import train as stage
 from stm.errors import ModelError, ParamsError
 from stm.files import read_json
+from stm.prompts import read_prompts
 from stm.schema import ROWS, write_rows
 from stm.train.processes import Processes, join_processes, launch, wanted_processes
+from stm.train.step import Step
 from tests.closure import ROOT
 from tests.pico import pico_backbone
-from tests.test_train import PARAMS, examples
+from tests.test_train import PARAMS, examples, note
 
 
 @pytest.fixture
@@ -38,6 +40,23 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tables = {"splits": ["a"], "experts": {"a-ft": row, "a-two": row}, "train": params.model_dump()}
     Path("params.yaml").write_text(yaml.safe_dump(tables))
     return tmp_path
+
+
+def test_an_expert_of_a_pool_is_trained_with_all_of_it_and_asked_with_the_seed(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[str] = set()
+    run = Step.run
+    monkeypatch.setattr(Step, "run", lambda self, batch: run(self, note(seen, batch, batch.texts)))
+    Path("data/instructions/pool").mkdir()
+    Path("data/instructions/pool/a.json").write_text('{"instruction": "Find it", "pool": ["One way", "Another way"]}')
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["experts"]["a-pool"] = {"split": "a", "negatives": "mined", "instruction": "pool"}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    stage.main("a-pool")
+    queries = [text for text in seen if "Query: " in text]
+    assert {text.split("\n")[0] for text in queries} == {"One way", "Another way"}
+    assert read_prompts("models/experts/a-pool").query == "Find it\nQuery: "
 
 
 def test_two_processes_end_in_the_adapter_of_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

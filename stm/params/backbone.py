@@ -29,7 +29,9 @@ class HubSource(Section):
 
     kind: Literal["hub"]
     id: str = Field(min_length=1, description="model id on the hub")
-    revision: str = Field(description="commit of the model repository, 40 hexadecimal digits; a branch may move")
+    revision: str = Field(
+        min_length=1, description="commit of the model repository, 40 hexadecimal digits; a branch may move"
+    )
 
 
 class BackboneParams(Section):

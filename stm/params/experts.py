@@ -16,7 +16,9 @@ class ExpertRow(Section):
 
     split: Name = Field(description="split that it is trained on")
     negatives: Literal["mined", "synthetic"] = Field(description="whose hard negatives it is trained with")
-    instruction: Literal["seed", "searched"] = Field(description="which query instruction it is trained with")
+    instruction: Literal["seed", "searched", "pool"] = Field(
+        description="which query instruction it is trained with; pool: one of the split's generic pool, drawn per row"
+    )
 
 
 class Tables(Section):

@@ -57,7 +57,10 @@ def make_examples(rows: pl.DataFrame, prompts: PromptSource, params: TrainParams
     `DataError` if a pool is asked for and empty, or a negative equals its positive.
     """
     if params.instruction_from == "pool" and not prompts.pool:
-        raise DataError("instruction_from is 'pool', but the split's instructions file has an empty pool")
+        raise DataError(
+            "the instructions are to be drawn from the split's pool, which is empty: the LLM wrote none of use "
+            "(reports/search_prompts says why); raise search_prompts.pool_size, or train with the seed instruction"
+        )
     examples = []
     for row in rows.iter_rows(named=True):
         if row["positive"] in row["negatives"]:

@@ -11,8 +11,8 @@ from typing import Any
 from stm.params.train import TrainParams
 from stm.prompts import read_instruction, read_prompts, render
 from stm.schema import read_rows
+from stm.train.adapter import train_adapter
 from stm.train.batches import Example, PromptSource, make_examples
-from stm.train.loop import train_adapter
 
 
 @dataclass(frozen=True)

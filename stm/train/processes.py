@@ -80,15 +80,20 @@ def launch(script: str, *arguments: str) -> bool:
     count = wanted_processes()
     if count == 1 or "WORLD_SIZE" in os.environ:
         return False
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     say(f"{script}: {count} processes")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=count, max_restarts=0, rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0"
+        min_nodes=1, max_nodes=1, nproc_per_node=count, max_restarts=0, run_id=script, rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1",
     )  # fmt: skip
     try:
         elastic_launch(config, sys.executable)("-m", script, *arguments)
     except ChildFailedError as error:
         raise ModelError(f"{script} failed in one of {count} processes, for the reason above") from error
+    except SignalException as error:
+        raise KeyboardInterrupt from error
     return True

@@ -1,0 +1,82 @@
+"""An adapter folder from examples and a base folder: taken over from a finished sibling, or trained.
+
+What only training needs is imported when it is needed, for a sibling is found in no time. Does not know splits or
+variants.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stm.files import atomic_directory, sha256_text, sha256_tree
+from stm.params.train import TrainParams
+from stm.progress import say
+from stm.prompts import Prompts, write_prompts
+from stm.train.batches import Example
+from stm.train.dev import best_step
+from stm.train.finished import copy_adapter, find_same, record_training
+from stm.train.processes import Processes, join_processes
+
+
+def describe_origin(base: Path, examples: Sequence[Example], params: TrainParams) -> dict[str, Any]:
+    """What a training depends on, for its checkpoints: base weights, rows and params."""
+    rows = sha256_text(*(repr(example) for example in examples))
+    return {"base": sha256_tree(base), "rows": rows, **params.model_dump(exclude={"checkpoint_steps"})}
+
+
+def train_adapter(
+    base: Path, examples: Sequence[Example], prompts: Prompts, params: TrainParams, out: Path, work: Path, name: str
+) -> dict[str, Any]:
+    """Train an adapter of `base` on the examples and write it to `out`; return the history.
+
+    `work` holds the checkpoint while the training runs. A finished training of the same base, rows and params beside
+    `out` is copied instead of repeated. A loss that is not finite is a `ModelError` with the row ids of its batch.
+    Where a launcher started several processes, all of them call this, and the first writes.
+    """
+    processes = join_processes()
+    origin = describe_origin(base, examples, params)
+    same = find_same(out, origin)
+    processes.wait()
+    if same:
+        say(f"{name}: the same base, rows and params as {same.folder.name}, which is taken over")
+        _write(out, processes, prompts, partial(copy_adapter, same.folder))
+        return {**summarise(same.history, len(examples), 0.0), "same_as": same.folder.name}
+    from stm.train.checkpoint import drop_checkpoint
+    from stm.train.loop import run_training
+    from stm.train.lora import save_adapter
+
+    started = time.monotonic()
+    adapted, history = run_training(base, examples, params, origin, work, name, processes)
+
+    def save(scratch: Path) -> None:
+        save_adapter(adapted, base.as_posix(), scratch)
+        record_training(scratch, origin, history)
+
+    _write(out, processes, prompts, save)
+    if processes.is_main:
+        drop_checkpoint(work)
+    return summarise(history, len(examples), time.monotonic() - started)
+
+
+def _write(out: Path, processes: Processes, prompts: Prompts, save: Callable[[Path], None]) -> None:
+    """Let the first process write the adapter, and all wait until it is there."""
+    if processes.is_main:
+        with atomic_directory(out) as scratch:
+            save(scratch)
+            write_prompts(prompts, scratch)
+    processes.wait()
+
+
+def summarise(history: Sequence[Mapping[str, float]], rows: int, seconds: float) -> dict[str, Any]:
+    """The history with its totals, as the reports keep it."""
+    tokens = int(sum(entry["tokens"] for entry in history))
+    return {
+        "rows": rows,
+        "steps": len(history),
+        "tokens": tokens,
+        "seconds": round(seconds, 1),
+        **({"best_step": best_step(history)} if best_step(history) else {}),
+        "history": list(history),
+    }
