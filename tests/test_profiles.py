@@ -24,7 +24,10 @@ def test_every_shipped_profile_applies_to_the_shipped_params(profile: Path, tmp_
 
 def test_mappings_are_merged_or_replaced_as_the_profile_says(tmp_path: Path) -> None:
     profile = tmp_path / "p.yaml"
-    profile.write_text("replace: [backbone.source]\nbackbone: {layers: 3, source: {kind: folder, path: x}}\n")
+    profile.write_text(
+        "replace: [backbone.source]\nfiles: {own: {path: x, read_by: backbone}}\n"
+        "backbone: {layers: 3, source: {kind: folder, path: x}}\n"
+    )
     changed = yaml.safe_load(apply_profile(profile, ROOT / "params.yaml"))["backbone"]
     assert changed["source"] == {"kind": "folder", "path": "x"}
     assert changed["layers"] == 3

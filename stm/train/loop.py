@@ -72,15 +72,19 @@ def run_training(
 def advance(
     step: Step, batch: Batch, optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], rate: float
 ) -> dict[str, float]:
-    """Make one optimizer step on the batch and return its entry of the history."""
+    """Make one optimizer step on the batch and return its entry of the history.
+
+    `ModelError` with the row ids of the batch, and nothing changed, if the loss or its gradient is not finite.
+    """
     loss, tokens = step.run(batch)
-    if not math.isfinite(loss):
-        rows = ", ".join(batch.row_ids[:8])
-        raise ModelError(
-            f"the loss became {loss} on a batch with the rows {rows}; lower the learning rate or check these rows"
-        )
     step.processes.add_up_gradients(parameters.values())
     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), step.params.max_grad_norm)
+    for what, value in (("loss", loss), ("gradient's norm", float(norm))):
+        if not math.isfinite(value):
+            rows = ", ".join(batch.row_ids[:8])
+            raise ModelError(
+                f"the {what} became {value} on a batch with the rows {rows}; lower the learning rate or check them"
+            )
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
