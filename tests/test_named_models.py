@@ -2,6 +2,7 @@
 
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_a_cached_cross_encoder_scores_as_its_folder_does(cache: Path, tmp_path:
 
 
 @pytest.mark.parametrize("load", [load_retriever, load_cross_encoder])
-def test_a_hub_out_of_reach_is_one_sentence_at_once(cache: Path, load: object) -> None:
+def test_a_hub_out_of_reach_is_one_sentence_at_once(cache: Path, load: Callable[[str, str], object]) -> None:
     started = time.monotonic()
     with pytest.raises(ModelError) as caught:
         load("own/pico", COMMIT)

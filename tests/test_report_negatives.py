@@ -64,8 +64,8 @@ def test_acceptance_reasons_hardness_samples_queries_and_failures_are_shown(repo
     assert [kind["reason"] for kind in row["samples"]] == ["accepted", "copy"]
     assert len(row["samples"][0]["rows"]) == 2
     charts = {"rejected": ["copy", "refusal"], "hardness": ["synthetic", "mined"], "refused": ["round_trip"]}
-    for chart, words in charts.items():
-        assert all(word in str(row[chart]) for word in words)
+    for chart, series in charts.items():
+        assert all(word in str(row[chart]) for word in series)
     shown = section(reports)
     for words in ("acceptance rate 0.6", "queries asked for 30", "of these accepted 11", "timeout 4", "it is those"):
         assert words in shown

@@ -104,10 +104,8 @@ class _Job:
     def __init__(self, endpoint: Endpoint, store: AnswerStore, budget: Budget, meter: Meter) -> None:
         self.endpoint, self.store, self.budget, self.meter = endpoint, store, budget, meter
         self.url = f"{endpoint.base_url}/chat/completions"  # whole, so that nothing is joined and parsed per request
-        # Given, so that the openai client does not make a deep copy of its defaults for each request.
-        self.options: dict[str, Any] = {
-            "headers": {}, "params": {}, "max_retries": 0, "timeout": endpoint.timeout_seconds,
-        }  # fmt: skip
+        # Given, so that the openai client, whose type for them is private, does not copy its defaults per request.
+        self.options: Any = {"headers": {}, "params": {}, "max_retries": 0, "timeout": endpoint.timeout_seconds}
         self.outcomes: list[Outcome] = []
         self.answered = self.tokens = self.broken = 0
         self.stop: FaultError | None = None
