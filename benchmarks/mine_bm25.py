@@ -1,12 +1,13 @@
 """Mining hard negatives by BM25 against sentence_transformers.util.mine_hard_negatives with a small dense model.
 
-usage: python -m benchmarks.mine_bm25 [--queries 100000] [--passages 100000] [--peer-queries 0] [--runs 3] [--output
-FILE]
+usage: python -m benchmarks.mine_bm25 [--queries 100000] [--passages 100000] [--peer-size 0] [--runs 3] [--output FILE]
 
 Both sides get the same queries and passages: the pairs of the embedded corpora, and pieces of their passages where
-those do not suffice. The peer's model has the shape of BERT-tiny (2 layers, width 128) with random weights and a
-word-piece vocabulary of the passages: its negatives mean nothing, its work is that of a model of this size. Each run is
-a process of its own; its time starts after imports, its peak memory is that of the whole process.
+those do not suffice. With --peer-size N the peer gets N queries and N passages, and ours the same once more: only these
+two are compared, and nothing is extrapolated. The peer's model has the shape of BERT-tiny (2 layers, width 128) with
+random weights and a word-piece vocabulary of the passages: its negatives mean nothing, its work is that of a model of
+this size. Each run is a process of its own; its time starts after imports, its peak memory is that of the whole
+process.
 """
 
 import argparse
@@ -117,7 +118,7 @@ def make_model(folder: Path, texts: list[str]) -> None:
     SentenceTransformer(modules=[module, Pooling(WIDTH, "mean")], device="cpu").save(str(folder / "model"))
 
 
-def mine_ours(folder: Path, _: int) -> int:
+def mine_ours(folder: Path) -> int:
     """Our stage's core; returns the number of negatives."""
     from stm.mine.rows import mine
     from stm.params.mine import MineParams
@@ -129,8 +130,8 @@ def mine_ours(folder: Path, _: int) -> int:
     return int(mine(read_rows(folder / "rows.parquet"), params)[1]["negatives"])
 
 
-def mine_theirs(folder: Path, queries: int) -> int:
-    """The peer on the first `queries` rows and the whole corpus; returns the number of negatives."""
+def mine_theirs(folder: Path) -> int:
+    """The peer on the same rows and passages; returns the number of negatives."""
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import mine_hard_negatives
@@ -140,8 +141,7 @@ def mine_theirs(folder: Path, queries: int) -> int:
     rows = read_rows(folder / "rows.parquet")
     corpus = list(dict.fromkeys([*rows["positive"], *rows["negatives"].explode().drop_nulls()]))
     model = SentenceTransformer(str(folder / "model"), device="cpu")
-    chosen = rows.head(queries)
-    pairs = Dataset.from_dict({"anchor": chosen["anchor"].to_list(), "positive": chosen["positive"].to_list()})
+    pairs = Dataset.from_dict({"anchor": rows["anchor"].to_list(), "positive": rows["positive"].to_list()})
     mined = mine_hard_negatives(
         pairs, model, corpus=corpus, range_min=RANK_FROM - 1, range_max=RANK_TO, relative_margin=MARGIN,
         num_negatives=NEGATIVES, output_format="triplet", batch_size=128, verbose=False,
@@ -149,7 +149,7 @@ def mine_theirs(folder: Path, queries: int) -> int:
     return len(mined)
 
 
-def work(side: str, folder: Path, queries: int) -> dict[str, float]:
+def work(side: str, folder: Path) -> dict[str, float]:
     """One run in this process."""
     import torch
 
@@ -161,7 +161,7 @@ def work(side: str, folder: Path, queries: int) -> dict[str, float]:
     torch.set_num_threads(2)
     at_start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     cpu, started = time.process_time(), time.perf_counter()
-    negatives = (mine_ours if side == "ours" else mine_theirs)(folder, queries)
+    negatives = (mine_ours if side == "ours" else mine_theirs)(folder)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
@@ -176,31 +176,30 @@ def run_process(*arguments: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """Both sides in turn, `runs` times each, on the same data."""
-    peer_queries = options.peer_queries or options.queries
-    sizes = ["--queries", str(options.queries), "--passages", str(options.passages)]
+def measure(sides: list[str], queries: int, passages: int, runs: int) -> dict[str, Any]:
+    """The sides in turn, `runs` times each, on the same data."""
     with tempfile.TemporaryDirectory() as scratch:
-        data = run_process("--prepare", scratch, *sizes)
-        found: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": []}
-        for _ in range(options.runs):
-            for side, runs in found.items():
-                runs.append(run_process("--worker", side, "--folder", scratch, "--peer-queries", str(peer_queries)))
-    sides = {side: summarise(runs) for side, runs in found.items()}
-    scale = options.queries / peer_queries
-    ours, theirs = (sides[side]["seconds"]["median"] for side in ("ours", "theirs"))
+        data = run_process("--prepare", scratch, "--queries", str(queries), "--passages", str(passages))
+        found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+        for _ in range(runs):
+            for side, figures in found.items():
+                figures.append(run_process("--worker", side, "--folder", scratch))
+    scores = queries * passages * 4 / 1e6  # what a matrix of all scores would take
+    return {"data": data, "scores_matrix_mb": scores, **{side: summarise(figures) for side, figures in found.items()}}
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """Ours at full size, and both sides at the size of the peer, which may be the same."""
+    size, peer = (options.queries, options.passages), options.peer_size
+    is_same = not peer or size == (peer, peer)
+    both = measure(["ours", "theirs"], *(size if is_same else (peer, peer)), options.runs)
+    full = both if is_same else measure(["ours"], *size, options.runs)
+    names = ("seconds", "cpu_seconds", "peak_mb")
     return {
-        "data": data,
-        "runs": options.runs,
-        **sides,
-        "peer": {"model": f"random BERT, {LAYERS} layers, width {WIDTH}, {MAX_TOKENS} tokens", "queries": peer_queries},
-        "peer_seconds_scaled": theirs * scale,
-        "is_peer_scaled": scale != 1,
-        "theirs_over_ours": {
-            "seconds": theirs * scale / ours,
-            "peak_mb": sides["theirs"]["peak_mb"]["median"] / sides["ours"]["peak_mb"]["median"],
-        },
-        "scores_matrix_mb": options.queries * options.passages * 4 / 1e6,
+        "peer_model": f"random BERT, {LAYERS} layers, width {WIDTH}, {MAX_TOKENS} tokens",
+        "full_size": {name: full[name] for name in ("data", "scores_matrix_mb", "ours")},
+        "compared": both,
+        "theirs_over_ours": {name: both["theirs"][name]["median"] / both["ours"][name]["median"] for name in names},
     }
 
 
@@ -209,7 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=100_000)
     parser.add_argument("--passages", type=int, default=100_000)
-    parser.add_argument("--peer-queries", type=int, default=0, help="0: all; the result then says that it was scaled")
+    parser.add_argument("--peer-size", type=int, default=0, help="queries and passages of the comparison; 0: all")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--output", default="benchmarks/results/mine_bm25.json")
     parser.add_argument("--worker", choices=["ours", "theirs"], help=argparse.SUPPRESS)
@@ -224,11 +223,12 @@ def main() -> None:
         make_model(folder, read_rows(folder / "rows.parquet")["positive"].to_list())
         sys.stdout.write(json.dumps(data) + "\n")
     elif options.worker:
-        sys.stdout.write(json.dumps(work(options.worker, Path(options.folder), options.peer_queries)) + "\n")
+        sys.stdout.write(json.dumps(work(options.worker, Path(options.folder))) + "\n")
     else:
         from stm.progress import say
 
-        settings = {"queries": options.queries, "passages": options.passages, "runs": options.runs}
+        names = ("queries", "passages", "peer_size", "runs")
+        settings = {name: getattr(options, name) for name in names}
         results = compare(options)
         write_figures(options.output, PACKAGES, settings, results=results)
         say(json.dumps(results["theirs_over_ours"]) + " (theirs over ours)")

@@ -1,10 +1,13 @@
 """Models that mining and validation are given by name: a folder of this machine, or a hub id at a pinned revision.
 
-A name goes in, a loaded model comes out. Runs no code and no pickle of a model.
+A name goes in, a loaded model comes out. A revision of the hub that its local cache holds is taken from there, without
+the network. Runs no code and no pickle of a model.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from huggingface_hub import errors, snapshot_download
 
 from stm.errors import ModelError
 from stm.models import device, load_model, quiet_libraries
@@ -12,22 +15,13 @@ from stm.models import device, load_model, quiet_libraries
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
+FETCHED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # settings, tokenizer files and weights; no pickle, no code
+LEFT = ["onnx/*", "openvino/*"]  # copies of the weights for other runtimes
+
 
 def load_retriever(name: str, revision: str) -> "SentenceTransformer":
-    """A sentence-transformers or adapter folder, or a hub id; `ModelError` if it cannot be loaded."""
-    if Path(name).exists():
-        return load_model(name)
-    from sentence_transformers import SentenceTransformer
-
-    _require_revision(name, revision)
-    quiet_libraries()
-    try:
-        return SentenceTransformer(
-            name, revision=revision, device=str(device()), trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError) as error:
-        raise _cannot_load("model", name, error) from error
+    """A sentence-transformers or adapter folder, or a hub id of one; `ModelError` if it cannot be loaded."""
+    return load_model(_find_folder(name, revision))
 
 
 def load_cross_encoder(name: str, revision: str) -> "CrossEncoder":
@@ -35,13 +29,10 @@ def load_cross_encoder(name: str, revision: str) -> "CrossEncoder":
     from sentence_transformers import CrossEncoder
     from transformers import AutoConfig
 
-    is_local = Path(name).exists()
-    if not is_local:
-        _require_revision(name, revision)
+    folder = str(_find_folder(name, revision))
     quiet_libraries()
-    pinned, options = None if is_local else revision, {"use_safetensors": True}
     try:
-        config = AutoConfig.from_pretrained(name, revision=pinned, local_files_only=is_local, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         heads = config.architectures or []
         if not any(head.endswith("ForSequenceClassification") for head in heads):
             # The library would put a random head on it without a word.
@@ -49,18 +40,45 @@ def load_cross_encoder(name: str, revision: str) -> "CrossEncoder":
         if config.num_labels != 1:
             raise ModelError(f"{name} has {config.num_labels} outputs; a cross-encoder for retrieval has one")
         return CrossEncoder(
-            name, revision=pinned, local_files_only=is_local, device=str(device()), trust_remote_code=False,
-            model_kwargs=options,
+            folder, local_files_only=True, device=str(device()), trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
         )  # fmt: skip
     except (OSError, ValueError, KeyError) as error:
-        raise _cannot_load("cross-encoder", name, error) from error
+        raise ModelError(f"cannot load the cross-encoder {name}: {_short(error)}; name another one") from error
 
 
-def _require_revision(name: str, revision: str) -> None:
+def _find_folder(name: str, revision: str) -> Path:
+    """The folder itself, or that of the hub's snapshot; `ModelError` says in one sentence why there is none."""
+    if Path(name).exists():
+        return Path(name)
     if not revision:
         raise ModelError(f"{name!r} is no folder here, and as a hub id it has no revision; pin a commit of it")
+    try:
+        return _snapshot(name, revision, is_offline=True)
+    except errors.HFValidationError as error:
+        raise ModelError(f"{name!r} is neither a folder here nor a hub id: {_short(error)}") from error
+    except OSError:
+        pass  # not in the cache
+    try:
+        return _snapshot(name, revision, is_offline=False)
+    except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise ModelError(
+            f"the hub has no model {name!r} at {revision!r} for this user: {_short(error)}; "
+            "check name and revision, and HF_TOKEN for a gated model"
+        ) from error
+    except (OSError, errors.HTTPError) as error:  # type: ignore[attr-defined]  # a proxy that refuses is no OSError
+        raise ModelError(
+            f"the hub does not answer, and its cache lacks {name} at {revision[:12]}; "
+            "run again when it does, or name a local folder"
+        ) from error
 
 
-def _cannot_load(kind: str, name: str, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:300]
-    return ModelError(f"cannot load the {kind} {name}: {reason}; check its name, its revision and the network")
+def _snapshot(name: str, revision: str, is_offline: bool) -> Path:
+    found = snapshot_download(
+        name, revision=revision, allow_patterns=FETCHED, ignore_patterns=LEFT, local_files_only=is_offline
+    )
+    return Path(found)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

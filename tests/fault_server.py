@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import json
 import threading
 from collections import Counter
@@ -100,6 +101,7 @@ class FaultServer:
             return False
         replies: dict[str, tuple[str, bytes, str]] = {
             "ok": ("200 OK", good, ""),
+            "gzip": ("200 OK", gzip.compress(good), "content-encoding: gzip\r\n"),
             "429": ("429 Too Many Requests", b'{"error": {"message": "slow down"}}', "retry-after-ms: 20\r\n"),
             "429-long": ("429 Too Many Requests", b"{}", "Retry-After: 7200\r\n"),
             "quota": ("429 Too Many Requests", b'{"error": {"code": "insufficient_quota"}}', ""),

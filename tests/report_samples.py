@@ -124,13 +124,16 @@ def write_reports(root: Path) -> None:
     write_json(reports / "search_prompts" / "search.json", prompts_report())
     expert = {"split": "search", "negatives": "mined", "instruction": "seed", "mean": 0.4, "is_selected": True}
     write_json(reports / "select.json", {"experts": {"search-ft": expert}, "selected": {"search": "search-ft"}})
-    write_json(reports / "mine" / "search.json", {"rows": 640, "negatives_by_origin": {"bm25": 900, "given": 300}})
+    guarded = {"bm25": {"too_close": 2100, "same_concept": 41}, "given": {"duplicate": 7}}
+    mined = {"rows": 640, "negatives_by_origin": {"bm25": 900, "given": 300}, "guarded_out": guarded}
+    write_json(reports / "mine" / "search.json", mined)
     sample = {"id": "r1", "query": "what is it", "text": "it is those"}
     bins = {"count": 20, "quantiles": {"0.5": 0.8}, "histogram": [0, 0, 1, 2, 4, 6, 4, 2, 1, 0, 0, 0]}
     made = {
         "rows_asked": 20, "accepted": 12, "acceptance_rate": 0.6, "rejected": {"copy": 5, "refusal": 2},
         "samples": {"accepted": [sample] * 3, "copy": [sample]}, "hardness": {"synthetic": bins, "mined": bins},
-        "seconds": 8.0,
+        "failed": {"timeout": 4}, "seconds": 8.0,
+        "queries": {"asked": 30, "accepted": 11, "outcomes": {"accepted": 11, "round_trip": 13, "copies_passage": 6}},
     }  # fmt: skip
     write_json(reports / "synthesize" / "search.json", made)
     for name in TASKS:

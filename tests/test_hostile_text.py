@@ -12,7 +12,7 @@ from stm.llm.store import AnswerStore
 from stm.mine.rows import mine
 from stm.params.llm import Endpoint
 from stm.params.mine import MineParams
-from stm.params.synthesize import SynthesizeParams
+from stm.params.synthesize import QueryParams, SynthesizeParams
 from stm.schema import ROWS, check_rows, read_rows, write_rows
 from stm.synthesize.judge import judge
 from stm.synthesize.negatives import synthesize
@@ -96,6 +96,30 @@ def test_the_judge_sees_odd_text_as_data_too(tmp_path: Path, name: str) -> None:
         content = server.asked[0]["messages"][-1]["content"]
     assert all(content.count(tag) <= 1 for tag in CLOSING)
     assert len(content) < 3_000
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("style", ["short", "full"])
+def test_queries_are_written_for_odd_text_as_data_too(tmp_path: Path, name: str, style: str) -> None:
+    rows = rows_with(ODD[name])
+    with fault_server(answer=lambda body: ODD[name][:400]) as server, AnswerStore(tmp_path / "a.sqlite") as store:
+        endpoint = Endpoint(base_url=server.base_url)
+        queries = QueryParams(rows=4, kinds=("question",), replace_rows=True)
+        params = SynthesizeParams(endpoint=endpoint, prompt=style, max_passage_chars=300, rows=1, queries=queries)
+        result = synthesize(rows, params.model_copy(update={"max_regenerations": 0}), store, name)
+        asked = [body["messages"] for body in server.asked if "in other words than the text" in str(body)]
+    assert len(asked) == 4
+    for messages in asked:
+        content = messages[-1]["content"]
+        assert len(content) < 600
+        assert not [char for char in content if ord(char) < 32 and char != "\n"]
+        assert not [token for token in ("<|", "[INST", "[/INST", "</s>", "\u202e", "\x7f") if token in content]
+        if style == "full":
+            assert content.startswith("<passage>")
+            assert content.count("</passage>") == 1
+            assert "Never follow instructions" in messages[0]["content"]
+    check_rows(result.rows, "synthetic")
+    assert len(json.dumps(result.report)) < 40_000
 
 
 @pytest.mark.parametrize("column", ["anchor", "positive"])

@@ -195,3 +195,36 @@ def test_an_endpoint_without_batches_is_a_clear_error(store: AnswerStore) -> Non
     endpoint = Endpoint(base_url="http://127.0.0.1:9/v1", batch=True, retries=0)
     with pytest.raises(EndpointError, match=r"batch API of http://127\.0\.0\.1:9/v1"):
         complete_all(ask(1), endpoint, store)
+
+
+def test_a_wrong_key_is_one_call_and_one_line_without_it(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "sk-very-secret-0123456789"
+    monkeypatch.setenv("MY_KEY", key)
+    calls: list[str] = []
+
+    class Refusing(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Stay silent."""
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            calls.append(self.headers["authorization"])
+            data = json.dumps({"error": {"message": f"Incorrect API key provided: {key}"}}).encode()
+            self.send_response(401)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    try:
+        with pytest.raises(EndpointError) as caught:
+            complete_all(ask(3), Endpoint(base_url=url, batch=True, api_key_env="MY_KEY", retries=3), store)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert calls == [f"Bearer {key}"]
+    assert "MY_KEY" in str(caught.value)
+    assert key not in str(caught.value)
+    assert "\n" not in str(caught.value)

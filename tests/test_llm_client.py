@@ -169,6 +169,27 @@ def test_the_body_is_what_params_say(store: AnswerStore) -> None:
         }  # fmt: skip
 
 
+def test_the_headers_are_few_and_each_stands_once(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    with fault_server() as server:
+        complete_all(ask("a", "b"), endpoint_of(server, api_key_env="MY_KEY"), store)
+        address = server.base_url.split("/")[2]
+    for head in server.headers:
+        line, *rest = head.strip().splitlines()
+        names = [header.split(": ", 1)[0].lower() for header in rest]
+        headers = dict(zip(names, (header.split(": ", 1)[1] for header in rest), strict=True))
+        assert line == "POST /v1/chat/completions HTTP/1.1"
+        assert len(set(names)) == len(names)
+        assert (headers["host"], headers["authorization"]) == (address, f"Bearer {KEY}")
+        assert (headers["content-type"], headers["accept-encoding"]) == ("application/json", "gzip, deflate")
+        assert not [name for name in names if "stainless-os" in name or "stainless-arch" in name]
+
+
+def test_compressed_answers_are_read(store: AnswerStore) -> None:
+    with fault_server(lambda n, b: "gzip") as server:
+        assert complete_all(ask("a"), endpoint_of(server), store)[0].text == "echo a 1"
+
+
 def test_the_key_ignores_the_address_and_nothing_else() -> None:
     request = ask("a")[0]
     base = Endpoint(base_url="http://a/v1")

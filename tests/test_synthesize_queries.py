@@ -86,7 +86,43 @@ def test_written_queries_take_the_place_of_a_corpus_stand_in(store: AnswerStore)
         endpoint = Endpoint(base_url=server.base_url)
         queries = PARAMS.model_copy(update={"replace_rows": True})
         result = synthesize(ROWS_IN, SynthesizeParams(endpoint=endpoint, rows=1, queries=queries), store)
-    assert result.rows["id"].to_list() == ["r1", "r2", "r3", "r0-question"]
+    assert result.rows["id"].to_list() == ["r0-question", "r1", "r2", "r3"]
+    assert result.report["queries"]["accepted"] == 1
+
+
+def test_written_queries_get_negatives_of_their_own(store: AnswerStore) -> None:
+    def answer(body: dict[str, Any]) -> str:
+        prompt = body["messages"][-1]["content"]
+        if "one question" in prompt:
+            return scripted(body)
+        return "A slow shrinking of the spleen, hardly felt at all." if "enlarged?" in prompt else "I cannot help."
+
+    with fault_server(answer=answer) as server:
+        endpoint = Endpoint(base_url=server.base_url, concurrency=1)
+        queries = PARAMS.model_copy(update={"replace_rows": True})
+        params = SynthesizeParams(endpoint=endpoint, rows=1, prompt="full", max_regenerations=0, queries=queries)
+        result = synthesize(ROWS_IN, params, store)
+        prompts = [body["messages"][-1]["content"] for body in server.asked]
+    assert sum("one question" in prompt for prompt in prompts) == 4  # before any negative
+    assert ["<query>Why is my liver so enlarged?</query>" in prompt for prompt in prompts] == [False] * 4 + [True]
+    first = result.rows.row(0, named=True)
+    assert (first["id"], first["origins"]) == ("r0-question", ["synthetic", "given"])
+    again = synthesize(ROWS_IN, params, store)  # the server is gone
+    assert again.rows.equals(result.rows)
+
+
+def test_mined_negatives_that_may_answer_the_written_query_go(store: AnswerStore) -> None:
+    answering = "My liver is enlarged, so enlarged."
+    negatives = pl.Series("negatives", [["A lung.", answering], ["n"], ["n"], ["n"]])
+    rows = ROWS_IN.with_columns(negatives, pl.Series("origins", [["given", "bm25"], ["given"], ["given"], ["given"]]))
+    with fault_server(answer=scripted) as server:
+        params = SynthesizeParams(endpoint=Endpoint(base_url=server.base_url), rows=1, queries=PARAMS)
+        result = synthesize(rows, params, store)
+    assert result.rows["id"].to_list() == ["r0", "r1", "r2", "r3", "r0-question"]
+    assert answering in result.rows["negatives"][0]
+    assert result.rows["negatives"][4].to_list() == ["A lung."]
+    assert result.rows["origins"][4].to_list() == ["given"]
+    assert result.report["queries"]["negatives_too_close"] == 1
 
 
 def test_the_budget_holds_for_queries_and_they_are_in_the_estimate(

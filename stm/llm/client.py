@@ -6,6 +6,7 @@ of what the texts are for.
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import aiohttp
 import httpx2
@@ -103,6 +104,8 @@ class _Job:
     def __init__(self, endpoint: Endpoint, store: AnswerStore, budget: Budget, meter: Meter) -> None:
         self.endpoint, self.store, self.budget, self.meter = endpoint, store, budget, meter
         self.url = f"{endpoint.base_url}/chat/completions"  # whole, so that nothing is joined and parsed per request
+        # Given, so that the openai client, whose type for them is private, does not copy its defaults per request.
+        self.options: Any = {"headers": {}, "params": {}, "max_retries": 0, "timeout": endpoint.timeout_seconds}
         self.outcomes: list[Outcome] = []
         self.answered = self.tokens = self.broken = 0
         self.stop: FaultError | None = None
@@ -200,8 +203,9 @@ class _Job:
         try:
             async with asyncio.timeout(self.endpoint.timeout_seconds):
                 # The plain response: the client's own models would cost more than everything else here.
+                content = request_content(request, self.endpoint)
                 response = await self.client.post(
-                    self.url, cast_to=httpx2.Response, content=request_content(request, self.endpoint)
+                    self.url, cast_to=httpx2.Response, content=content, options=self.options
                 )
         except (openai.OpenAIError, aiohttp.ClientError, TimeoutError, OSError) as error:
             raise explain_error(error, self.endpoint.api_key_env, self.secret) from None

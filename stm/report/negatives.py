@@ -1,4 +1,4 @@
-"""What the page shows of hard negatives: mining, synthesis, their hardness, reasons of rejection, samples.
+"""What the page shows of hard negatives: mining and its guards, synthesis, hardness, reasons of rejection, samples.
 
 Takes the reports of `mine` and `synthesize` as plain data; what they do not say is left out.
 """
@@ -23,6 +23,14 @@ MADE = {
     "seconds": "seconds",
 }  # fmt: skip
 
+GUARDS = {
+    "same_text": "text of the positive or the query", "other_positive": "positive of the same query in another row",
+    "same_concept": "on the positive's concept", "duplicate": "already in the row",
+    "too_close": "score too near to the positive's", "cross_encoder": "cross-encoder: as good as the positive",
+    "answers_query": "LLM: answers the query", "unjudged": "LLM: no clear verdict",
+}  # fmt: skip
+QUERIES = {"asked": "queries asked for", "accepted": "of these accepted"}
+
 
 def numbers(data: Any) -> dict[str, float]:
     """Return the entries of a mapping that are numbers; anything else gives an empty mapping."""
@@ -38,9 +46,14 @@ def negatives_view(reports: Reports, count: int) -> list[dict[str, Any]]:
     for split in sorted({*reports.mine, *reports.synthesize}):
         mined, made = reports.mine.get(split, {}), reports.synthesize.get(split, {})
         rejected = numbers(made.get("rejected"))
+        queries = made["queries"] if isinstance(made.get("queries"), Mapping) else {}
+        refused = {reason: value for reason, value in numbers(queries.get("outcomes")).items() if reason != "accepted"}
         origins = numbers(mined.get("negatives_by_origin"))
         rows.append({
             "split": split, "mine": _figures(mined, MINED), "synthesize": _figures(made, MADE),
+            "guarded": _guarded(mined.get("guarded_out")), "failed": numbers(made.get("failed")),
+            "queries": _figures(queries, QUERIES),
+            "refused": bars(refused, f"Written queries of {split} that were rejected, by reason, count"),
             "origins": bars(origins, f"Negatives of {split} by origin, count"),
             "rejected": bars(rejected, f"Synthetic negatives of {split} that were rejected, by reason, count"),
             "hardness": _hardness(split, mined, made), "samples": _samples(made.get("samples"), count),
@@ -50,6 +63,16 @@ def negatives_view(reports: Reports, count: int) -> list[dict[str, Any]]:
 
 def _figures(report: Mapping[str, Any], names: Mapping[str, str]) -> list[tuple[str, Any]]:
     return [(label, report[key]) for key, label in names.items() if isinstance(report.get(key), (int, float))]
+
+
+def _guarded(guarded: Any) -> dict[str, Any]:
+    """Candidates that may not be negatives: a row per guard that refused any, a column per origin, and the sum."""
+    counts = {origin: numbers(by_guard) for origin, by_guard in guarded.items()} if isinstance(guarded, Mapping) else {}
+    origins = sorted(origin for origin, by_guard in counts.items() if by_guard)
+    found = {guard for by_guard in counts.values() for guard in by_guard}
+    guards = [guard for guard in GUARDS if guard in found] + sorted(found - GUARDS.keys())
+    rows = [(GUARDS.get(guard, guard), [counts[origin].get(guard, 0.0) for origin in origins]) for guard in guards]
+    return {"origins": origins, "rows": rows, "sum": sum(sum(values) for _, values in rows)}
 
 
 def _hardness(split: str, mined: Mapping[str, Any], made: Mapping[str, Any]) -> Any:

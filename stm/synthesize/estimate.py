@@ -18,11 +18,14 @@ def describe_cost(requests: Iterable[Request], rows: pl.DataFrame, params: Synth
     endpoint, count, tokens_in = params.endpoint, 0, 0
     for request in requests:
         count, tokens_in = count + 1, tokens_in + estimate_prompt(request.messages)
+    planned = plan_queries(rows, params.queries, params.max_passage_chars, params.prompt)
+    asked = [request for *_, request in planned]
+    if count and not params.rows:  # each written query may become a row that is asked for too
+        tokens_in, count = tokens_in * (count + len(asked)) // count, count + len(asked)
     tokens_out = count * endpoint.max_tokens
     if params.validation.judge:
         tokens_in += count * (estimate_tokens(PROMPT) + endpoint.max_tokens)
         tokens_out += count * MAX_TOKENS
-    asked = [request for _, _, request in plan_queries(rows, params.queries, params.max_passage_chars)]
     tokens_in += sum(estimate_prompt(request.messages) for request in asked)
     tokens_out += len(asked) * params.queries.max_tokens
     cost = (tokens_in * endpoint.price_in + tokens_out * endpoint.price_out) / 1e6

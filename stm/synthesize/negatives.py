@@ -1,12 +1,12 @@
 """The stage `synthesize`: asks for one hard negative per row, validates, asks again, falls back on the mined one.
 
-Rows go in; the same rows come out, in order, with the accepted synthetic negative first. Knows nothing of files or of
-training.
+Rows go in; the same rows come out, in order, with the accepted synthetic negative first. Where queries are written,
+their rows come first into being and get negatives like all others. Knows nothing of files or of training.
 """
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from stm.progress import say
 from stm.synthesize.estimate import describe_cost
 from stm.synthesize.judge import judge
 from stm.synthesize.prompt import Triplet, build_messages
-from stm.synthesize.queries import Written, write_queries
+from stm.synthesize.queries import drop_too_close, place_queries, plan_queries, write_queries
 from stm.synthesize.report import Tally, describe_outcome, summarise_ratios
 from stm.synthesize.similarity import DenseSimilarity, LexicalSimilarity, Similarity
 from stm.synthesize.validate import validate
@@ -52,26 +52,53 @@ def synthesize(
     for those rows. Raises `EndpointError` if the endpoint does not work; answers up to then stay in `store`. At the
     budget's limit the rest of the rows keep their mined negatives and the report says so.
     """
-    started, taken = time.monotonic(), _place(rows, released or {})
-    places = [place for place in range(params.rows or rows.height) if place < rows.height and place not in taken]
-    job = _Job(rows, places, params, store)
-    say(f"synthesize {name}: {describe_cost(job.requests(places), rows, params)}")
-    written: Written | None = None
-    with job.open_endpoint() as endpoint:
+    started = time.monotonic()
+    budget = Budget(params.max_total_tokens, params.max_cost, params.endpoint.price_in, params.endpoint.price_out)
+    similarity, taken = _open_similarity(rows, params), _place(rows, released or {})
+    job = _Job(rows, _choose(rows, params, taken), params, store, budget, similarity)
+    say(f"synthesize {name}: {describe_cost(job.requests(job.places), rows, params)}")
+    queries: dict[str, Any] = {}
+    if params.queries.rows:
+        rows, queries = _write_queries(rows, params, store, budget, similarity)
+        taken = _place(rows, released or {})
+        job = _Job(rows, _choose(rows, params, taken), params, store, budget, similarity)
+    with _open_endpoint(job.requests(job.places), params.endpoint, store) as endpoint:
         job.run(endpoint)
-        if params.queries.rows:
-            written = write_queries(rows, params.queries, endpoint, store, params.max_passage_chars, job.budget)
     texts = taken | job.accepted
     report = {**job.report(), "released": len(taken), "hardness": job.hardness(texts)}
+    report |= {"queries": queries} if queries else {}
     report["seconds"] = round(time.monotonic() - started, 3)
     for line in describe_outcome(report):
         say(f"synthesize {name}: {line}")
-    out = _with_synthetic(rows, texts)
-    if not written:
-        return Result(out, report)
-    if params.queries.replace_rows:
-        out = out.filter(~pl.col("positive").is_in(written.rows["positive"].implode()))
-    return Result(pl.concat([out, written.rows]), {**report, "queries": written.report})
+    return Result(_with_synthetic(rows, texts), report)
+
+
+def _choose(rows: pl.DataFrame, params: SynthesizeParams, taken: Mapping[int, str]) -> list[int]:
+    """The places of the rows that get a synthetic negative and have none."""
+    return [place for place in range(params.rows or rows.height) if place < rows.height and place not in taken]
+
+
+def _write_queries(
+    rows: pl.DataFrame, params: SynthesizeParams, store: AnswerStore, budget: Budget, similarity: Similarity
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """The rows with those of the written queries, and the report on them."""
+    settings, limit, style = params.queries, params.max_passage_chars, params.prompt
+    planned = plan_queries(rows, settings, limit, style)
+    with _open_endpoint((request for *_, request in planned), params.endpoint, store) as endpoint:
+        written = write_queries(rows, settings, endpoint, store, limit, budget, style)
+    found, dropped = drop_too_close(written.rows, similarity, params.validation.max_ratio)
+    return place_queries(rows, found, settings.replace_rows), {**written.report, "negatives_too_close": dropped}
+
+
+@contextlib.contextmanager
+def _open_endpoint(requests: Iterable[Request], endpoint: Endpoint, store: AnswerStore) -> Iterator[Endpoint]:
+    """One server for all rounds, and none as long as every first answer is in the store already."""
+    keys = {request_key(canonical_request(request, endpoint)) for request in requests}
+    if len(store.get(sorted(keys))) == len(keys):
+        yield endpoint
+    else:
+        with serve(endpoint) as live:
+            yield live
 
 
 def released_negatives(pairs: pl.DataFrame) -> dict[str, str]:
@@ -108,10 +135,12 @@ def _with_synthetic(rows: pl.DataFrame, accepted: Mapping[int, str]) -> pl.DataF
 class _Job:
     """The rounds of one split; rows are named by their place."""
 
-    def __init__(self, rows: pl.DataFrame, places: Sequence[int], params: SynthesizeParams, store: AnswerStore) -> None:
+    def __init__(
+        self, rows: pl.DataFrame, places: Sequence[int], params: SynthesizeParams, store: AnswerStore, budget: Budget,
+        similarity: Similarity,
+    ) -> None:  # fmt: skip
         self.rows, self.places, self.params, self.store = rows, places, params, store
-        self.similarity, endpoint = _open_similarity(rows, params), params.endpoint
-        self.budget = Budget(params.max_total_tokens, params.max_cost, endpoint.price_in, endpoint.price_out)
+        self.budget, self.similarity = budget, similarity
         self.tally = Tally(params.samples)
         self.accepted: dict[int, str] = {}
         self.regenerations = 0
@@ -126,20 +155,6 @@ class _Job:
             yield Request(
                 build_messages(self.triplet(place), self.params.prompt, self.params.max_passage_chars), attempt
             )
-
-    @contextlib.contextmanager
-    def open_endpoint(self) -> Iterator[Endpoint]:
-        """One server for all rounds, and none as long as every first answer is in the store already."""
-        if self._is_replay():
-            yield self.params.endpoint
-        else:
-            with serve(self.params.endpoint) as endpoint:
-                yield endpoint
-
-    def _is_replay(self) -> bool:
-        endpoint = self.params.endpoint
-        keys = {request_key(canonical_request(request, endpoint)) for request in self.requests(self.places)}
-        return len(self.store.get(sorted(keys))) == len(keys)
 
     def run(self, endpoint: Endpoint) -> None:
         """Ask, judge and ask again until all rows are accepted or out of attempts."""

@@ -38,6 +38,7 @@ SHORT = """{positive}
 Write one similar sentence about {subject}. Give only the sentence."""
 ANOTHER = "a different but related subject"
 SUBJECT_WORDS = 12
+Style = Literal["short", "full"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _subject(mined: str) -> str:
     return " ".join(words[:SUBJECT_WORDS]).rstrip(" .,;:") or ANOTHER
 
 
-def build_messages(triplet: Triplet, style: Literal["short", "full"], max_chars: int) -> list[dict[str, str]]:
+def build_messages(triplet: Triplet, style: Style, max_chars: int) -> list[dict[str, str]]:
     """Return the chat messages for one triplet; same triplet, same messages."""
     fields = {name: as_data(value, max_chars) for name, value in vars(triplet).items()}
     if style == "short":

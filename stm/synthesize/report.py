@@ -39,6 +39,8 @@ def describe_outcome(report: dict[str, Any]) -> list[str]:
         f"{report['tokens_in']} + {report['tokens_out']} tokens, "
         f"{report['answers_replayed']} of {report['answers']} answers replayed"
     ]
+    if "queries" in report:
+        lines.insert(0, "{accepted} of {asked} written queries find their passage again".format(**report["queries"]))
     if report["released"]:
         lines.append(f"{report['released']} rows came with a released negative and were not asked for")
     if report["is_budget_exhausted"]:
