@@ -199,7 +199,7 @@ def graph_of_dvc() -> tuple[set[str], set[tuple[str, str]]]:
 
 def test_the_graph_is_that_of_dvc() -> None:
     names, edges = graph_of_dvc()
-    assert set(PLACES) == names - {"check", "outside"}
+    assert set(PLACES) == names - {"check", "files", "outside"}
     assert [edge for edge in EDGES if edge not in edges] == []
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from stm.params.report import ReportParams
 from stm.report import metrics, stages, views
 from stm.report.card import model_card
+from stm.report.cautions import cautions
 from stm.report.collect import Reports
 from stm.report.compare import OPPONENTS, Analysis, analyse, percent, verdict
 from stm.report.contaminated import Cleaned, clean_analysis, contaminated_metrics, contaminated_view
@@ -59,9 +60,11 @@ def build_report(reports: Reports, tasks: Mapping[str, Task], params: ReportPara
 
 
 def _further_scores(analysis: Analysis, cleaned: Cleaned, hub: Analysis | None, reports: Reports) -> dict[str, Any]:
+    missing = not_run(reports)
     return {
         "contaminated": contaminated_view(analysis, cleaned), "seeds": seed_rows(analysis),
-        "seed_differences": seed_differences(analysis), "hub": hub_view(hub), "hub_not_run": not_run(reports),
+        "seed_differences": seed_differences(analysis), "hub": hub_view(hub), "hub_not_run": missing,
+        "cautions": cautions(analysis, reports, missing),
     }  # fmt: skip
 
 
@@ -71,7 +74,6 @@ def _score_views(analysis: Analysis, params: ReportParams) -> dict[str, Any]:
         "verdict": verdict(analysis), "subject": analysis.subject, "headline": views.headline(analysis),
         "level": percent(params.level), "resamples": params.resamples, "columns": views.score_columns(analysis),
         "rows": views.score_rows(analysis), "recall": views.recall_rows(analysis), "tasks": table.tasks,
-        "task_count": len(table.tasks), "reduced": sum(task.is_reduced for task in table.tasks),
         "comparisons": views.comparison_rows(analysis), "charts": views.charts(analysis), "left_out": table.left_out,
     }  # fmt: skip
 

@@ -108,13 +108,14 @@ def _winners(rows: list[Interval]) -> list[int]:
 
 
 def percent(level: float) -> str:
-    """Return a confidence level in words, for example "95 %"."""
-    return f"{100 * level:.0f} %"
+    """Return a confidence level in words, for example "95 %", with a space that no line ends at."""
+    return f"{100 * level:.0f}\u00a0%"
 
 
 def signed(value: float) -> str:
-    """Return a difference with its sign and three decimals; a true minus sign."""
-    return f"{value:+.3f}".replace("-", "\u2212")
+    """Return a difference with its sign and three decimals; a true minus sign, and no sign for a zero."""
+    text = f"{value:+.3f}"
+    return "0.000" if text in ("+0.000", "-0.000") else text.replace("-", "\u2212")
 
 
 def verdict(analysis: Analysis) -> str:
