@@ -133,7 +133,7 @@ def test_the_page_is_whole_self_contained_and_says_what_it_should(built: Built) 
     assert not re.search(r"https?://|@import|url\(", built.page)
     assert page.tags.count("h1") == 1
     for words in (
-        "All 3 tasks are samples of larger ones", "belong to no public benchmark", "1,500", "2,767",
+        "3 of 3 tasks reduced to a sample", "belong to no public benchmark", "1,500", "2,767",
         "With these 120 test queries, differences under about", "no clear difference",
         "4 training rows that the evaluation tasks also hold were left in", "1 of mteb's tasks could not be run",
         "no interval on this page covers the luck of a seed", "perfect order", "all stages",

@@ -12,7 +12,7 @@ from stm.report import metrics, stages, views
 from stm.report.card import model_card
 from stm.report.cautions import cautions
 from stm.report.collect import Reports
-from stm.report.compare import OPPONENTS, Analysis, analyse, percent, verdict
+from stm.report.compare import OPPONENTS, Analysis, analyse, count_of, percent, verdict
 from stm.report.contaminated import Cleaned, clean_analysis, contaminated_metrics, contaminated_view
 from stm.report.failures import find_failures
 from stm.report.graph import draw_graph, stage_states
@@ -56,7 +56,7 @@ def build_report(reports: Reports, tasks: Mapping[str, Task], params: ReportPara
         **metrics.metrics_json(analysis), "seeds": seed_metrics(analysis, metrics.DECIMALS),
         "without_contaminated": contaminated_metrics(cleaned), "hub": metrics.hub_json(hub),
     }  # fmt: skip
-    return Built(figures, page, model_card(analysis, reports, cleaned), plots, summarise(analysis))
+    return Built(figures, page, model_card(analysis, reports, cleaned, hub), plots, summarise(analysis))
 
 
 def _further_scores(analysis: Analysis, cleaned: Cleaned, hub: Analysis | None, reports: Reports) -> dict[str, Any]:
@@ -96,6 +96,6 @@ def summarise(analysis: Analysis) -> list[str]:
     shown = [analysis.strongest((role,)) for role in ("base", "expert", "all_data", "lexical")]
     models = [model for model in shown if model] + [analysis.subject]
     width = max(len(model.label) for model in models)
-    lines = [f"average nDCG@10 over {len(analysis.table.tasks)} test tasks:"]
+    lines = [f"average nDCG@10 over {count_of(len(analysis.table.tasks), 'test task')}:"]
     lines += [f"  {model.label.ljust(width)}  {analysis.mean('all', model.name):.3f}" for model in models]
     return [*lines, verdict(analysis)] if analysis.strongest(OPPONENTS) else lines

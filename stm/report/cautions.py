@@ -6,7 +6,7 @@ Takes the analysis and the stages' reports; says only what they hold, the most i
 from typing import Any
 
 from stm.report.collect import Reports
-from stm.report.compare import OPPONENTS, Analysis
+from stm.report.compare import OPPONENTS, Analysis, count_of
 from stm.report.seeds import groups
 from stm.report.stages import contamination_view
 
@@ -46,8 +46,7 @@ def _reduced(analysis: Analysis) -> str:
     reduced = sum(task.is_reduced for task in tasks)
     if not reduced:
         return ""
-    share = "All" if reduced == len(tasks) else f"{reduced} of"
     return (
-        f"{share} {len(tasks)} tasks are samples of larger ones, and a smaller corpus is easier to search: compare the "
-        "models of this page with each other, not with figures from elsewhere."
+        f"{reduced} of {count_of(len(tasks), 'task')} reduced to a sample, and a smaller corpus is easier to search: "
+        "compare the models of this page with each other, not with figures from elsewhere."
     )

@@ -183,7 +183,7 @@ def cost_view(reports: Reports) -> list[dict[str, Any]]:
         ("bm25", [reports.evaluation.get("bm25", {})]),
         ("evaluate", [report for name, report in reports.evaluation.items() if name != "bm25"]),
     ]  # fmt: skip
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, listed in parts:
         given = [report for report in listed if report]
         rows.append({

@@ -6,7 +6,7 @@ Takes the analysis and returns plain values that a template can print; decides w
 from typing import Any
 
 from stm.report.charts import Span, spans
-from stm.report.compare import Analysis, Tested, percent, signed
+from stm.report.compare import Analysis, Tested, count_of, percent, signed
 from stm.report.scores import SCOPES, TaskInfo
 
 
@@ -21,7 +21,7 @@ def score_columns(analysis: Analysis) -> list[dict[str, Any]]:
     """Return the columns of the score table: averages first, then tasks."""
     scopes = [scope for scope in SCOPES if scope in analysis.intervals]
     counts = {scope: len(analysis.table.scope(scope)) for scope in scopes}
-    columns = [{"key": scope, "title": scope, "note": f"mean of {counts[scope]} tasks"} for scope in scopes]
+    columns = [{"key": scope, "title": scope, "note": f"mean of {count_of(counts[scope], 'task')}"} for scope in scopes]
     tasks = analysis.table.tasks
     return columns + [{"key": task.name, "title": task.name, "note": f"{task.queries:,} queries"} for task in tasks]
 
