@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
@@ -57,8 +58,11 @@ def _load_folder(folder: Path) -> SentenceTransformer:
             str(folder), device=str(device()), trust_remote_code=False, local_files_only=True,
             model_kwargs={"dtype": torch.float32, "use_safetensors": True},
         )  # fmt: skip
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot load the model {folder}: {' '.join(str(error).split())[:300]}") from error
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelError(
+            f"cannot load the model {folder}: {' '.join(str(error).split())[:200]}; the folder must be whole, and code "
+            "of its own is never run: fetch or make it again"
+        ) from error
 
 
 def load_model(folder: Path | str) -> SentenceTransformer:

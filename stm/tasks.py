@@ -49,12 +49,15 @@ class Task:
             )
         for query_id, judged in self.qrels.items():
             if query_id not in self.queries:
-                raise DataError(f"task {self.name!r}: the qrels name the query {query_id!r}, which queries.jsonl lacks")
+                raise DataError(
+                    f"task {self.name!r}: the qrels name the query {query_id!r}, which queries.jsonl lacks; "
+                    "add it there, or delete its lines of the qrels"
+                )
             for passage_id in judged:
                 if passage_id not in self.corpus:
                     raise DataError(
                         f"task {self.name!r}: the qrels of query {query_id!r} name the passage {passage_id!r}, "
-                        "which corpus.jsonl lacks"
+                        "which corpus.jsonl lacks; add it there, or delete that line of the qrels"
                     )
         return self
 

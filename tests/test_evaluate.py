@@ -29,7 +29,7 @@ from stm.evaluate.record import (
     run_local,
     write_results,
 )
-from stm.evaluate.robustness import KINDS
+from stm.evaluate.robustness import KINDS, score_kinds
 from stm.evaluate.run import run_task
 from stm.evaluate.tasks import SPLIT, SUBSET, LocalTask
 from stm.models import load_model
@@ -132,8 +132,10 @@ def test_bm25_runs_as_a_model_and_counts_queries_without_a_hit() -> None:
 
 def test_a_corpus_of_one_passage_and_a_very_long_query(dense: DenseModel) -> None:
     task = Task("tiny", "general", {"p": Passage("", "heart")}, {"q": "heart " * 10_000}, {"q": {"p": 1}})
-    scores = run_task(dense, LocalTask(task, "r"))[0][SPLIT, SUBSET]
-    assert scores.ndcg_at_10 == scores.recall_at_10 == 1.0
+    for model in (dense, LexicalModel("bm25")):
+        scores = run_task(model, LocalTask(task, "r"))[0][SPLIT, SUBSET]
+        assert scores.ndcg_at_10 == scores.recall_at_10 == 1.0
+    assert score_kinds(dense, [task], 5, 1)["as it is"] == {"tiny": 1.0}
 
 
 def test_record_holds_scores_averages_and_sizes_and_is_the_same_twice(tmp_path: Path, dense: DenseModel) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mteb
 import pytest
 import yaml
 
@@ -112,6 +113,18 @@ def test_the_papers_tasks_by_params_are_seven_medical_and_five_general(tmp_path:
     assert {split for name, [split] in splits.items() if not name.startswith(("CURE", "Nano"))} == {"test"}
     assert (subsets["CUREv1"], subsets["PublicHealthQA"]) == (["en"], ["english"])
     assert next(task for task in found if task.task.metadata.name == "ArguAna").task.ignore_identical_ids
+
+
+def test_a_benchmark_by_name_runs_what_is_at_hand_and_names_the_rest(tmp_path: Path) -> None:
+    configs = {"default": {"test": QRELS}, "corpus": {"corpus": CORPUS}, "queries": {"queries": QUERIES}}
+    write_dataset(tmp_path / "mteb/nfcorpus", configs)
+    values = {"batch_tokens": 0, "store_megabytes": 0, "benchmarks": ["MTEB(Medical, v1)"], "hub_folder": str(tmp_path)}
+    found = evaluate(EvaluateParams.model_validate(values))
+    everything = {task.metadata.name for task in mteb.get_benchmark("MTEB(Medical, v1)").tasks}
+    assert list(found.hub_tasks) == ["NFCorpus"]
+    assert set(found.not_run) == everything - {"NFCorpus"}
+    assert found.not_run["CMedQAv2-reranking"] == "it is a Reranking task; only retrieval tasks run here"
+    assert found.not_run["TRECCOVID"].startswith("the data of TRECCOVID cannot be loaded")
 
 
 def test_without_hub_and_copy_every_task_is_named(tmp_path: Path) -> None:

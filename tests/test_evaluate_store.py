@@ -76,6 +76,14 @@ def test_the_least_recently_used_model_goes_when_the_bound_is_reached(tmp_path: 
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2_000_000
 
 
+def test_one_model_larger_than_the_bound_keeps_to_it_and_to_its_vectors(tmp_path: Path) -> None:
+    encoder = StoredEncoder(Counting(), EmbeddingStore("model", 1, tmp_path))
+    for start in range(0, 30_000, 6_000):
+        rows = encoder.encode([f"{number} " * 10 for number in range(start, start + 6_000)])
+        assert rows.shape == (6_000, 3)
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1_000_000
+
+
 def test_a_broken_store_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "model.sqlite").write_text("this is no database, however long one makes it " * 50)
     with pytest.raises(STMError, match=r"delete it, or set evaluate\.store_megabytes to 0"):

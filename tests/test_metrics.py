@@ -74,8 +74,28 @@ def test_missing_empty_and_unjudged_queries() -> None:
     assert missing_queries(qrels, run) == ["empty", "missing"]
 
 
+def test_where_the_contract_leaves_pytrec_eval_and_where_it_does_not() -> None:
+    qrels = {"missing": {"a": 1}, "empty": {"a": 1}, "irrelevant": {"a": 0}, "found": {"a": 1}}
+    run: Scored = {"empty": {}, "irrelevant": {"a": 1.0}, "found": {"a": 1.0}, "unknown": {"a": 1.0}}
+    theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10"}).evaluate(run)
+    ours = ndcg_at_k(qrels, run)
+    assert {key: row["ndcg_cut_10"] for key, row in theirs.items()} == {
+        key: score for key, score in ours.items() if key != "missing"
+    }
+    assert "missing" not in theirs  # rule 3: here it counts as 0
+    unjudged = pytrec_eval.RelevanceEvaluator({"q": {}}, {"ndcg_cut.10"}).evaluate({"q": {"a": 1.0}})
+    assert unjudged == ndcg_at_k({"q": {}}, {"q": {"a": 1.0}}) == {}  # rule 4: not scored at all
+    broken = {"q": {"a": float("nan"), "b": 0.5}}
+    assert pytrec_eval.RelevanceEvaluator({"q": {"a": 1}}, {"ndcg_cut.10"}).evaluate(broken)["q"]["ndcg_cut_10"] > 0
+    with pytest.raises(DataError, match="NaN"):  # rule 6
+        ndcg_at_k({"q": {"a": 1}}, broken)
+
+
 def test_identical_ids_follow_arguana_only_when_asked() -> None:
     qrels, run = {"x": {"y": 1}}, {"x": {"x": 1.0, "y": 0.5}}
+    without = {"x": {"y": 0.5}}  # what mteb hands to pytrec_eval
+    theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10"}).evaluate(without)
+    assert ndcg_at_k(qrels, run, ignore_identical_ids=True)["x"] == theirs["x"]["ndcg_cut_10"]
     assert ndcg_at_k(qrels, run)["x"] == pytest.approx(1 / math.log2(3))
     assert ndcg_at_k(qrels, run, ignore_identical_ids=True)["x"] == 1.0
     assert run == {"x": {"x": 1.0, "y": 0.5}}

@@ -217,3 +217,23 @@ def test_a_folder_that_is_no_model_is_refused_and_nothing_is_written(
     assert guard(lambda: stages.evaluate.main("near")) == 1
     assert "empty is no sentence-transformers folder: it has no modules.json" in capsys.readouterr().err
     assert not Path("reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [("model.safetensors", "cut off"), ("modules.json", "3"), ("modules.json", "{"), ("config.json", "")],
+)
+def test_a_broken_model_folder_is_one_sentence(
+    project: Path, folder: Path, capsys: pytest.CaptureFixture[str], file: str, text: str
+) -> None:
+    broken = Path(shutil.copytree(folder, "broken"))
+    next(broken.rglob(file)).write_text(text)
+    params = read_params()
+    params["models"]["near"]["path"] = "broken"
+    Path("params.yaml").write_text(json.dumps(params))
+    assert guard(lambda: stages.evaluate.main("near")) == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if "broken" in line]
+    assert len(said) == 1
+    assert "cannot load the model broken: " in said[0]
+    assert said[0].endswith("fetch or make it again")
+    assert not Path("reports").exists()

@@ -18,14 +18,15 @@ from stm.files import read_json, write_json
 from stm.params.base import parse_section
 from stm.params.report import ReportParams
 from stm.report.build import Built, build_report
-from stm.report.charts import Span, bars, curves, histogram, spans, ticks, trace
-from stm.report.collect import collect
-from stm.report.compare import Analysis, analyse, verdict
+from stm.report.cautions import cautions
+from stm.report.charts import Span, bars, curves, histogram, small_bars, spans, ticks, trace
+from stm.report.collect import Reports, collect
+from stm.report.compare import Analysis, analyse, count_of, signed, verdict
 from stm.report.failures import find_failures
 from stm.report.render import format_count, format_plain, format_score
 from stm.report.scores import build_table
 from stm.report.slices import overlap, robustness_view, slice_view
-from stm.report.views import task_note
+from stm.report.views import headline, task_note
 from tests import report_samples as made
 
 VOID = {"meta", "link", "br", "hr", "circle", "line", "rect", "polyline"}
@@ -133,7 +134,10 @@ def test_the_page_is_whole_self_contained_and_says_what_it_should(built: Built) 
     assert not re.search(r"https?://|@import|url\(", built.page)
     assert page.tags.count("h1") == 1
     for words in (
-        "reduced task: 40 of 1,500 queries, 120 of 2,767 passages", "belong to no public benchmark",
+        "3 of 3 tasks reduced to a sample", "belong to no public benchmark", "1,500", "2,767",
+        "With these 120 test queries, differences under about", "no clear difference",
+        "4 training rows that the evaluation tasks also hold were left in", "1 of mteb's tasks could not be run",
+        "no interval on this page covers the luck of a seed", "perfect order", "all stages",
         "NFCorpus was not run: the hub does not answer", "it beats the uniform merge", "Find the definition",
         "copy", "it is those", "What is number", "Text of passage", "2.26.24", "14 rows", "med_real-ft",
         "4 were left in", "2 of 120 test queries", "own/pairs.jsonl", "evaluate: 6 results",
@@ -170,7 +174,36 @@ def _shifted(gap: float) -> dict[str, Any]:
 def test_the_verdict_follows_the_figures(gap: float, words: str) -> None:
     found = analyse(build_table(_shifted(gap), "merged"), "merged", 0.95, 999, 1)
     assert words in verdict(found)
-    assert "95 % interval" in verdict(found)
+    assert "95\u00a0% interval" in verdict(found)
+
+
+@pytest.mark.parametrize(("gap", "claim"), [(0.1, "better"), (-0.1, "worse"), (0.0, "no clear difference")])
+def test_the_figures_at_the_top_carry_a_claim(gap: float, claim: str) -> None:
+    [own, rival] = headline(analyse(build_table(_shifted(gap), "merged"), "merged", 0.95, 999, 1))
+    assert own["claim"] == "average nDCG@10"
+    assert rival["claim"] == claim
+    assert rival["title"] == "against training on all data"
+    assert rival["value"] == signed(gap)
+
+
+def test_cautions_say_what_limits_this_run_and_nothing_else() -> None:
+    evaluations = {name: made.evaluation(name) for name in ("merged", "all")}
+    evaluations["merged-2"] = {**made.evaluation("base"), "model": "merged-2"}
+    for name, data in evaluations.items():
+        data["group"] = "" if name == "all" else "merged"
+        for row in data["tasks"].values():
+            row["full_queries"], row["full_passages"] = row["queries"], row["passages"]
+    found = analyse(build_table(evaluations, "merged"), "merged", 0.95, 300, 1)
+    [only] = cautions(found, Reports(evaluations), [])
+    row = found.against("all", "all")
+    assert row is not None
+    reach = (row.comparison.high - row.comparison.low) / 2
+    assert only == f"With these 120 test queries, differences under about {reach:.3f} cannot be told from chance."
+    reports = Reports({}, prepare=made.prepare_report())
+    several = cautions(make_analysis(), reports, [("NFCorpus", "no hub")])
+    assert [words for words in ("120 test", "4 training rows", "3 of 3", "1 of mteb's", "luck of a seed")
+            if sum(words in sentence for sentence in several) != 1] == []  # fmt: skip
+    assert len(several) == 5
 
 
 def test_the_verdict_owns_up_when_bm25_is_ahead() -> None:
@@ -343,13 +376,16 @@ def test_notes_and_numbers_read_well() -> None:
     assert format_score(None) == format_count("x") == "\u2013"
     assert format_count(1234.4) == "1,234"
     assert (format_plain(1234), format_plain(0.123456), format_plain("a")) == ("1,234", "0.1235", "a")
+    assert (signed(0.0004), signed(-0.0004), signed(-0.25)) == ("0.000", "0.000", "\u22120.250")
+    assert (count_of(1, "task"), count_of(1200, "task")) == ("1 task", "1,200 tasks")
 
 
 def test_charts_stay_inside_their_frame_and_survive_odd_input() -> None:
     rows = [Span("a", 0.5, 0.4, 0.6), Span("b", 0.5, 0.5, 0.5)]
     drawn = [spans(rows, "t"), spans(rows[1:], "t", True), curves({"a": [1.0], "b": []}, "t", "x"),
              curves({str(i): [3.0, 2.0, 1.0] * 200 for i in range(12)}, "t", "x"), trace([0.4], 0, "t"),
-             trace([0.4, 0.4, 0.5], None, "t"), bars({"a": 0.0}, "t"), bars({"a": -1.0, "b": 2.0}, "t")]  # fmt: skip
+             trace([0.4, 0.4, 0.5], None, "t"), bars({"a": 0.0}, "t"), bars({"a": -1.0, "b": 2.0}, "t"),
+             small_bars({"a": 0.0}, "t", 0.0, "a"), small_bars({"a" * 99: 0.5, "b": 1.0}, "t", 1.0, "b")]  # fmt: skip
     for svg in drawn:
         Page(str(svg))
         [(width, height)] = [(float(w), float(h)) for w, h in re.findall(r'viewBox="0 0 (\S+) (\S+)"', svg)]
@@ -358,6 +394,7 @@ def test_charts_stay_inside_their_frame_and_survive_odd_input() -> None:
     assert (
         spans([], "t") == curves({}, "t", "x") == trace([], None, "t") == bars({}, "t") == histogram({}, 1, "t") == ""
     )
+    assert [name in str(drawn[-1]) for name in ('class="bar"', 'class="bar other"', "0.500")] == [True] * 3
     assert ticks(0, 1) == [0, 0.25, 0.5, 0.75, 1.0]
     assert ticks(2, 2) == [2]
 

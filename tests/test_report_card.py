@@ -42,8 +42,9 @@ def test_the_card_holds_use_scores_recipe_data_and_limits(tmp_path: Path) -> Non
     assert json.loads(block) == {"query": "Find it\nQuery: ", "document": ""}
     own = found.intervals["all"][found.table.position("merged") or 0]
     assert f"| all (average of 3 tasks) | {own.mean:.3f} | {own.low:.3f} to {own.high:.3f} |" in card
-    assert "Without the 2 test queries that training candidates held too: 0." in card
+    assert "Without the test queries that training candidates held too (2): 0." in card
     assert card_of(reports) == card
+    assert "On tasks of mteb" not in card
 
 
 def test_a_card_without_the_other_reports_says_so() -> None:

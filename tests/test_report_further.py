@@ -150,6 +150,9 @@ def test_tasks_of_mteb_get_the_same_table_of_their_own() -> None:
     assert "nDCG@10 on tasks of mteb" in page.text
     assert "CUREv1 was not run: the hub does not answer" in page.text
     assert built.metrics["hub"]["merged"]["all"]["ndcg_at_10"] == pytest.approx(found.mean("all", "merged"), abs=1e-6)
+    own = found.intervals["NFCorpus"][found.table.position("merged") or 0]
+    assert "On tasks of mteb, by its own runner:" in built.card
+    assert f"| {own.mean:.3f} | {own.low:.3f} to {own.high:.3f} |" in built.card
     assert built.plots["hub_scores.csv"].count("\n") == 1 + 3 * (2 + 2)
     assert built.metrics["models"]["merged"]["tasks"].keys() == made.TASKS.keys()
     some = Reports({"all": with_hub("all", ("NFCorpus",)), "merged": with_hub("merged")})
@@ -199,7 +202,7 @@ def graph_of_dvc() -> tuple[set[str], set[tuple[str, str]]]:
 
 def test_the_graph_is_that_of_dvc() -> None:
     names, edges = graph_of_dvc()
-    assert set(PLACES) == names - {"check", "outside"}
+    assert set(PLACES) == names - {"check", "files", "outside"}
     assert [edge for edge in EDGES if edge not in edges] == []
 
 

@@ -14,20 +14,27 @@ from urllib.parse import urlparse
 import datasets.config
 import huggingface_hub.constants
 import mteb
-from mteb.abstasks.retrieval import AbsTaskRetrieval
+from mteb.abstasks import AbsTask
 
 from stm.errors import ParamsError
 from stm.tasks import Domain
 
 PROBE_SECONDS = 5.0
+RETRIEVAL = "Retrieval"  # mteb's word for the type of task
 
 
 @dataclass(frozen=True)
 class NamedTask:
     """A task of mteb and the average that it belongs to."""
 
-    task: AbsTaskRetrieval
+    task: AbsTask
     domain: Domain
+
+    @property
+    def refusal(self) -> str:
+        """Why this project cannot run the task; empty if it can. Reranking of given passages is no retrieval."""
+        kind = str(self.task.metadata.type)
+        return "" if kind == RETRIEVAL else f"it is a {kind} task; only retrieval tasks run here"
 
 
 def is_hub_reachable(seconds: float = PROBE_SECONDS) -> bool:
@@ -48,7 +55,7 @@ def go_offline() -> None:
     datasets.config.HF_HUB_OFFLINE = True
 
 
-def _domain(task: AbsTaskRetrieval) -> Domain:
+def _domain(task: AbsTask) -> Domain:
     return "medical" if "Medical" in (task.metadata.domains or []) else "general"
 
 
@@ -61,17 +68,19 @@ def find_task(name: str, subsets: Sequence[str] = (), splits: Sequence[str] = ()
     except (KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ParamsError(f"evaluate.hub_tasks: mteb cannot give the task {name!r}: {reason}") from error
-    if not isinstance(task, AbsTaskRetrieval):
-        raise ParamsError(f"evaluate.hub_tasks: {name!r} is a {task.metadata.type} task; only retrieval tasks run here")
-    return NamedTask(task, cast(Domain, domain) if domain else _domain(task))
+    named = NamedTask(task, cast(Domain, domain) if domain else _domain(task))
+    if named.refusal:
+        raise ParamsError(f"evaluate.hub_tasks: {name!r} cannot be run: {named.refusal}")
+    return named
 
 
 def find_benchmark(name: str) -> list[NamedTask]:
-    """Return the retrieval tasks of an mteb benchmark in its order; `ParamsError` if there is none of that name."""
+    """Return the tasks of an mteb benchmark in its order, those that cannot be run here too; `ParamsError` if there is
+    none of that name.
+    """
     try:
         benchmark = mteb.get_benchmark(name)
     except (KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ParamsError(f"evaluate.benchmarks: mteb has no benchmark {name!r}: {reason}") from error
-    tasks = [task for task in benchmark.tasks if isinstance(task, AbsTaskRetrieval)]
-    return [NamedTask(task, _domain(task)) for task in tasks]
+    return [NamedTask(task, _domain(task)) for task in benchmark.tasks]

@@ -34,7 +34,8 @@ def load_named_tasks(params: EvaluateParams) -> list[NamedTask]:
     distinct = list({named.task.metadata.name: named for named in found}.values())
     if params.hub_folder and not Path(params.hub_folder).is_dir():
         raise ParamsError(f"evaluate.hub_folder: {params.hub_folder!r} is no folder; leave it empty for the hub")
-    remote = [named for named in distinct if not params.hub_folder or not use_copy(named, Path(params.hub_folder))]
+    runnable = [named for named in distinct if not named.refusal]
+    remote = [named for named in runnable if not params.hub_folder or not use_copy(named, Path(params.hub_folder))]
     if remote and not is_hub_reachable():
         say("the model hub does not answer: of mteb's tasks only those in the local cache are run")
         go_offline()

@@ -97,10 +97,12 @@ def run_local(evaluation: Evaluation, model: Any, tasks: Iterable[tuple[Task, st
 
 
 def run_hub(evaluation: Evaluation, model: Any, tasks: Iterable[Any]) -> None:
-    """Run tasks of the hub (`stm.evaluate.hub.NamedTask`); one whose data cannot be had is named in `not_run`."""
+    """Run tasks of the hub (`stm.evaluate.hub.NamedTask`); one that cannot be run or had is named in `not_run`."""
     for named in tasks:
         name = named.task.metadata.name
         try:
+            if named.refusal:
+                raise MissingTaskError(named.refusal)
             scores, result = run_task(model, named.task)
         except MissingTaskError as error:
             evaluation.not_run[name] = str(error)

@@ -10,8 +10,9 @@ from typing import Any
 from stm.params.report import ReportParams
 from stm.report import metrics, stages, views
 from stm.report.card import model_card
+from stm.report.cautions import cautions
 from stm.report.collect import Reports
-from stm.report.compare import OPPONENTS, Analysis, analyse, percent, verdict
+from stm.report.compare import OPPONENTS, Analysis, analyse, count_of, percent, verdict
 from stm.report.contaminated import Cleaned, clean_analysis, contaminated_metrics, contaminated_view
 from stm.report.failures import find_failures
 from stm.report.graph import draw_graph, stage_states
@@ -55,13 +56,15 @@ def build_report(reports: Reports, tasks: Mapping[str, Task], params: ReportPara
         **metrics.metrics_json(analysis), "seeds": seed_metrics(analysis, metrics.DECIMALS),
         "without_contaminated": contaminated_metrics(cleaned), "hub": metrics.hub_json(hub),
     }  # fmt: skip
-    return Built(figures, page, model_card(analysis, reports, cleaned), plots, summarise(analysis))
+    return Built(figures, page, model_card(analysis, reports, cleaned, hub), plots, summarise(analysis))
 
 
 def _further_scores(analysis: Analysis, cleaned: Cleaned, hub: Analysis | None, reports: Reports) -> dict[str, Any]:
+    missing = not_run(reports)
     return {
         "contaminated": contaminated_view(analysis, cleaned), "seeds": seed_rows(analysis),
-        "seed_differences": seed_differences(analysis), "hub": hub_view(hub), "hub_not_run": not_run(reports),
+        "seed_differences": seed_differences(analysis), "hub": hub_view(hub), "hub_not_run": missing,
+        "cautions": cautions(analysis, reports, missing),
     }  # fmt: skip
 
 
@@ -71,7 +74,6 @@ def _score_views(analysis: Analysis, params: ReportParams) -> dict[str, Any]:
         "verdict": verdict(analysis), "subject": analysis.subject, "headline": views.headline(analysis),
         "level": percent(params.level), "resamples": params.resamples, "columns": views.score_columns(analysis),
         "rows": views.score_rows(analysis), "recall": views.recall_rows(analysis), "tasks": table.tasks,
-        "task_count": len(table.tasks), "reduced": sum(task.is_reduced for task in table.tasks),
         "comparisons": views.comparison_rows(analysis), "charts": views.charts(analysis), "left_out": table.left_out,
     }  # fmt: skip
 
@@ -94,6 +96,6 @@ def summarise(analysis: Analysis) -> list[str]:
     shown = [analysis.strongest((role,)) for role in ("base", "expert", "all_data", "lexical")]
     models = [model for model in shown if model] + [analysis.subject]
     width = max(len(model.label) for model in models)
-    lines = [f"average nDCG@10 over {len(analysis.table.tasks)} test tasks:"]
+    lines = [f"average nDCG@10 over {count_of(len(analysis.table.tasks), 'test task')}:"]
     lines += [f"  {model.label.ljust(width)}  {analysis.mean('all', model.name):.3f}" for model in models]
     return [*lines, verdict(analysis)] if analysis.strongest(OPPONENTS) else lines

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from stm.merge.card import FRONT, plain, recipe_line, usage
 from stm.merge.card import LIMITS as GENERAL_LIMITS
 from stm.report.collect import Reports
-from stm.report.compare import Analysis, percent, verdict
+from stm.report.compare import Analysis, count_of, percent, verdict
 from stm.report.contaminated import Cleaned
 from stm.report.negatives import numbers
 from stm.report.scores import SCOPES
@@ -26,8 +26,8 @@ LICENCES = {
 LIMITS = (
     "It is good at what it was trained and measured on: see the sources and the tasks above.",
     "The intervals are over queries: they say nothing about other kinds of text, languages or training seeds.",
-    "The scores come from this project's own, partly reduced tasks. They belong to no public benchmark and cannot be "
-    "compared with published figures.",
+    "The scores come from this project's own, partly reduced tasks, where not said otherwise. They belong to no public "
+    "benchmark and cannot be compared with published figures.",
     *GENERAL_LIMITS,
 )
 
@@ -46,7 +46,7 @@ def _scores(analysis: Analysis) -> str:
     subject, table = analysis.subject, analysis.table
     position = table.position(subject.name) or 0
     notes = {task.name: task_note(task) for task in table.tasks}
-    notes |= {scope: f"average of {len(table.scope(scope))} tasks" for scope in SCOPES}
+    notes |= {scope: f"average of {count_of(len(table.scope(scope)), 'task')}" for scope in SCOPES}
     rows = []
     for scope, intervals in analysis.intervals.items():
         own = intervals[position]
@@ -94,18 +94,28 @@ def _without_contaminated(analysis: Analysis, cleaned: Cleaned) -> str:
         return ""
     own = cleaned.analysis.intervals["all"][cleaned.analysis.table.position(analysis.subject.name) or 0]
     return (
-        f"Without the {cleaned.count} test queries that training candidates held too: {own.mean:.3f} "
+        f"Without the test queries that training candidates held too ({cleaned.count}): {own.mean:.3f} "
         f"({own.low:.3f} to {own.high:.3f})."
     )
 
 
-def model_card(analysis: Analysis, reports: Reports, cleaned: Cleaned, folder: str = "models/merged") -> str:
+def _hub_scores(hub: Analysis | None, subject: str) -> str:
+    """The scores on mteb's own tasks, where the model was run on any."""
+    if hub is None or hub.subject.name != subject:
+        return ""
+    return f"On tasks of mteb, by its own runner:\n\n{_scores(hub)}"
+
+
+def model_card(
+    analysis: Analysis, reports: Reports, cleaned: Cleaned, hub: Analysis | None = None, folder: str = "models/merged"
+) -> str:
     """Return the card as Markdown: use, prompts, scores with intervals, recipe, data, limits, provenance."""
     hashes = dig(reports.evaluation.get(analysis.subject.name, {}), "hashes", "model", default="unknown")
     versions = dig(reports.evaluation.get(analysis.subject.name, {}), "versions", default={})
     parts = [
         FRONT, "# A merged retriever", plain(verdict(analysis)), "## Use", _usage(reports, folder),
         "## Scores", _scores(analysis), _without_contaminated(analysis, cleaned),
+        _hub_scores(hub, analysis.subject.name),
         "Against the other models of the run:", _rivals(analysis),
         "## Recipe", _recipe(reports), "## Training data", _data(reports),
         "## Limits", "\n".join(f"* {limit}" for limit in LIMITS),

@@ -6,13 +6,14 @@ the page shows the same figures as a table.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
 WIDTH = 480
 LABEL = 150  # width of the column of labels in charts of rows
+SMALL_WIDTH, SMALL_LABEL = 300, 116  # of charts that stand four in a row
 ROW = 22
 SERIES = 8  # line colours that the page's style sheet has
 
@@ -28,11 +29,11 @@ class Span:
     is_subject: bool = False
 
 
-def _svg(height: float, title: str, parts: Sequence[str]) -> Markup:
+def _svg(height: float, title: str, parts: Sequence[str], width: int = WIDTH) -> Markup:
     name = escape(title)
     body = "".join(parts)
     return Markup(  # every label in the parts is escaped
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{name}"><title>{name}</title>{body}</svg>'
+        f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{name}"><title>{name}</title>{body}</svg>'
     )
 
 
@@ -123,7 +124,7 @@ def curves(
     longest = max(len(values) for values in lines.values())
     low, high = min(min(v) for v in lines.values()), max(max(v) for v in lines.values())
     legend_rows = math.ceil(len(lines) / 3)
-    height, left, top, bottom = 250 + 18 * legend_rows, 44, 8, 34 + 18 * legend_rows
+    height, left, top, bottom = 260 + 18 * legend_rows, 44, 8, 44 + 18 * legend_rows
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - 1) / max(1, longest - 1) * (WIDTH - left - 10)
@@ -213,23 +214,32 @@ def histogram(series: Mapping[str, Sequence[float]], width: float, title: str) -
     return _svg(height, title, parts)
 
 
-def bars(values: Mapping[str, float], title: str, reach: float = 0.0) -> Markup:
-    """Draw a horizontal bar per label from 0 to its value, with the value at its end; negative values go to the
-    left. Charts side by side get the same `reach`, the least value at which the axis ends.
+def bars(values: Mapping[str, float], title: str) -> Markup:
+    """Draw a horizontal bar per label from 0 to its value, with the value at its end; negative ones go left."""
+    return _bars(values, title, max(0.0, *values.values()) if values else 0.0, WIDTH, LABEL, _number)
+
+
+def small_bars(values: Mapping[str, float], title: str, reach: float, subject: str) -> Markup:
+    """Draw one of several bar charts of scores that stand side by side: all axes end at `reach`, the subject's bar
+    stands out.
     """
+    return _bars(values, title, reach, SMALL_WIDTH, SMALL_LABEL, lambda value: f"{value:.3f}", subject)
+
+
+def _bars(
+    values: Mapping[str, float], title: str, reach: float, width: int, left: int, form: Callable[[float], str],
+    subject: str | None = None,
+) -> Markup:  # fmt: skip
     if not values:
         return Markup("")
-    low, high = min(0.0, *values.values()), max(reach, *values.values())
-    width = (high - low) or 1.0
-
-    def place(value: float) -> float:
-        return LABEL + (value - low) / width * (WIDTH - LABEL - 60)
-
+    low = min(0.0, *values.values())
+    scale = (width - left - 60) / ((reach - low) or 1.0)
     parts = []
     for index, (label, value) in enumerate(values.items()):
-        y = ROW * index + 4
-        start, end = sorted((place(0.0), place(value)))
-        parts.append(_text(LABEL - 8, y + 13, _cut(label), "end"))
-        parts.append(f'<rect x="{start:.1f}" y="{y + 2}" width="{max(1.0, end - start):.1f}" height="14" class="bar"/>')
-        parts.append(_text(end + 6, y + 13, _number(value), kind="tick"))
-    return _svg(ROW * len(values) + 8, title, parts)
+        y, kind = ROW * index + 4, "bar" if subject in (None, label) else "bar other"
+        start, end = sorted((left + (0.0 - low) * scale, left + (value - low) * scale))
+        size = f'width="{max(1.0, end - start):.1f}" height="14"'
+        parts.append(_text(left - 8, y + 13, _cut(label, left // 6), "end"))
+        parts.append(f'<rect x="{start:.1f}" y="{y + 2}" {size} class="{kind}"/>')
+        parts.append(_text(end + 6, y + 13, form(value), kind="tick"))
+    return _svg(ROW * len(values) + 8, title, parts, width)

@@ -108,21 +108,26 @@ def _winners(rows: list[Interval]) -> list[int]:
 
 
 def percent(level: float) -> str:
-    """Return a confidence level in words, for example "95 %"."""
-    return f"{100 * level:.0f} %"
+    """Return a confidence level in words, for example "95 %", with a space that no line ends at."""
+    return f"{100 * level:.0f}\u00a0%"
+
+
+def count_of(number: int, word: str) -> str:
+    """Return a number with its word, for example "1 task" or "8 tasks"."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def signed(value: float) -> str:
-    """Return a difference with its sign and three decimals; a true minus sign."""
-    return f"{value:+.3f}".replace("-", "\u2212")
+    """Return a difference with its sign and three decimals; a true minus sign, and no sign for a zero."""
+    text = f"{value:+.3f}"
+    return "0.000" if text in ("+0.000", "-0.000") else text.replace("-", "\u2212")
 
 
 def verdict(analysis: Analysis) -> str:
     """Return one sentence: how the subject stands against the strongest other model of the run, with its interval."""
     subject, rival = analysis.subject, analysis.strongest(OPPONENTS)
-    count = len(analysis.table.tasks)
-    name = subject.label[:1].upper() + subject.label[1:]
-    own = f"{name} scores {analysis.mean('all', subject.name):.3f} nDCG@10 on average over {count} tasks"
+    name, tasks = subject.label[:1].upper() + subject.label[1:], count_of(len(analysis.table.tasks), "task")
+    own = f"{name} scores {analysis.mean('all', subject.name):.3f} nDCG@10 on average over {tasks}"
     if rival is None:
         return f"{own}; no other model of this run was evaluated, so there is nothing to compare it with."
     row = analysis.against("all", rival.name)

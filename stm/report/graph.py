@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from stm.report.collect import Reports
 
-# stage -> column and row of its box; `outside` is drawn with `evaluate`, `check` is left out
+# stage -> column and row of its box; `outside` is drawn with `evaluate`; `check` and `files` are left out
 PLACES: dict[str, tuple[int, float]] = {
     "prepare": (0, 0), "backbone": (0, 2), "mine": (1, 0), "warm_up": (1, 2), "synthesize": (2, 0), "train": (3, 1),
     "train_all": (3, 2), "search_prompts": (4, 0), "select": (4, 1), "merge": (5, 1), "bm25": (6, 0),
@@ -23,7 +23,7 @@ EDGES = (
     ("search_prompts", "train"), ("train", "select"), ("select", "merge"), ("merge", "evaluate"),
     ("train_all", "evaluate"), ("bm25", "report"), ("evaluate", "report"), ("report", "promote"),
 )  # fmt: skip
-BOX_WIDTH, BOX_HEIGHT, COLUMN, LINE = 104, 40, 126, 62
+BOX_WIDTH, BOX_HEIGHT, COLUMN, LINE = 116, 40, 138, 62
 UNREPORTED = {"backbone": "", "report": "this page", "promote": "comes next"}
 
 

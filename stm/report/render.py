@@ -14,9 +14,9 @@ from stm.report.compare import signed
 
 FOLDER = Path(__file__).parent
 SECTIONS = (
-    ("scores", "Scores"), ("merge", "Merge"), ("prompts", "Prompts"), ("negatives", "Negatives"),
-    ("training", "Training"), ("data", "Data and contamination"), ("robustness", "Robustness"),
-    ("failures", "Failures"), ("cost", "Run and cost"), ("provenance", "Provenance"),
+    ("scores", "Scores"), ("robustness", "Robustness"), ("failures", "Failures"), ("data", "Data and contamination"),
+    ("merge", "Merge"), ("prompts", "Prompts"), ("negatives", "Negatives"), ("training", "Training"),
+    ("cost", "Run and cost"), ("provenance", "Provenance"),
 )  # fmt: skip
 NOTHING = "\u2013"
 

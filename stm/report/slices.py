@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stm.report.charts import Span, bars, spans
+from stm.report.charts import Span, small_bars, spans
 from stm.report.compare import METRIC, Analysis
 from stm.report.negatives import numbers
 from stm.report.scores import ModelInfo
@@ -62,12 +62,11 @@ def _features(analysis: Analysis, tasks: Mapping[str, Task]) -> tuple[Floats, Fl
     return np.array(lengths), np.array(overlaps), np.array(scores)
 
 
-def _draw(rows: list[dict[str, Any]], title: str) -> list[dict[str, Any]]:
+def _draw(rows: list[dict[str, Any]], title: str, subject: str) -> list[dict[str, Any]]:
     """Give each slice its chart, all on one scale."""
     reach = max((value for row in rows for value in row["cells"].values()), default=0.0)
     for row in rows:
-        rounded = {name: round(value, 3) for name, value in row["cells"].items()}
-        row["chart"] = bars(rounded, f"{title}: {row['label']}, nDCG@10", reach)
+        row["chart"] = small_bars(row["cells"], f"{title}: {row['label']}, nDCG@10", reach, subject)
     return rows
 
 
@@ -87,7 +86,7 @@ def slice_view(analysis: Analysis, tasks: Mapping[str, Task]) -> list[dict[str, 
                 means_M = scores_NM[is_in].mean(axis=0)
                 cells = {model.label: float(means_M[analysis.table.position(model.name) or 0]) for model in models}
                 rows.append({"label": label, "queries": int(is_in.sum()), "cells": cells})
-        groups.append({"title": title, "rows": _draw(rows, title)})
+        groups.append({"title": title, "rows": _draw(rows, title, analysis.subject.label)})
     return [group for group in groups if group["rows"]]
 
 

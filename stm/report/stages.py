@@ -175,7 +175,7 @@ def _same_recipe(row: Mapping[str, Any], taken: Any) -> bool:
 
 
 def cost_view(reports: Reports) -> list[dict[str, Any]]:
-    """Return seconds, tokens and money per stage of the pipeline, as far as its reports say."""
+    """Return seconds, tokens and money per stage of the pipeline and in all, as far as the reports say."""
     parts: list[tuple[str, Iterable[Mapping[str, Any]]]] = [
         ("prepare", [reports.prepare]), ("mine", reports.mine.values()), ("synthesize", reports.synthesize.values()),
         ("warm_up", [reports.warm_up]), ("train", reports.train.values()), ("train_all", [reports.train_all]),
@@ -183,7 +183,7 @@ def cost_view(reports: Reports) -> list[dict[str, Any]]:
         ("bm25", [reports.evaluation.get("bm25", {})]),
         ("evaluate", [report for name, report in reports.evaluation.items() if name != "bm25"]),
     ]  # fmt: skip
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, listed in parts:
         given = [report for report in listed if report]
         rows.append({
@@ -191,13 +191,18 @@ def cost_view(reports: Reports) -> list[dict[str, Any]]:
             "tokens_in": _total(given, "tokens_in"), "tokens_out": _total(given, "tokens_out"),
             "money": _total(given, "cost"),
         })  # fmt: skip
-    return rows
+    sums = {key: _sum(row[key] for row in rows) for key in ("seconds", "tokens", "tokens_in", "tokens_out", "money")}
+    return [*rows, {"stage": "all stages", "runs": sum(row["runs"] for row in rows), **sums}]
 
 
 def _total(reports: Iterable[Mapping[str, Any]], key: str) -> float | None:
     places = ((key,), ("cost", key), ("llm", key))
     found = [next((v for v in (dig(r, *p) for p in places) if isinstance(v, (int, float))), None) for r in reports]
-    given = [value for value in found if value is not None]
+    return _sum(found)
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    given = [value for value in values if value is not None]
     return sum(given) if given else None
 
 

@@ -6,7 +6,7 @@ Takes the analysis and returns plain values that a template can print; decides w
 from typing import Any
 
 from stm.report.charts import Span, spans
-from stm.report.compare import Analysis, percent, signed
+from stm.report.compare import Analysis, Tested, count_of, percent, signed
 from stm.report.scores import SCOPES, TaskInfo
 
 
@@ -21,9 +21,9 @@ def score_columns(analysis: Analysis) -> list[dict[str, Any]]:
     """Return the columns of the score table: averages first, then tasks."""
     scopes = [scope for scope in SCOPES if scope in analysis.intervals]
     counts = {scope: len(analysis.table.scope(scope)) for scope in scopes}
-    columns = [{"key": scope, "title": scope, "note": f"average of {counts[scope]} tasks"} for scope in scopes]
+    columns = [{"key": scope, "title": scope, "note": f"mean of {count_of(counts[scope], 'task')}"} for scope in scopes]
     tasks = analysis.table.tasks
-    return columns + [{"key": task.name, "title": task.name, "note": task_note(task)} for task in tasks]
+    return columns + [{"key": task.name, "title": task.name, "note": f"{task.queries:,} queries"} for task in tasks]
 
 
 def score_rows(analysis: Analysis) -> list[dict[str, Any]]:
@@ -66,12 +66,16 @@ def comparison_rows(analysis: Analysis, scope: str = "all") -> list[dict[str, An
 
 
 def charts(analysis: Analysis) -> dict[str, Any]:
-    """Return the interval charts: all averages, and the differences from the subject."""
+    """Return the interval charts: all averages, and the differences from the subject.
+
+    The untrained base is far below and would squeeze the differences that matter, so it is in the table alone.
+    """
     rows = [(row["model"].label, row["cells"][0], row["is_subject"]) for row in score_rows(analysis)]
     own = [Span(label, cell["mean"], cell["low"], cell["high"], is_subject) for label, cell, is_subject in rows]
     gaps = [
         Span(row["model"].label, row["c"].difference, row["c"].low, row["c"].high, row["is_significant"])
         for row in comparison_rows(analysis)
+        if row["model"].role != "base"
     ]
     level = percent(analysis.level)
     return {
@@ -83,15 +87,28 @@ def charts(analysis: Analysis) -> dict[str, Any]:
 
 
 def headline(analysis: Analysis) -> list[dict[str, str]]:
-    """Return the figures at the top of the page: the subject's average, and its distance from each kind of rival."""
+    """Return the figures at the top of the page: the subject's average, and its distance from each kind of rival, with
+    a claim in words.
+    """
     subject = analysis.subject
-    cards = [{"title": subject.label, "value": f"{analysis.mean('all', subject.name):.3f}", "note": "average nDCG@10"}]
-    kinds = {"base": "base", "expert": "best expert", "all_data": "all-data training", "lexical": "BM25"}
+    own, level = analysis.intervals["all"][analysis.table.position(subject.name) or 0], percent(analysis.level)
+    cards = [{"title": subject.label, "value": f"{own.mean:.3f}", "claim": "average nDCG@10", "rival": "",
+              "note": f"{own.low:.3f} to {own.high:.3f} ({level})"}]  # fmt: skip
+    kinds = {"base": "the backbone", "expert": "the best expert", "all_data": "training on all data", "lexical": "BM25"}
     for role, title in kinds.items():
         rival = analysis.strongest((role,))
         row = analysis.against("all", rival.name) if rival else None
         if rival and row:
             c = row.comparison
-            note = f"{signed(c.low)} to {signed(c.high)}; {rival.label} {analysis.mean('all', rival.name):.3f}"
-            cards.append({"title": f"against {title}", "value": signed(c.difference), "note": note})
+            cards.append({
+                "title": f"against {title}", "value": signed(c.difference), "claim": _claim(row),
+                "note": f"{signed(c.low)} to {signed(c.high)} ({level})",
+                "rival": f"{rival.label} scores {analysis.mean('all', rival.name):.3f}",
+            })  # fmt: skip
     return cards
+
+
+def _claim(row: Tested) -> str:
+    if not row.is_significant:
+        return "no clear difference"
+    return "better" if row.comparison.difference > 0 else "worse"
