@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: repro test test-browser lint venv bench lock clean help
+.PHONY: repro test test-browser chaos lint venv bench lock clean help
 
 help:            ## what there is
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  +##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -21,6 +21,9 @@ test-browser: $(READY)  ## the report in headless Chromium; installs Debian's ch
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
 	pytest -n 2 tests/browser/check_report.py
 
+chaos: $(READY)  ## kill the pipeline a hundred times and compare; figures to benchmarks/results/chaos.json
+	python -m tests.chaos.kills --kills 100
+
 bench: $(READY)  ## benchmarks; JSON to benchmarks/results
 	python -m benchmarks.train_speed
 	python -m benchmarks.encode_speed
@@ -34,6 +37,8 @@ bench: $(READY)  ## benchmarks; JSON to benchmarks/results
 	python -m benchmarks.contamination
 	python -m benchmarks.evaluate_models
 	python -m benchmarks.encode_memory
+	python -m benchmarks.noop
+	python -m benchmarks.registry
 
 lint: $(READY)   ## style and strict types
 	ruff check .

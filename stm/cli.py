@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from stm.cli_answers import answers
-from stm.errors import ParamsError
+from stm.errors import DataError, ParamsError
 from stm.stage import guard
 
 if TYPE_CHECKING:
@@ -98,10 +98,15 @@ def search(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    cache: Annotated[bool, typer.Option("--cache", help="Look for damaged files in DVC's cache instead.")] = False,
+) -> None:
     """Check this machine and checkout, say what is missing and what to do; exit with 1 if something essential is."""
     from stm.doctor import examine
 
+    if cache:
+        _run(_check_cache)
+        return
     findings = examine(Path())
     table = Table("check", "", "found", "next step", box=None)
     for finding in findings:
@@ -111,6 +116,17 @@ def doctor() -> None:
     typer.echo(f"missing: {', '.join(missing)}" if missing else "everything needed is here")
     if missing:
         raise typer.Exit(1)
+
+
+def _check_cache() -> None:
+    from stm.cache import MENDING, cache_folder, damaged_files
+
+    folder = cache_folder(Path())
+    damaged = damaged_files(folder)
+    if damaged:
+        names = "\n".join(str(path) for path in damaged)
+        raise DataError(f"{len(damaged)} files in the cache are damaged:\n{names}\n{MENDING}")
+    typer.echo(f"every file in {folder} has the bytes that its name promises")
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """The command line: help, output, exit codes, errors in one sentence."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -140,3 +141,24 @@ def test_the_doctor_exits_with_1_if_something_essential_is_missing(
     result = run("doctor")
     assert result.exit_code == 1
     assert "missing: params.yaml" in result.output
+
+
+def test_the_doctor_names_damaged_files_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "no .dvc folder" in run("doctor", "--cache").output
+    content = {"plain": b"whole", "listed": b'[{"md5": "x", "relpath": "y"}]'}
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[cache]\n    dir = ../kept\n", encoding="utf-8")
+    paths = {}
+    for (name, data), ending in zip(content.items(), ("", ".dir"), strict=True):
+        digest = hashlib.md5(data).hexdigest()
+        paths[name] = tmp_path / "kept" / "files" / "md5" / digest[:2] / (digest[2:] + ending)
+        paths[name].parent.mkdir(parents=True)
+        paths[name].write_bytes(data)
+    assert run("doctor", "--cache").exit_code == 0
+    paths["plain"].write_bytes(b"whol3")
+    result = run("doctor", "--cache")
+    assert result.exit_code == 1
+    assert paths["plain"].name in result.output
+    assert paths["listed"].name not in result.output
+    assert "dvc fetch && dvc checkout" in result.output

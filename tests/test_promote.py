@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,25 @@ def test_a_worse_model_becomes_challenger_and_the_champion_stays(project: Path) 
     assert registry.aliases() == {"champion": 2}
     assert registry.version(2).tags["decision.reason"] == "the old one breaks the law"
     assert read_history(registry)[-1].kind == "force"
+
+
+@pytest.mark.usefixtures("no_reload")
+def test_a_dirty_tree_is_recorded_and_refused_where_its_gate_is_required(project: Path) -> None:
+    git = ["git", "-C", str(project), "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    (project / ".gitignore").write_text("/mlruns\n/.stm\n/models\n", encoding="utf-8")
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "clean"]):
+        subprocess.run([*git, *command], check=True)
+    odd = 'it\'s a "name" 🫀.py'
+    (project / odd).write_text("x = 1", encoding="utf-8")
+    (project / "reports" / "extra.json").write_text("{}", encoding="utf-8")  # what the pipeline writes does not count
+    gates = promote_params(project).gates.model_dump()
+    outcome = promote(
+        promote_params(project, gates={**gates, "changed_files": {"at_most": 0, "required": True}}), ACTOR, root=project
+    )
+    assert outcome.decision == "held"
+    assert "changed_files: 1 exceeds 0" in outcome.line()
+    tags = open_registry(project).version(2).tags
+    assert (tags["git.dirty"], json.loads(tags["git.changed_files"])) == ("true", [odd])
 
 
 @pytest.mark.usefixtures("no_reload")

@@ -1,7 +1,9 @@
 """Going back to the state of a registered version: worktree, shared cache, compared bytes."""
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,17 +11,37 @@ import pytest
 
 from stm.errors import RegistryError
 from stm.files import sha256_tree
+from stm.llm.answers import Answer, request_key
+from stm.llm.store import STORE_FILE, AnswerStore
 from stm.promote.lineage import hash_lock, read_lineage
 from stm.promote.registry import Version
 from stm.promote.reproduce import find_revision, reproduce
 
 PIPELINE = """\
 stages:
-  merge:
-    cmd: python -c "import pathlib; p = pathlib.Path('models/merged'); p.mkdir(parents=True); p.joinpath('w').write_text(pathlib.Path('seed.txt').read_text())"
+  synthesize:
+    cmd: python make.py answer
     deps: [seed.txt]
+    outs:
+      - data/answers/qa.txt: {persist: true}
+  merge:
+    cmd: python make.py merge
+    deps: [data/answers/qa.txt]
     outs: [models/merged]
-"""  # noqa: E501
+"""
+# "Asks" whoever stands in for the LLM, which never answers the same twice, unless the answers are there.
+SCRIPT = """\
+import os, pathlib, sys
+answers, model = pathlib.Path("data/answers/qa.txt"), pathlib.Path("models/merged")
+if sys.argv[1] == "merge":
+    model.mkdir(parents=True)
+    (model / "w").write_text(answers.read_text())
+elif not answers.exists():
+    asked = pathlib.Path(os.environ["ASKED"])
+    asked.write_text(asked.read_text() + "x" if asked.exists() else "x")
+    answers.parent.mkdir(parents=True, exist_ok=True)
+    answers.write_text(pathlib.Path("seed.txt").read_text() + asked.read_text())
+"""
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -32,17 +54,25 @@ def dvc(root: Path, *arguments: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with two committed states of a one-stage pipeline, and only the second in the working tree."""
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A repository with two committed states of a small pipeline, and only the second in the working tree."""
     root = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASKED", str(root.parent / "asked"))
+        yield make_project(root)
+
+
+def make_project(root: Path) -> Path:
     git(root, "init", "-q")
     dvc(root, "init", "-q")
     dvc(root, "config", "core.analytics", "false")
     dvc(root, "remote", "add", "-d", "local", "remote-folder")
     (root / "dvc.yaml").write_text(PIPELINE, encoding="utf-8")
-    (root / ".gitignore").write_text("/remote-folder\n/.stm\n/models\n", encoding="utf-8")
+    (root / "make.py").write_text(SCRIPT, encoding="utf-8")
+    (root / ".gitignore").write_text("/remote-folder\n/.stm\n/models\n/data\n", encoding="utf-8")
     for seed in ("one", "two"):
         (root / "seed.txt").write_text(seed, encoding="utf-8")
+        (root / "data" / "answers" / "qa.txt").unlink(missing_ok=True)
         dvc(root, "repro", "-q")
         git(root, "add", "-A")
         git(root, "commit", "-qm", seed)
@@ -59,26 +89,39 @@ def first_state(project: Path) -> tuple[str, str]:
     return revision, hash_lock(git(project, "show", f"{revision}:dvc.lock"))
 
 
-def model_of(project: Path, seed: str, scratch: Path) -> str:
+def model_of(text: str, scratch: Path) -> str:
     (scratch / "model").mkdir(exist_ok=True)
-    (scratch / "model" / "w").write_text(seed, encoding="utf-8")
+    (scratch / "model" / "w").write_text(text, encoding="utf-8")
     return sha256_tree(scratch / "model")
 
 
 def test_an_earlier_state_comes_back_with_the_same_bytes_and_is_reused(project: Path, tmp_path: Path) -> None:
     revision, lock = first_state(project)
-    old = version(**{"git.revision": revision, "dvc.lock": lock, "model": model_of(project, "one", tmp_path)})
+    old = version(**{"git.revision": revision, "dvc.lock": lock, "model": model_of("onex", tmp_path)})
     folder = tmp_path / "worktree"
     found = reproduce(old, project, folder, rebuild=False)
     assert (found.is_same, found.is_lock_same, found.revision) == (True, True, revision)
     assert "up to date" in found.status
-    assert (folder / "models" / "merged" / "w").read_text(encoding="utf-8") == "one"
-    assert (project / "models" / "merged" / "w").read_text(encoding="utf-8") == "two"
+    assert (folder / "models" / "merged" / "w").read_text(encoding="utf-8") == "onex"
+    assert (project / "models" / "merged" / "w").read_text(encoding="utf-8") == "twoxx"
     assert "same bytes" in found.lines()[-1]
-    (folder / "models" / "merged" / "w").unlink()
-    again = reproduce(old, project, folder, rebuild=True)
-    assert again.is_same
     assert git(project, "status", "--porcelain") == ""
+
+
+def test_a_rebuild_asks_the_llm_for_nothing_again(project: Path, tmp_path: Path) -> None:
+    revision, lock = first_state(project)
+    old = version(**{"git.revision": revision, "dvc.lock": lock, "model": model_of("onex", tmp_path)})
+    asked = (project.parent / "asked").read_text(encoding="utf-8")
+    with AnswerStore(project / STORE_FILE) as store:
+        store.put("{}", Answer("kept", "stop", 1, 1))
+    cache = project / ".dvc" / "cache" / "files"
+    shutil.copytree(cache, project / "remote-folder" / "files")  # as `dvc push` of both states leaves it
+    shutil.rmtree(cache)
+    found = reproduce(old, project, tmp_path / "worktree", rebuild=True)
+    assert found.is_same
+    assert (project.parent / "asked").read_text(encoding="utf-8") == asked == "xx"
+    with AnswerStore(tmp_path / "worktree" / STORE_FILE) as copy:
+        assert [answer.text for answer in copy.get([request_key("{}")]).values()] == ["kept"]
 
 
 def test_the_commit_that_holds_the_lock_is_found_from_the_one_before_it(project: Path) -> None:

@@ -1,5 +1,6 @@
 """The registry: aliases, history, rollback, and what goes wrong there."""
 
+import contextlib
 import itertools
 import shutil
 from functools import lru_cache
@@ -63,6 +64,21 @@ def test_a_missing_local_store_is_not_created_by_looking(tmp_path: Path) -> None
     with pytest.raises(RegistryError, match="no registry yet"):
         Registry.open(f"sqlite:///{tmp_path}/none/mlflow.db", "stm-retriever")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_store_whose_making_is_cut_off_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def cut_off(self: object, uri: str, *_: object) -> None:
+        made.append(Path(uri.removeprefix("sqlite:///")))
+        made[0].write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlflow.store.tracking.sqlalchemy_store.SqlAlchemyStore.__init__", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        Registry.open(f"sqlite:///{tmp_path}/mlruns/mlflow.db", "stm-retriever", create=True)
+    assert made[0].parent == tmp_path / "mlruns"
+    assert list((tmp_path / "mlruns").iterdir()) == []
 
 
 def test_an_alias_that_does_not_exist_names_those_that_do(registry: Registry) -> None:
@@ -156,6 +172,37 @@ def test_two_promotions_at_once_end_in_one_winner_and_a_message(registry: Regist
         crown(registry, 3, "promote", ACTOR, "second", 1)
     assert registry.aliases()[CHAMPION] == 2
     assert [entry.version for entry in read_history(registry)] == [1, 2]
+
+
+@pytest.mark.parametrize("call", ["set_registered_model_tag", "set_registered_model_alias"])
+@pytest.mark.parametrize("is_before", [True, False])
+def test_a_promotion_that_falls_into_another_one_leaves_one_winner(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, call: str, is_before: bool
+) -> None:
+    """The second runs as a whole just before or just after a step of the first; exactly one says that it won."""
+    promote_all(registry, 1)
+    original, outcomes = getattr(registry.client, call), []
+
+    def meanwhile(*args: object) -> None:
+        monkeypatch.setattr(registry.client, call, original)
+        if not is_before:
+            original(*args)
+        outcomes.append(attempt(registry, 3))
+        if is_before:
+            original(*args)
+
+    monkeypatch.setattr(registry.client, call, meanwhile)
+    outcomes.append(attempt(registry, 2))
+    (winner,) = [number for number in outcomes if number]
+    assert registry.aliases()[CHAMPION] == winner
+    assert [entry.version for entry in read_history(registry)] == [1, winner]
+
+
+def attempt(registry: Registry, number: int) -> int:
+    """The number if it became champion in place of version 1, else 0."""
+    with contextlib.suppress(RegistryError):
+        return crown(registry, number, "promote", ACTOR, "why", 1).version
+    return 0
 
 
 def test_a_crash_between_the_log_and_the_alias_leaves_champion_and_history(

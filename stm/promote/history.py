@@ -91,27 +91,49 @@ def withdrawn(history: Sequence[Entry], number: int) -> Entry | None:
 def crown(registry: Registry, number: int, kind: Kind, actor: Actor, why: str, expected: int) -> Entry:
     """Make a version the champion, if the champion is still the `expected` one (0: none); log who, when and why.
 
-    `RegistryError` if another promotion was faster; nothing has changed then.
+    `RegistryError` if another promotion was faster; the champion is then the other one's. MLflow has no conditional
+    write, so the alias is looked at before and after the announcement, and of two that were announced for the same
+    place in the log the one that stands there wins.
     """
     logged = _logged(registry)
     entry = Entry(kind, number, expected, actor.who, actor.when, why)
-    present = registry.aliases().get(CHAMPION, 0)
-    if present != expected:
-        raise RegistryError(
-            f"another promotion made version {present} the champion meanwhile (it was {expected or 'none'}); "
-            "the champion stays, run the command again to judge against it"
-        )
+    _expect(registry, expected)
     position = logged[-1][0] + 1 if logged else 1
-    if logged and _is_unfinished(logged[-1][1], present):
+    if logged and _is_unfinished(logged[-1][1], expected):
         position -= 1  # takes the place of what was announced and never carried out
+    key = f"{PREFIX}{position:06d}"
     with explained(registry.uri):
         text = json.dumps(asdict(entry), ensure_ascii=False, sort_keys=True)
-        registry.client.set_registered_model_tag(registry.name, f"{PREFIX}{position:06d}", text)
+        registry.client.set_registered_model_tag(registry.name, key, text)
+    try:
+        _expect(registry, expected)
+    except RegistryError:
+        if dict(_logged(registry)).get(position) == entry:  # nothing came of it
+            registry.client.delete_registered_model_tag(registry.name, key)
+        raise
     registry.point(CHAMPION, number)
+    winner = dict(_logged(registry)).get(position, entry)
+    if winner != entry:
+        registry.point(CHAMPION, winner.version)
+        raise _overtaken(winner.version, expected)
     registry.tag(number, {"champion.since": actor.when, "champion.by": actor.who, "champion.why": why or kind})
     if registry.aliases().get(CHALLENGER) == number:
         registry.drop(CHALLENGER)
     return entry
+
+
+def _expect(registry: Registry, expected: int) -> None:
+    """Raise `RegistryError` unless the champion is the expected one."""
+    present = registry.aliases().get(CHAMPION, 0)
+    if present != expected:
+        raise _overtaken(present, expected)
+
+
+def _overtaken(present: int, expected: int) -> RegistryError:
+    return RegistryError(
+        f"another promotion made version {present} the champion meanwhile (it was {expected or 'none'}); "
+        "the champion stays, run the command again to judge against it"
+    )
 
 
 def _logged(registry: Registry) -> list[tuple[int, Entry]]:

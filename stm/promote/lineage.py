@@ -61,7 +61,7 @@ def read_lineage(root: Path) -> Lineage:
         stages = _locked_stages(path.read_text(encoding="utf-8")) if path.exists() else {}
     except (OSError, yaml.YAMLError, AttributeError) as error:
         raise DataError(f"{path} is not a DVC lock file; restore it with `git checkout {path}`") from error
-    outs = {str(out.get("path")): str(out.get("md5")) for stage in stages.values() for out in stage.get("outs", [])}
+    outs = _outs(stages)
     data = sorted(f"{path}:{digest}" for path, digest in outs.items() if path.startswith("data/"))
     return Lineage(
         revision=run_git(root, "rev-parse", "--verify", "HEAD").strip(),
@@ -88,6 +88,15 @@ def _locked_stages(text: str) -> dict[str, Any]:
     """The stages of a dvc.lock without promote, whose entry changes by running it."""
     lock = yaml.safe_load(text) or {}
     return {name: stage for name, stage in lock.get("stages", {}).items() if name != "promote"}
+
+
+def _outs(stages: dict[str, Any]) -> dict[str, str]:
+    return {str(out.get("path")): str(out.get("md5")) for stage in stages.values() for out in stage.get("outs", [])}
+
+
+def locked_outs(text: str) -> dict[str, str]:
+    """The MD5 of every output that a dvc.lock's text names, by path."""
+    return _outs(_locked_stages(text))
 
 
 def _hash_stages(stages: dict[str, Any]) -> str:

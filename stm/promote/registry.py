@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stm.errors import RegistryError
+from stm.files import atomic_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -101,9 +102,20 @@ def connect(uri: str) -> "MlflowClient":
         except OSError as error:
             raise RegistryError(f"cannot create {database.parent}: {error.strerror}; check its permissions") from error
     with explained(uri):
+        if database is not None and not database.exists():
+            _create_database(database)
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         return mlflow.MlflowClient(uri, uri)
+
+
+def _create_database(database: Path) -> None:
+    """Make an empty store, whole or not at all: MLflow cannot take up its migrations where they were cut off."""
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with atomic_file(database) as scratch:
+        SqlAlchemyStore(f"{SQLITE}{scratch}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
 
 
 class Registry:

@@ -1,10 +1,13 @@
 """Brings back the state that a registered version was made of: a git worktree, its data from the DVC cache or remote.
 
-The worktree shares the project's DVC cache and remotes, so that nothing is stored twice. Compares the model with the
-registered one by content; does not touch the registry or the project's own files.
+The worktree shares the project's DVC cache and remotes, so that nothing is stored twice; a rebuild starts with the LLM
+answers that were given then, so that none is asked for again. Compares the model with the registered one by content;
+does not touch the registry or the project's own files.
 """
 
 import configparser
+import contextlib
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,14 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stm.errors import RegistryError
-from stm.files import sha256_tree
+from stm.files import atomic_file, sha256_tree
+from stm.llm.store import STORE_FILE
 from stm.progress import say
 from stm.promote.candidate import MODEL
-from stm.promote.lineage import hash_lock, run_git
+from stm.promote.lineage import hash_lock, locked_outs, run_git
 from stm.promote.registry import Version
 from stm.promote.versions import CONTENT
 
 REBUILD_STAGE = "merge"
+ANSWERS = "data/answers/"
 COMMITS_SEARCHED = 2000
 
 
@@ -68,6 +73,7 @@ def reproduce(version: Version, root: Path, folder: Path, *, rebuild: bool) -> R
     _check_out(root, folder, revision)
     _share_cache(root, folder)
     if rebuild:
+        _bring_answers(root, folder)
         _run_dvc(folder, "repro", "--force", REBUILD_STAGE)
     elif _dvc(folder, "checkout").returncode != 0:
         say("not everything is in the cache; pulling from the remote")
@@ -135,6 +141,28 @@ def _share_cache(root: Path, folder: Path) -> None:
     target.touch(mode=0o600)  # a remote's credentials may be in it
     with target.open("w", encoding="utf-8") as stream:
         config.write(stream)
+
+
+def _bring_answers(root: Path, folder: Path) -> None:
+    """Fetch the answers that the lock file names and copy the project's own store of answers, unless there is one.
+
+    DVC keeps outputs marked `persist` through a forced run, but only where they are in place when it starts.
+    """
+    lock = folder / "dvc.lock"
+    outs = locked_outs(lock.read_text(encoding="utf-8")) if lock.exists() else {}
+    answers = sorted(path for path in outs if path.startswith(ANSWERS))
+    if answers and _dvc(folder, "checkout", *answers).returncode != 0:
+        say("not all answers of the LLM are in the cache; pulling them from the remote")
+        _run_dvc(folder, "pull", *answers)
+    store, copy = root / STORE_FILE, folder / STORE_FILE
+    if not store.exists() or copy.exists():
+        return
+    with (
+        atomic_file(copy) as scratch,
+        contextlib.closing(sqlite3.connect(store)) as source,
+        contextlib.closing(sqlite3.connect(scratch)) as target,
+    ):
+        source.backup(target)
 
 
 def _dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,40 @@
+"""Looks whether the files in DVC's cache still hold the bytes that their names promise.
+
+DVC trusts its cache: a file whose bytes have changed on the disk is checked out and taken for a result. Reads only.
+"""
+
+import configparser
+import hashlib
+from pathlib import Path
+
+from stm.errors import DataError
+from stm.progress import Meter
+
+CACHE = "cache"
+MENDING = (
+    "delete them there, then `dvc fetch && dvc checkout --force`; where no remote has them, `dvc commit --force` if "
+    "the working tree is whole, else delete what they belong to and run `dvc repro`"
+)
+
+
+def cache_folder(root: Path) -> Path:
+    """The folder of the project's cache, as .dvc/config and .dvc/config.local name it."""
+    if not (root / ".dvc").is_dir():
+        raise DataError(f"{root.resolve()} has no .dvc folder; run in a clone of the project")
+    config = configparser.ConfigParser(interpolation=None)
+    config.read([root / ".dvc" / "config", root / ".dvc" / "config.local"], encoding="utf-8")
+    return root / ".dvc" / config.get("cache", "dir", fallback=CACHE)
+
+
+def damaged_files(cache: Path) -> list[Path]:
+    """Sorted files of a cache whose MD5 is not the one that their path spells."""
+    files = sorted(path for path in (cache / "files" / "md5").glob("??/*") if path.is_file())
+    damaged = []
+    with Meter("cache", len(files)) as meter:
+        for path in files:
+            with path.open("rb") as stream:
+                found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            if found != path.parent.name + path.name.removesuffix(".dir"):
+                damaged.append(path)
+            meter.advance()
+    return damaged
