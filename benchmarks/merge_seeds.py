@@ -21,7 +21,7 @@ from benchmarks.experiment import ALL, Options, build_base, build_data, check_wo
 from benchmarks.figures import write_figures
 from benchmarks.merge_summary import PARTS, average, summarise
 from stm.encode import Encoder
-from stm.files import read_json, write_json
+from stm.files import read_json, sha256_text, write_json
 from stm.merge.dev import DevSet, Scores, as_texts, make_dev_set, score_model
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, read_experts
@@ -54,7 +54,7 @@ def keep(path: Path, make: Callable[[], Any]) -> Any:
     return read_json(path)
 
 
-def score_adapters(experts: Experts, folder: Path, sets: Mapping[str, DevSet]) -> dict[str, Any]:
+def score_adapters(experts: Experts, folder: Path, sets: Mapping[str, DevSet], run: Path) -> dict[str, Any]:
     """Backbone, warm-up, every expert and the all-data model on dev and test, with their own prompts."""
     paths = {"backbone": folder.parent / "backbone", "warm_up": experts.base, ALL: folder / "adapters" / ALL}
     paths |= {f"expert {name}": adapter.folder for name, adapter in experts.adapters.items()}
@@ -66,7 +66,7 @@ def score_adapters(experts: Experts, folder: Path, sets: Mapping[str, DevSet]) -
         return {part: as_table(score_model(sets[part], Encoder(model), prompts)) for part in PARTS}
 
     for name, path in paths.items():
-        tables[name] = keep(folder / f"scores/{name}.json", partial(score, path))
+        tables[name] = keep(run / f"{name}.json", partial(score, path))
         say(f"{name}: {describe(tables[name])}")
     return tables
 
@@ -140,7 +140,7 @@ def learn_weights(
     return found
 
 
-def merge_seed(options: Options, experts: Experts, sets: Mapping[str, DevSet], folder: Path) -> dict[str, Any]:
+def merge_seed(options: Options, experts: Experts, sets: Mapping[str, DevSet], run: Path) -> dict[str, Any]:
     """Search and learn on dev, score every recipe on dev and test."""
     model = load_model(experts.base)
     candidates = {"base": as_texts(model.prompts)}
@@ -149,7 +149,7 @@ def merge_seed(options: Options, experts: Experts, sets: Mapping[str, DevSet], f
     with Mixer(model, experts) as mixer:
         evaluator = Evaluator(mixer, encoder, sets["search"], candidates)
         evaluator.choose_prompts(Recipe("linear", dict.fromkeys(experts.names, 1 / len(experts.names))))
-        recipes, trace = search_methods(options, experts, evaluator, folder)
+        recipes, trace = search_methods(options, experts, evaluator, run)
         mixer.restore()
         cost = evaluator.cost()
         recipes |= learn_weights(options, experts, evaluator, model, trace.pop("best").recipe)
@@ -159,7 +159,7 @@ def merge_seed(options: Options, experts: Experts, sets: Mapping[str, DevSet], f
             return {part: as_table(score_model(sets[part], encoder, evaluator.prompts)) for part in PARTS}
 
         for name, recipe in recipes.items():
-            tables[name] = keep(folder / f"scores/{recipe.key()[:24]}.json", partial(score, recipe))
+            tables[name] = keep(run / f"{recipe.key()[:24]}.json", partial(score, recipe))
             say(f"{name}: {describe(tables[name])}")
     return {
         "tables": tables, "recipes": {name: recipe.as_dict() for name, recipe in recipes.items()}, "trace": trace,
@@ -169,24 +169,25 @@ def merge_seed(options: Options, experts: Experts, sets: Mapping[str, DevSet], f
 
 def run_seed(options: Options, splits: Sequence[str], data: Path, folder: Path, seed: int) -> dict[str, Any]:
     """Everything of one seed."""
-    path = folder / "result.json"
-    if path.exists():
-        return dict(read_json(path))
+    settings = {key: value for key, value in vars(options).items() if key not in ("seeds", "output", "work")}
+    run = folder / f"scores-{sha256_text(repr(sorted(settings.items())))[:12]}"
+    if (run / "result.json").exists():
+        return dict(read_json(run / "result.json"))
     reports = train_models(options, splits, data, folder, seed)
     tasks = {part: read_tasks(data / "tasks" / part, part) for part in PARTS}
-    sets = {part: make_dev_set(tasks[part], [], 0, 0, 0) for part in PARTS}
+    sets = {part: make_dev_set(tasks[part], [], options.score_queries, options.score_passages, 0) for part in PARTS}
     sets["search"] = make_dev_set(tasks["dev"], [], options.search_queries, options.search_passages, 0)
     experts = read_experts(folder / "warm_up", {split: folder / "adapters" / split for split in splits})
-    single = score_adapters(experts, folder, sets)
-    scaled = keep(folder / "scores/scaled.json", partial(scale_all_data, options.scales, folder, sets))
+    single = score_adapters(experts, folder, sets, run)
+    scaled = keep(run / "all_data scaled.json", partial(scale_all_data, options.scales, folder, sets))
     single[f"{ALL} scaled"] = scaled["table"]
     say(f"{ALL} times {scaled['scale']}: {describe(scaled['table'])}")
-    merged = merge_seed(options, experts, sets, folder)
+    merged = merge_seed(options, experts, sets, run)
     result = {
         "trainings": reports, "experts": compare_experts(experts.adapters), "all_data_scale": scaled["scale"], **merged,
         "tables": {**single, **merged["tables"]},
     }  # fmt: skip
-    write_json(path, result)
+    write_json(run / "result.json", result)
     return result
 
 
@@ -195,6 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--layers", type=int, default=6, help="layers of the backbone that are kept")
+    parser.add_argument("--max-tokens", type=int, default=64, help="tokens per text")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--pairs", type=int, default=1024, help="pairs per split")
     parser.add_argument("--warm-up-pairs", type=int, default=2048)
@@ -204,6 +206,8 @@ def main() -> None:
     parser.add_argument("--negatives", type=int, default=0, help="hard negatives per row")
     parser.add_argument("--max-queries", type=int, default=40, help="per dev and test task")
     parser.add_argument("--max-passages", type=int, default=60)
+    parser.add_argument("--score-queries", type=int, default=0, help="of these, per task, that are scored; 0: all")
+    parser.add_argument("--score-passages", type=int, default=0)
     parser.add_argument("--search-queries", type=int, default=24, help="per dev task, both halves, for the searches")
     parser.add_argument("--search-passages", type=int, default=30)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
