@@ -134,7 +134,7 @@ def learn_weights(
     """Learned weights per expert, and per expert and layer, from the best of the searches."""
     found = {}
     for granularity in ("expert", "layer") if options.learn_steps else ():
-        settings = Settings(granularity, options.learn_steps, 0.02, 1.0, 0.05, 32, 0)  # type: ignore[arg-type]
+        settings = Settings(granularity, options.learn_steps, 0.02, 1.0, 0.05, 32, 0)
         learned = learn(model, experts, evaluator.dev, evaluator.prompts, start, settings)
         found[f"learned per {granularity}"] = learned.recipe
     return found
