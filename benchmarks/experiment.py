@@ -24,11 +24,16 @@ from stm.warm_up import warm_up
 
 Options = argparse.Namespace
 ALL = "all_data"
+# What data and models depend on; how models are merged and scored may change within one work folder.
+TRAINING = (
+    "params", "layers", "max_tokens", "pairs", "warm_up_pairs", "warm_up_steps", "steps", "learning_rate", "negatives",
+    "max_queries", "max_passages",
+)  # fmt: skip
 
 
 def check_work(options: Options, folder: Path) -> None:
     """Refuse a work folder of another setting, whose models would be taken for this one's."""
-    ours = {key: value for key, value in vars(options).items() if key not in ("seeds", "output", "work")}
+    ours = {key: getattr(options, key) for key in TRAINING}
     path = folder / "options.json"
     if path.exists() and read_json(path) != ours:
         raise SystemExit(f"{path} is of other options; name another --work, or delete the folder")
@@ -57,10 +62,11 @@ def build_data(options: Options, folder: Path) -> list[str]:
 
 
 def build_base(options: Options, folder: Path) -> Path:
-    """The backbone of params.yaml with this run's number of layers, once."""
+    """The backbone of params.yaml with this run's numbers of layers and tokens, once."""
     if not folder.exists():
         params = load_section("backbone", BackboneParams, options.params)
-        build_backbone(params.model_copy(update={"layers": options.layers}), folder)
+        sizes = {"layers": options.layers, "max_tokens": options.max_tokens}
+        build_backbone(params.model_copy(update=sizes), folder)
     return folder
 
 

@@ -4,23 +4,24 @@ usage: python -m benchmarks.merge_seeds --seeds 1 2 3 --warm-up-steps 60 --steps
 
 Per seed: a warm-up, one expert per split from it, the all-data baseline of as many steps as the experts in sum, a
 coefficient search per merge method on the search half of dev with the guard on the other half, learned weights, and
-every model scored on dev and test. Results are kept per seed and per model under --work, so that an interrupted run
-goes on. Intervals: over seeds (Student's t), and over queries (bootstrap of the scores averaged over seeds).
+every model scored on dev and test. Beside them: the plain sum of the experts' deltas, and the all-data delta at the
+length that is best on dev. Results are kept per seed and per model under --work, so that an interrupted run goes on.
+What is made of the scores: `benchmarks.merge_summary`.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from scipy.stats import t as student
 
 from benchmarks.experiment import ALL, Options, build_base, build_data, check_work, train_models
 from benchmarks.figures import write_figures
+from benchmarks.merge_summary import PARTS, average, summarise
 from stm.encode import Encoder
-from stm.files import read_json, write_json
+from stm.files import read_json, sha256_text, write_json
 from stm.merge.dev import DevSet, Scores, as_texts, make_dev_set, score_model
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, read_experts
@@ -36,10 +37,8 @@ from stm.models import load_model
 from stm.params.merge import MergeParams
 from stm.progress import say
 from stm.prompts import read_prompts
-from stm.significance import resample
 from stm.tasks import read_tasks
 
-PARTS = ("dev", "test")
 PACKAGES = ("torch", "transformers", "peft", "optuna", "numpy", "scipy")
 
 
@@ -48,17 +47,46 @@ def as_table(scores: Scores) -> dict[str, dict[str, float]]:
     return {task: {**halves["search"], **halves["holdout"]} for task, halves in scores.per_query.items()}
 
 
-def score_adapters(experts: Experts, folder: Path, sets: Mapping[str, DevSet]) -> dict[str, Any]:
+def keep(path: Path, make: Callable[[], Any]) -> Any:
+    """What `path` holds, made and written there unless it exists."""
+    if not path.exists():
+        write_json(path, make())
+    return read_json(path)
+
+
+def score_adapters(experts: Experts, folder: Path, sets: Mapping[str, DevSet], run: Path) -> dict[str, Any]:
     """Backbone, warm-up, every expert and the all-data model on dev and test, with their own prompts."""
     paths = {"backbone": folder.parent / "backbone", "warm_up": experts.base, ALL: folder / "adapters" / ALL}
     paths |= {f"expert {name}": adapter.folder for name, adapter in experts.adapters.items()}
     tables = {}
-    for name, path in paths.items():
+
+    def score(path: Path) -> dict[str, Any]:
         model = load_model(path)
         prompts = as_texts(model.prompts)
-        tables[name] = {part: as_table(score_model(sets[part], Encoder(model), prompts)) for part in PARTS}
+        return {part: as_table(score_model(sets[part], Encoder(model), prompts)) for part in PARTS}
+
+    for name, path in paths.items():
+        tables[name] = keep(run / f"{name}.json", partial(score, path))
         say(f"{name}: {describe(tables[name])}")
     return tables
+
+
+def scale_all_data(scales: Sequence[float], folder: Path, sets: Mapping[str, DevSet]) -> dict[str, Any]:
+    """The all-data delta times the factor that is best on the search half, and that model's scores by part.
+
+    The searches choose the length of a merged delta on dev; this gives the all-data model the same freedom.
+    """
+    experts = read_experts(folder / "warm_up", {ALL: folder / "adapters" / ALL})
+    model = load_model(experts.base)
+    encoder, prompts = Encoder(model), as_texts(model.prompts)
+    with Mixer(model, experts) as mixer:
+
+        def score(scale: float, part: str) -> Scores:
+            mixer.mix(Recipe("task_arithmetic", {ALL: scale}))
+            return score_model(sets[part], encoder, prompts)
+
+        best = max(scales, key=lambda scale: score(scale, "search").mean("search"))
+        return {"scale": best, "table": {part: as_table(score(best, part)) for part in PARTS}}
 
 
 def describe(table: Mapping[str, Any]) -> str:
@@ -66,17 +94,12 @@ def describe(table: Mapping[str, Any]) -> str:
     return ", ".join(f"{part} {average(rows):.4f}" for part, rows in table.items())
 
 
-def average(rows: Mapping[str, Mapping[str, float]]) -> float:
-    """Mean over tasks of the means over queries."""
-    return float(np.mean([np.mean(list(queries.values())) for queries in rows.values()]))
-
-
 def merge_params(options: Options, method: str) -> MergeParams:
     """The merge section with this run's search."""
     values = yaml.safe_load(Path(options.params).read_text(encoding="utf-8"))["merge"]
     search = {
         **values["search"], "kind": "multi_fidelity", "trials": options.trials,
-        "weights": {"low": 0.0, "high": options.high, "step": 0.1}, "storage": "sqlite:///:memory:",
+        "weights": {"low": 0.0, "high": options.high, "step": 0.1}, "storage": "",
     }  # fmt: skip
     return MergeParams.model_validate({**values, "method": method, "density": options.density, "search": search})
 
@@ -111,13 +134,13 @@ def learn_weights(
     """Learned weights per expert, and per expert and layer, from the best of the searches."""
     found = {}
     for granularity in ("expert", "layer") if options.learn_steps else ():
-        settings = Settings(granularity, options.learn_steps, 0.02, 1.0, 0.05, 32, 0)  # type: ignore[arg-type]
+        settings = Settings(granularity, options.learn_steps, 0.02, 1.0, 0.05, 32, 0)
         learned = learn(model, experts, evaluator.dev, evaluator.prompts, start, settings)
         found[f"learned per {granularity}"] = learned.recipe
     return found
 
 
-def merge_seed(options: Options, experts: Experts, sets: Mapping[str, DevSet], folder: Path) -> dict[str, Any]:
+def merge_seed(options: Options, experts: Experts, sets: Mapping[str, DevSet], run: Path) -> dict[str, Any]:
     """Search and learn on dev, score every recipe on dev and test."""
     model = load_model(experts.base)
     candidates = {"base": as_texts(model.prompts)}
@@ -126,18 +149,17 @@ def merge_seed(options: Options, experts: Experts, sets: Mapping[str, DevSet], f
     with Mixer(model, experts) as mixer:
         evaluator = Evaluator(mixer, encoder, sets["search"], candidates)
         evaluator.choose_prompts(Recipe("linear", dict.fromkeys(experts.names, 1 / len(experts.names))))
-        recipes, trace = search_methods(options, experts, evaluator, folder)
+        recipes, trace = search_methods(options, experts, evaluator, run)
         mixer.restore()
         cost = evaluator.cost()
         recipes |= learn_weights(options, experts, evaluator, model, trace.pop("best").recipe)
-        known: dict[str, Any] = {}
+
+        def score(recipe: Recipe) -> dict[str, Any]:
+            mixer.mix(recipe)
+            return {part: as_table(score_model(sets[part], encoder, evaluator.prompts)) for part in PARTS}
+
         for name, recipe in recipes.items():
-            if recipe.key() not in known:
-                mixer.mix(recipe)
-                known[recipe.key()] = {
-                    part: as_table(score_model(sets[part], encoder, evaluator.prompts)) for part in PARTS
-                }
-            tables[name] = known[recipe.key()]
+            tables[name] = keep(run / f"{recipe.key()[:24]}.json", partial(score, recipe))
             say(f"{name}: {describe(tables[name])}")
     return {
         "tables": tables, "recipes": {name: recipe.as_dict() for name, recipe in recipes.items()}, "trace": trace,
@@ -147,64 +169,26 @@ def merge_seed(options: Options, experts: Experts, sets: Mapping[str, DevSet], f
 
 def run_seed(options: Options, splits: Sequence[str], data: Path, folder: Path, seed: int) -> dict[str, Any]:
     """Everything of one seed."""
-    path = folder / "result.json"
-    if path.exists():
-        return dict(read_json(path))
+    settings = {key: value for key, value in vars(options).items() if key not in ("seeds", "output", "work")}
+    run = folder / f"scores-{sha256_text(repr(sorted(settings.items())))[:12]}"
+    if (run / "result.json").exists():
+        return dict(read_json(run / "result.json"))
     reports = train_models(options, splits, data, folder, seed)
     tasks = {part: read_tasks(data / "tasks" / part, part) for part in PARTS}
-    sets = {part: make_dev_set(tasks[part], [], 0, 0, 0) for part in PARTS}
+    sets = {part: make_dev_set(tasks[part], [], options.score_queries, options.score_passages, 0) for part in PARTS}
     sets["search"] = make_dev_set(tasks["dev"], [], options.search_queries, options.search_passages, 0)
     experts = read_experts(folder / "warm_up", {split: folder / "adapters" / split for split in splits})
-    single = score_adapters(experts, folder, sets)
-    merged = merge_seed(options, experts, sets, folder)
+    single = score_adapters(experts, folder, sets, run)
+    scaled = keep(run / "all_data scaled.json", partial(scale_all_data, options.scales, folder, sets))
+    single[f"{ALL} scaled"] = scaled["table"]
+    say(f"{ALL} times {scaled['scale']}: {describe(scaled['table'])}")
+    merged = merge_seed(options, experts, sets, run)
     result = {
-        "trainings": reports, "experts": compare_experts(experts.adapters), **merged,
+        "trainings": reports, "experts": compare_experts(experts.adapters), "all_data_scale": scaled["scale"], **merged,
         "tables": {**single, **merged["tables"]},
     }  # fmt: skip
-    write_json(path, result)
+    write_json(run / "result.json", result)
     return result
-
-
-def interval(values: Sequence[float], level: float = 0.95) -> dict[str, Any]:
-    """Mean and Student's t interval over seeds; no interval for one seed."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return {"mean": mean, "seeds": list(values)}
-    half = float(student.ppf((1 + level) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": list(values)}
-
-
-def compare(tables: Sequence[Mapping[str, Any]], part: str, subject: str) -> dict[str, Any]:
-    """`subject` against every other model: its lead over seeds and, on scores averaged over seeds, over queries."""
-    names = list(tables[0])
-    strata = [
-        np.mean([[[t[n][part][task][q] for n in names] for q in t[subject][part][task]] for t in tables], axis=0)
-        for task in tables[0][subject][part]
-    ]
-    drawn = resample(strata, names.index(subject), 10_000, 7).comparisons(range(len(strata)), 0.95)
-    rows = {}
-    for name, found in zip(names, drawn, strict=True):
-        if name != subject:
-            over_seeds = interval([average(t[subject][part]) - average(t[name][part]) for t in tables])
-            over_queries = {"mean": found.difference, "low": found.low, "high": found.high, "p": found.p_value}
-            rows[name] = {"over_seeds": over_seeds, "over_queries": over_queries}
-    return rows
-
-
-def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Averages with intervals, and the comparisons of every merged model and the best expert, per part."""
-    tables = [result["tables"] for result in results]
-    merged = [name for name in tables[0] if name.startswith(("merged", "winner", "learned", "uniform", "sum"))]
-    summary: dict[str, Any] = {}
-    for part in PARTS:
-        averages = {name: interval([average(t[name][part]) for t in tables]) for name in tables[0]}
-        experts = [name for name in averages if name.startswith("expert ")]
-        summary[part] = {
-            "averages": averages,
-            "best_expert": max(experts, key=lambda name: averages[name]["mean"]),
-            "differences": {name: compare(tables, part, name) for name in merged},
-        }
-    return summary
 
 
 def main() -> None:
@@ -212,6 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--layers", type=int, default=6, help="layers of the backbone that are kept")
+    parser.add_argument("--max-tokens", type=int, default=64, help="tokens per text")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--pairs", type=int, default=1024, help="pairs per split")
     parser.add_argument("--warm-up-pairs", type=int, default=2048)
@@ -221,12 +206,15 @@ def main() -> None:
     parser.add_argument("--negatives", type=int, default=0, help="hard negatives per row")
     parser.add_argument("--max-queries", type=int, default=40, help="per dev and test task")
     parser.add_argument("--max-passages", type=int, default=60)
+    parser.add_argument("--score-queries", type=int, default=0, help="of these, per task, that are scored; 0: all")
+    parser.add_argument("--score-passages", type=int, default=0)
     parser.add_argument("--search-queries", type=int, default=24, help="per dev task, both halves, for the searches")
     parser.add_argument("--search-passages", type=int, default=30)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--high", type=float, default=1.2, help="largest weight of an expert")
     parser.add_argument("--density", type=float, default=0.5)
     parser.add_argument("--trials", type=int, default=5, help="candidates per method beside the fixed rows")
+    parser.add_argument("--scales", type=float, nargs="+", default=[0.5, 0.75, 1.0, 1.25, 1.5], help="of all data")
     parser.add_argument("--learn-steps", type=int, default=24, help="0 learns nothing")
     parser.add_argument("--work", default=".stm/benchmarks/merge_seeds")
     parser.add_argument("--output", default="benchmarks/results/merge_seeds.json")
@@ -238,7 +226,7 @@ def main() -> None:
     results = []
     for seed in options.seeds:
         results.append(run_seed(options, splits, work / "data", work / f"seed-{seed}", seed))
-        kept = ("trainings", "experts", "recipes", "trace", "prompt", "search_cost")
+        kept = ("trainings", "experts", "all_data_scale", "recipes", "trace", "prompt", "search_cost")
         seeds = {str(s): {k: r[k] for k in kept} for s, r in zip(options.seeds, results, strict=False)}
         write_figures(options.output, PACKAGES, vars(options), **summarise(results), seeds=seeds)
     say(f"written to {options.output}")

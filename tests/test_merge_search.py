@@ -15,6 +15,7 @@ from stm.errors import ParamsError
 from stm.merge.dev import Scores
 from stm.merge.guard import decide
 from stm.merge.recipe import Recipe
+from stm.merge.run import ablation
 from stm.merge.samplers import grid_proposer, make_sampler
 from stm.merge.search import run_search
 from stm.merge.space import Interval, Space, fixed_rows
@@ -224,6 +225,13 @@ def test_a_winner_that_does_not_hold_gives_way_to_uniform() -> None:
 def test_among_equals_the_simplest_wins() -> None:
     uniform = trial("uniform", 0.5, 0.5)
     assert decide([uniform, trial("search", 0.5, 0.9)]).taken is uniform
+
+
+def test_the_ablation_says_what_each_expert_brings_alone_and_what_is_lost_without_it() -> None:
+    rows = [("uniform", 0.5, 0.7), ("single:nlu", 0.2, 0.4), ("without:nlu", 0.4, 0.4), ("without:search", 0.8, 0.8)]
+    table = ablation([trial(*row) for row in [*rows, ("search", 0.9, 0.9)]])["linear"]
+    assert table["nlu"] == pytest.approx({"alone": 0.3, "without": 0.4, "loss_without": 0.2})
+    assert table["search"] == pytest.approx({"without": 0.8, "loss_without": -0.2}), "better off without that expert"
 
 
 @settings(max_examples=50)
