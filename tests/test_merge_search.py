@@ -4,6 +4,7 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -171,6 +172,26 @@ def share_a_search(url: str, seed: int, budget: int, folder: str) -> None:
     space = make_space()
     study = open_study(space, "key", url, make_sampler("random", space, seed))
     run_search(space, study, evaluate, budget, None, is_shared=True)
+
+
+def test_a_point_that_another_process_has_finished_in_between_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = make_space()
+    study = open_study(
+        space, "key", storage_url(str(tmp_path / "one.db"), "", tmp_path), make_sampler("random", space, 0)
+    )
+    suggest, finished = optuna.Trial._suggest, []
+
+    def interrupted(self: optuna.Trial, name: str, distribution: Any) -> Any:
+        if not finished:
+            finished.append(self.number)
+            study.tell(self.number, 0.5)
+        return suggest(self, name, distribution)
+
+    monkeypatch.setattr(optuna.Trial, "_suggest", interrupted)
+    assert ask(study, space).number == 1
+    assert finished == [0]
 
 
 def test_two_processes_share_one_storage(tmp_path: Path) -> None:

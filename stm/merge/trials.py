@@ -4,6 +4,7 @@ Opens the study of a space, refuses one of another space, and turns its trials i
 anything.
 """
 
+import contextlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -125,10 +126,16 @@ def enqueue(study: optuna.Study, point: Point, origin: str) -> None:
 
 
 def ask(study: optuna.Study, space: Space) -> optuna.Trial:
-    """The next enqueued point, or one of the sampler's."""
+    """The next enqueued point, or one of the sampler's.
+
+    Two processes can take one enqueued point in the same moment, and one may be through with it before the other has
+    asked for its weights; then the next point is taken.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a fixed row such as 1/3 may lie between the steps of the grid
-        return study.ask(dict(space.distributions()))
+        while True:
+            with contextlib.suppress(UpdateFinishedTrialError):
+                return study.ask(dict(space.distributions()))
 
 
 def tell(study: optuna.Study, trial: optuna.Trial, result: Trial) -> None:

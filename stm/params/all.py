@@ -62,6 +62,10 @@ class Params(Section):
                 "and bm25 is the lexical baseline: give one another name"
             )
         self._agree_on_lists(splits)
+        if "pool" in (self.warm_up.instruction_from, self.train.instruction_from):
+            raise ValueError(
+                "instruction_from is 'pool', but only experts have a pool; say `instruction: pool` in a row of experts"
+            )
         for name, row in self.experts.items():
             if row.split not in splits:
                 raise ValueError(f"experts.{name}.split is {row.split!r}; the table splits has {sorted(splits)}")
@@ -86,9 +90,10 @@ class Params(Section):
                 raise ValueError(
                     f"experts.{name}.negatives is 'synthetic'; add its split {row.split!r} to synthesize_splits"
                 )
-            if row.instruction == "searched" and row.split not in self.search_prompts_splits:
+            if row.instruction != "seed" and row.split not in self.search_prompts_splits:
                 raise ValueError(
-                    f"experts.{name}.instruction is 'searched'; add its split {row.split!r} to search_prompts_splits"
+                    f"experts.{name}.instruction is {row.instruction!r}; add its split {row.split!r} to "
+                    "search_prompts_splits"
                 )
 
 
