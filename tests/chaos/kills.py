@@ -7,7 +7,6 @@ exits with 1 unless every ending equals the undisturbed one. `make chaos` calls 
 import argparse
 import random
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -18,14 +17,13 @@ from pathlib import Path
 from benchmarks.figures import write_figures
 from stm.progress import say
 from tests.chaos.picture import differences, picture
-from tests.chaos.project import RESULTS, Ended, WarmDvc, make_project, warm_dvc
+from tests.chaos.project import Ended, WarmDvc, clear, make_project, warm_dvc
 from tests.fault_server import fault_server
 from tests.own_project import answer
 
 FIGURES = Path("benchmarks/results/chaos.json")
 SEED = 20260101
 KILLS_PER_ENDING = 15  # about so many kills fall on the way to one ending
-MADE = (*RESULTS, "mlruns", ".stm", ".dvc/cache", ".dvc/tmp", "dvc.lock")
 
 
 @dataclass(frozen=True)
@@ -77,17 +75,6 @@ def heal(folder: Path, ended: Ended) -> str:
         (folder / "dvc.lock").unlink(missing_ok=True)
         return "dvc.lock removed"
     return ""
-
-
-def clear(folder: Path) -> None:
-    """Back to the sources: everything that was made goes, so that there is work again."""
-    for name in MADE:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    (folder / ".dvc" / "tmp").mkdir(exist_ok=True)
 
 
 def settle(ground: Ground, ended: Ended, tally: Tally) -> bool:
