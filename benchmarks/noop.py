@@ -55,10 +55,10 @@ def take_for_results(folder: Path) -> None:
     lock: dict[str, Any] = {"schema": "2.0", "stages": {}}
     with contextlib.chdir(folder), Repo() as repo, repo.lock:
         stages = sorted(repo.index.stages, key=lambda stage: str(stage.addressing))
-        outs = [Path(out.fs_path) for stage in stages for out in stage.outs]
-        for path in outs:
-            target = path if path.suffix else path / "weights.bin"
-            if not any(other.is_relative_to(path) and other != path for other in outs):
+        deps = [Path(dep.fs_path) for stage in stages for dep in stage.deps if dep.protocol == "local"]
+        for path in [Path(out.fs_path) for stage in stages for out in stage.outs] + deps:
+            if not path.exists():  # a dep may be a part of an output
+                target = path if path.suffix else path / "weights.bin"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(path.name, encoding="utf-8")
         for stage in stages:

@@ -110,7 +110,7 @@ def disturb(ground: Ground, kills: int, seed: int = SEED) -> Tally:
     """
     rng, tally = random.Random(seed), Tally()
     clear(ground.folder)
-    while tally.kills < kills:
+    while tally.kills < kills and len(tally.refusals) <= kills:
         wait = rng.expovariate(KILLS_PER_ENDING / ground.seconds)
         ended = ground.dvc.run(ground.folder, "repro", kill_after=wait)
         if ended.is_killed:
