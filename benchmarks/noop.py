@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,10 +20,10 @@ import yaml
 
 from benchmarks.figures import spread, write_figures
 from stm.progress import say
+from tests.chaos.project import COPIED, copy_tracked
 from tests.closure import ROOT
 
 FIGURES = Path("benchmarks/results/noop.json")
-CODE = ("stm", "stages", "dvc.yaml", ".dvcignore", "params.yaml")
 QUIET = {"DVC_NO_ANALYTICS": "1"}
 
 
@@ -40,13 +39,7 @@ def with_experts(count: int) -> dict[str, Any]:
 
 def make_project(folder: Path, experts: int) -> Path:
     """A repository whose stages all have results, small ones, and a lock file that holds them."""
-    folder.mkdir()
-    for name in CODE:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copyfile(source, folder / name)
+    copy_tracked(folder, *COPIED, "dvc.yaml")
     (folder / "params.yaml").write_text(yaml.safe_dump(with_experts(experts), sort_keys=False), encoding="utf-8")
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True, env=os.environ | QUIET)
@@ -62,10 +55,10 @@ def take_for_results(folder: Path) -> None:
     lock: dict[str, Any] = {"schema": "2.0", "stages": {}}
     with contextlib.chdir(folder), Repo() as repo, repo.lock:
         stages = sorted(repo.index.stages, key=lambda stage: str(stage.addressing))
-        outs = [Path(out.fs_path) for stage in stages for out in stage.outs]
-        for path in outs:
-            target = path if path.suffix else path / "weights.bin"
-            if not any(other.is_relative_to(path) and other != path for other in outs):
+        deps = [Path(dep.fs_path) for stage in stages for dep in stage.deps if dep.protocol == "local"]
+        for path in [Path(out.fs_path) for stage in stages for out in stage.outs] + deps:
+            if not path.exists():  # a dep may be a part of an output
+                target = path if path.suffix else path / "weights.bin"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(path.name, encoding="utf-8")
         for stage in stages:

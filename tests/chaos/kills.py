@@ -7,7 +7,6 @@ exits with 1 unless every ending equals the undisturbed one. `make chaos` calls 
 import argparse
 import random
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -18,14 +17,13 @@ from pathlib import Path
 from benchmarks.figures import write_figures
 from stm.progress import say
 from tests.chaos.picture import differences, picture
-from tests.chaos.project import RESULTS, Ended, WarmDvc, make_project, warm_dvc
+from tests.chaos.project import Ended, WarmDvc, clear, make_project, warm_dvc
 from tests.fault_server import fault_server
 from tests.own_project import answer
 
 FIGURES = Path("benchmarks/results/chaos.json")
 SEED = 20260101
 KILLS_PER_ENDING = 15  # about so many kills fall on the way to one ending
-MADE = (*RESULTS, "mlruns", ".stm", ".dvc/cache", ".dvc/tmp", "dvc.lock")
 
 
 @dataclass(frozen=True)
@@ -79,17 +77,6 @@ def heal(folder: Path, ended: Ended) -> str:
     return ""
 
 
-def clear(folder: Path) -> None:
-    """Back to the sources: everything that was made goes, so that there is work again."""
-    for name in MADE:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    (folder / ".dvc" / "tmp").mkdir(exist_ok=True)
-
-
 def settle(ground: Ground, ended: Ended, tally: Tally) -> bool:
     """Judge a run that was not killed: it came through (True), or refused in words that name the next step."""
     if ended.code == 0:
@@ -123,7 +110,7 @@ def disturb(ground: Ground, kills: int, seed: int = SEED) -> Tally:
     """
     rng, tally = random.Random(seed), Tally()
     clear(ground.folder)
-    while tally.kills < kills:
+    while tally.kills < kills and len(tally.refusals) <= kills:
         wait = rng.expovariate(KILLS_PER_ENDING / ground.seconds)
         ended = ground.dvc.run(ground.folder, "repro", kill_after=wait)
         if ended.is_killed:

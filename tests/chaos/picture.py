@@ -28,7 +28,7 @@ def without_times(value: Any) -> Any:
 
 
 def file_picture(path: Path) -> str:
-    """The hash of a file's bytes; of JSON and of the page, that of the content without times."""
+    """The hash of a file's bytes; of JSON and the page, of their content without times; of a .gitignore, as a set."""
     data = path.read_bytes()
     if path.suffix == ".json":
         data = json.dumps(without_times(json.loads(data)), sort_keys=True).encode()
@@ -37,6 +37,8 @@ def file_picture(path: Path) -> str:
         for pattern, kept in PAGE_TIMES:
             text = pattern.sub(kept, text)
         data = text.encode()
+    elif path.name == ".gitignore":
+        data = "\n".join(sorted(set(data.decode().splitlines()))).encode()  # DVC's, in the order of the stages
     return hashlib.sha256(data).hexdigest()
 
 

@@ -24,35 +24,42 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false", "DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true", "STM_ACTOR": "Ada",
 }  # fmt: skip
-COPIED = ("stages", "stm", ".dvcignore")
+COPIED = ("stages", "stm", "data", "models", "reports", ".dvcignore", ".gitignore")
+GIT = ("git", "-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "core.excludesFile=")
 UNUSED = ("notes", "forum")  # experts whose evaluation adds time and nothing new
 RESULTS = ("data", "models", "reports")
 
 
+def copy_tracked(folder: Path, *names: str) -> None:
+    """Copy what git tracks of these files and folders of the repository, empty folders' markers too."""
+    tracked = subprocess.run(["git", "ls-files", "-z", *names], cwd=ROOT, check=True, capture_output=True, text=True)
+    for name in tracked.stdout.split("\0")[:-1]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / name)
+
+
 def make_project(folder: Path, base_url: str) -> Path:
     """Write the pipeline's code, a user's sources and params for a pico model into a new repository."""
-    folder.mkdir(parents=True)
-    for name in COPIED:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copyfile(source, folder / name)
+    copy_tracked(folder, *COPIED)
     (folder / "dvc.yaml").write_text(yaml.safe_dump(graph_without_code(), sort_keys=False, width=1000))
     write_sources(folder / "own")
     params = own_params(base_url)
     params["models"] = {name: row for name, row in params["models"].items() if name not in UNUSED}
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    (folder / ".gitignore").write_text("/.stm\n/mlruns\n__pycache__/\n*.partial\n")
-    git = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org"]
-    subprocess.run([*git, "init", "-q"], cwd=folder, check=True)
+    subprocess.run([*GIT, "init", "-q"], cwd=folder, check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True, env=os.environ | QUIET)
     with (folder / ".dvc" / "config").open("a") as stream:
         stream.write("[core]\n    analytics = false\n    check_update = false\n    remote = local\n")
         stream.write("['remote \"local\"']\n    url = ../.dvc-remote\n")
-    subprocess.run([*git, "add", "-A"], cwd=folder, check=True)
-    subprocess.run([*git, "commit", "-qm", "start"], cwd=folder, check=True)
+    subprocess.run([*GIT, "add", "-A"], cwd=folder, check=True)
+    subprocess.run([*GIT, "commit", "-qm", "start"], cwd=folder, check=True)
     return folder
+
+
+def clear(folder: Path) -> None:
+    """Back to the sources: everything that was made goes, DVC's cache too, so that there is work again."""
+    subprocess.run([*GIT, "checkout", "-q", "."], cwd=folder, check=True)
+    subprocess.run([*GIT, "clean", "-fdxq"], cwd=folder, check=True)
 
 
 def graph_without_code() -> dict[str, Any]:
