@@ -192,6 +192,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
+def set_sizes(options: argparse.Namespace) -> None:
+    """The sizes of the data that this and the other benchmarks of speed draw from, made once for all of them."""
+    options.pairs, options.warm_up_pairs, options.max_queries, options.max_passages = 1500, 400, 60, 400
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -201,11 +206,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as torch chooses")
-    parser.add_argument("--pairs", type=int, default=1500)
     parser.add_argument("--work", default=".stm/bench/speed")
     parser.add_argument("--output", default="benchmarks/results/train_speed.json")
     options = parser.parse_args()
-    options.warm_up_pairs, options.max_queries, options.max_passages = 400, 60, 400
+    set_sizes(options)
     if options.threads:
         torch.set_num_threads(options.threads)
     results = measure(options)
