@@ -188,9 +188,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         }
         times: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         rates: list[dict[str, float]] = []
-        peaks: dict[
-            str, float
-        ] = {}  # of the process in gigabytes, after a side's first epoch; plain's includes ours
+        peaks: dict[str, float] = {}  # of the process in gigabytes, after a side's first epoch; plain's includes ours
         for number in range(options.rounds + options.skip):
             for name, epoch in sides.items():
                 seconds = epoch()
