@@ -26,6 +26,7 @@ chaos: $(READY)  ## kill the pipeline a hundred times and compare; figures to be
 
 bench: $(READY)  ## benchmarks; JSON to benchmarks/results
 	python -m benchmarks.train_speed
+	python -m benchmarks.train_speed --batch 256 --steps 1 --rounds 1 --plain_cached --output benchmarks/results/train_speed_256.json
 	python -m benchmarks.encode_speed
 	python -m benchmarks.prompt_cost
 	python -m benchmarks.merge_methods

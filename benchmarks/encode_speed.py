@@ -1,6 +1,6 @@
 """Encoding the embedded test tasks against SentenceTransformer.encode with its defaults: time, vectors, top ten.
 
-usage: python -m benchmarks.encode_speed [--layers 12] [--max_queries 60] [--max_passages 400] [--rounds 3]
+usage: python -m benchmarks.encode_speed [--layers 12] [--queries 40] [--passages 120] [--rounds 3]
 
 Both sides encode the queries and passages of every task, in turns, with the same prompts; the first round is not
 counted. The plain side loads the folder as any user would: in the type that it was saved in, float32 here.
@@ -17,12 +17,12 @@ from sentence_transformers import SentenceTransformer
 
 from benchmarks.experiment import build_base, build_data
 from benchmarks.figures import spread, write_figures
-from benchmarks.train_speed import TIMES, Clock
+from benchmarks.train_speed import TIMES, Clock, set_sizes
 from stm.encode import Encoder
 from stm.metrics import rank
 from stm.models import load_model
 from stm.progress import say
-from stm.tasks import Task, read_tasks
+from stm.tasks import Task, cap_task, read_tasks
 
 CUT = 10
 Vectors = dict[str, Any]  # per task: rows of queries and of passages
@@ -61,6 +61,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     work = Path(options.work)
     build_data(options, work / "data")
     base, tasks = build_base(options, work / f"backbone-{options.layers}"), read_tasks(work / "data/tasks/test", "test")
+    tasks = [cap_task(task, options.queries, options.passages, 1) for task in tasks]
     model, encoder = SentenceTransformer(str(base), device="cpu"), Encoder(load_model(base))
     sides: Mapping[str, Callable[[], Vectors]] = {
         "plain": lambda: encode_all(tasks, model.encode_query, model.encode_document),
@@ -90,14 +91,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--max_queries", type=int, default=60)
-    parser.add_argument("--max_passages", type=int, default=400)
+    parser.add_argument("--queries", type=int, default=40, help="per task")
+    parser.add_argument("--passages", type=int, default=120, help="per task, judged ones always")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as torch chooses")
     parser.add_argument("--work", default=".stm/bench/speed")
     parser.add_argument("--output", default="benchmarks/results/encode_speed.json")
     options = parser.parse_args()
-    options.pairs, options.warm_up_pairs = 1500, 400
+    set_sizes(options)
     if options.threads:
         torch.set_num_threads(options.threads)
     results = measure(options)

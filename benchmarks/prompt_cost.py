@@ -1,6 +1,6 @@
 """What one more instruction costs in prompt search: its queries, against encoding the passages again as well.
 
-usage: python -m benchmarks.prompt_cost [--layers 12] [--max_queries 60] [--max_passages 400] [--instructions 3]
+usage: python -m benchmarks.prompt_cost [--layers 12] [--queries 40] [--passages 120] [--instructions 3]
 
 The dev tasks of params.yaml under these caps. Each instruction is scored twice: by the search's scorer, which encoded
 the passages once, and by a scorer of its own; the scores must be equal.
@@ -15,14 +15,14 @@ import torch
 
 from benchmarks.experiment import build_base, build_data
 from benchmarks.figures import spread, write_figures
-from benchmarks.train_speed import TIMES, Clock
+from benchmarks.train_speed import TIMES, Clock, set_sizes
 from stm.encode import Encoder
 from stm.models import load_model
 from stm.progress import say
 from stm.prompts import read_prompts, render
 from stm.search_prompts.halves import Item
 from stm.search_prompts.scoring import Scorer
-from stm.tasks import read_tasks
+from stm.tasks import cap_task, read_tasks
 
 VERBS = ("find", "retrieve", "select", "locate", "identify", "show", "return", "name")
 
@@ -33,6 +33,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     build_data(options, work / "data")
     base = build_base(options, work / f"backbone-{options.layers}")
     tasks, template = read_tasks(work / "data/tasks/dev", "dev"), read_prompts(base).template
+    tasks = [cap_task(task, options.queries, options.passages, 1) for task in tasks]
     items = [Item(task.name, query_id) for task in tasks for query_id in task.queries]
     encoder = Encoder(load_model(base))
 
@@ -64,14 +65,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--max_queries", type=int, default=60)
-    parser.add_argument("--max_passages", type=int, default=400)
+    parser.add_argument("--queries", type=int, default=40, help="per task")
+    parser.add_argument("--passages", type=int, default=120, help="per task, judged ones always")
     parser.add_argument("--instructions", type=int, default=3, choices=range(1, len(VERBS) + 1))
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as torch chooses")
     parser.add_argument("--work", default=".stm/bench/speed")
     parser.add_argument("--output", default="benchmarks/results/prompt_cost.json")
     options = parser.parse_args()
-    options.pairs, options.warm_up_pairs = 1500, 400
+    set_sizes(options)
     if options.threads:
         torch.set_num_threads(options.threads)
     results = measure(options)

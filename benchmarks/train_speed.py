@@ -1,8 +1,12 @@
 """Training throughput on real pairs against SentenceTransformerTrainer with PEFT: same base, rows, loss and batch size.
 
-usage: python -m benchmarks.train_speed [--layers 12] [--batch 32] [--steps 4] [--rounds 3] [--threads 0]
+usage: python -m benchmarks.train_speed [--layers 12] [--batch 32] [--steps 4] [--rounds 3] [--skip 1] [--plain_cached]
 
-Both sides train the same LoRA factors for one epoch of the same rows, in turns; the first round of each is not counted.
+Both sides train the same LoRA factors for one epoch of the same rows, in turns; the first `--skip` rounds are not
+counted. `--plain_cached` is for batches that the plain stack cannot hold: it then takes sentence-transformers' own
+CachedMultipleNegativesRankingLoss with its default mini-batch, which encodes everything twice; ours holds what it
+encodes unless `--ours_cached` says otherwise, and the peak of memory is told.
+
 Tokens are those of all queries, positives and negatives without padding, the same number for both, so that the ratio of
 rates is the ratio of times. Beside wall time stands CPU time, which other load disturbs less. The rate of the chip is
 that of plain products of the model's own shapes in the same run; bfloat16 is measured as well, since a checkpoint that
@@ -11,6 +15,7 @@ is saved in it would be trained in it by default.
 
 import argparse
 import random
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -77,7 +82,9 @@ def ours(base: Path, examples: Sequence[Example], params: TrainParams) -> Callab
     return epoch
 
 
-def plain(base: Path, examples: Sequence[Example], params: TrainParams, scratch: str) -> Callable[[], dict[str, float]]:
+def plain(
+    base: Path, examples: Sequence[Example], params: TrainParams, scratch: str, cached: bool
+) -> Callable[[], dict[str, float]]:
     """An epoch of the plain stack with its defaults, without reports and saves."""
     from datasets import Dataset
     from peft import LoraConfig, TaskType
@@ -86,7 +93,10 @@ def plain(base: Path, examples: Sequence[Example], params: TrainParams, scratch:
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
     )
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.losses import (
+        CachedMultipleNegativesRankingLoss,
+        MultipleNegativesRankingLoss,
+    )
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):  # type: ignore[misc]
@@ -112,7 +122,8 @@ def plain(base: Path, examples: Sequence[Example], params: TrainParams, scratch:
         learning_rate=params.learning_rate, weight_decay=params.weight_decay, max_grad_norm=params.max_grad_norm,
         dataloader_drop_last=True, save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
     )  # fmt: skip
-    loss, watch = MultipleNegativesRankingLoss(model, scale=1 / params.temperature), Watch()
+    kind = CachedMultipleNegativesRankingLoss if cached else MultipleNegativesRankingLoss
+    loss, watch = kind(model, scale=1 / params.temperature), Watch()
     trainer = SentenceTransformerTrainer(
         model, arguments, train_dataset=Dataset.from_dict(columns), loss=loss, callbacks=[watch]
     )
@@ -165,21 +176,27 @@ def count_work(base: Path, examples: Sequence[Example]) -> dict[str, float]:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All rounds, in turns."""
     params = load_section("train", TrainParams, options.params)
-    params = params.model_copy(update={"batch_size": options.batch, "epochs": 1, "max_steps": 0, "negatives": 1})
+    sizes = {"batch_size": options.batch, "epochs": 1, "max_steps": 0, "negatives": 1}
+    params = params.model_copy(update={**sizes, "cache_gradients": options.ours_cached})
     base = build_base(options, Path(options.work) / f"backbone-{options.layers}")
     examples = read_examples(options, base, params)
     work = count_work(base, examples)
     with tempfile.TemporaryDirectory() as scratch:
-        sides = {"plain": plain(base, examples, params, scratch), "ours": ours(base, examples, params)}
+        sides = {
+            "ours": ours(base, examples, params),
+            "plain": plain(base, examples, params, scratch, options.plain_cached),
+        }
         times: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         rates: list[dict[str, float]] = []
-        for number in range(options.rounds + 1):
+        peaks: dict[str, float] = {}  # of the process in gigabytes, after a side's first epoch; plain's includes ours
+        for number in range(options.rounds + options.skip):
             for name, epoch in sides.items():
                 seconds = epoch()
                 say(f"train_speed: {name}, round {number}: {seconds['wall']:.1f} s, CPU {seconds['cpu']:.1f} s")
-                times[name] += [seconds] if number else []
-            rates += [product_rate(torch.float32)] if number else []
-    results: dict[str, Any] = {"work": work, "loss": compare_losses(base, examples[: options.batch], params)}
+                times[name] += [seconds] if number >= options.skip else []
+                peaks.setdefault(name, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+            rates += [product_rate(torch.float32)] if number >= options.skip else []
+    results: dict[str, Any] = {"work": work, "peak_gb": peaks, "loss": compare_losses(base, examples[:16], params)}
     for kind in TIMES:
         for name, rounds in times.items():
             results[f"{name}_tokens_per_{kind}_second"] = spread([work["tokens"] / r[kind] for r in rounds])
@@ -192,6 +209,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
+def set_sizes(options: argparse.Namespace) -> None:
+    """The sizes of the data that this and the other benchmarks of speed draw from, made once for all of them."""
+    options.pairs, options.warm_up_pairs, options.max_queries, options.max_passages = 1500, 400, 60, 400
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -200,12 +222,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--skip", type=int, default=1, help="first rounds that are not counted")
+    parser.add_argument("--plain_cached", action="store_true")
+    parser.add_argument("--ours_cached", action="store_true")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as torch chooses")
-    parser.add_argument("--pairs", type=int, default=1500)
     parser.add_argument("--work", default=".stm/bench/speed")
     parser.add_argument("--output", default="benchmarks/results/train_speed.json")
     options = parser.parse_args()
-    options.warm_up_pairs, options.max_queries, options.max_passages = 400, 60, 400
+    set_sizes(options)
     if options.threads:
         torch.set_num_threads(options.threads)
     results = measure(options)
