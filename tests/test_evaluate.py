@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import mteb
 import numpy as np
 import pytest
 from mteb.abstasks.retrieval import AbsTaskRetrieval
@@ -83,6 +84,13 @@ def test_scores_are_mtebs_scores_with_a_plain_sentence_transformer(folder: Path,
     assert ours[SPLIT, SUBSET].per_query == theirs[SPLIT, SUBSET].per_query
     assert result.scores[SPLIT][0]["ndcg_at_10"] == pytest.approx(ours[SPLIT, SUBSET].ndcg_at_10, abs=1e-5)
     assert result.scores[SPLIT][0]["recall_at_10"] == pytest.approx(ours[SPLIT, SUBSET].recall_at_10, abs=1e-5)
+
+
+def test_mteb_alone_runs_a_task_and_unloads_it(folder: Path) -> None:
+    task = LocalTask(make_task(), "r1")
+    results = mteb.evaluate(SentenceTransformer(str(folder)), task, co2_tracker=False, cache=None)
+    assert results.task_results[0].task_name == task.metadata.name == "organs"
+    assert not task.data_loaded
 
 
 def test_prompts_go_to_their_side_and_titles_to_the_text() -> None:

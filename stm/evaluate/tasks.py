@@ -65,3 +65,7 @@ class LocalTask(AbsTaskRetrieval):  # type: ignore[misc]
             }
         }
         self.data_loaded = True
+
+    def unload_data(self) -> None:
+        """Drop the data, as mteb does, but not the metadata, which here belongs to the object and to no class."""
+        self.dataset, self.data_loaded = None, False
