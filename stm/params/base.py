@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from stm.errors import ParamsError
 
 PARAMS_FILE = Path("params.yaml")
+GIVEN_CHARS = 200  # longest value that an error repeats
 
 
 class Section(BaseModel):
@@ -53,9 +54,13 @@ def explain(error: ValidationError, where: str) -> str:
     lines = []
     for fault in error.errors():
         key = ".".join([where, *(str(part) for part in fault["loc"])]).strip(".")
-        given = "" if fault["type"] in ("missing", "extra_forbidden") else f" (given: {fault['input']!r})"
+        value = repr(fault["input"])
+        # A rule over a whole section has been given the whole section, which is no help.
+        is_shown = fault["type"] not in ("missing", "extra_forbidden") and len(value) <= GIVEN_CHARS
+        given = f" (given: {value})" if is_shown else ""
         unknown = "no such setting; correct its name as params.yaml is delivered, or remove it"
-        lines.append(f"{key}: {unknown if fault['type'] == 'extra_forbidden' else fault['msg']}{given}")
+        what = unknown if fault["type"] == "extra_forbidden" else fault["msg"]
+        lines.append(f"{key}: {what}{given}" if key else f"{what}{given}")
     return "\n".join(lines)
 
 
