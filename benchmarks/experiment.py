@@ -23,7 +23,7 @@ from stm.train.expert import Share, train_expert
 from stm.warm_up import warm_up
 
 Options = argparse.Namespace
-ALL = "all_data"
+ALL, SHORT = "all_data", "all_data short"  # of the experts' steps in sum, and of as many as one of them
 # What data and models depend on; how models are merged and scored may change within one work folder.
 TRAINING = (
     "params", "layers", "max_tokens", "pairs", "warm_up_pairs", "warm_up_steps", "steps", "learning_rate", "negatives",
@@ -95,6 +95,7 @@ def train_models(options: Options, splits: Sequence[str], data: Path, folder: Pa
     shares = {s: Share(data / f"pairs/{s}.parquet", data / f"instructions/{s}.json") for s in splits}
     jobs = {split: ([share], options.steps) for split, share in shares.items()}
     jobs[ALL] = (list(shares.values()), options.steps * len(splits))
+    jobs[SHORT] = (list(shares.values()), options.steps)
     for name, (rows, steps) in jobs.items():
         settings, out = train_params(options, "train", seed, steps), folder / "adapters" / name
         keep(

@@ -2,10 +2,11 @@
 
 usage: python -m benchmarks.merge_seeds --seeds 1 2 3 --warm-up-steps 60 --steps 16
 
-Per seed: a warm-up, one expert per split from it, the all-data baseline of as many steps as the experts in sum, a
-coefficient search per merge method on the search half of dev with the guard on the other half, learned weights, and
-every model scored on dev and test. Beside them: the plain sum of the experts' deltas, and the all-data delta at the
-length that is best on dev. Results are kept per seed and per model under --work, so that an interrupted run goes on.
+Per seed: a warm-up, one expert per split from it, the all-data baseline of as many steps as the experts in sum (and one
+of as many steps as a single expert, which says what the longer path is worth), a coefficient search per merge method on
+the search half of dev with the guard on the other half, learned weights, and every model scored on dev and test. Beside
+them: the plain sum of the experts' deltas, and the all-data delta at the length that is best on dev. Results are kept
+per seed and per model under --work, so that an interrupted run goes on.
 What is made of the scores: `benchmarks.merge_summary`.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.experiment import ALL, Options, build_base, build_data, check_work, train_models
+from benchmarks.experiment import ALL, SHORT, Options, build_base, build_data, check_work, train_models
 from benchmarks.figures import write_figures
 from benchmarks.merge_summary import PARTS, average, summarise
 from stm.encode import Encoder
@@ -55,8 +56,9 @@ def keep(path: Path, make: Callable[[], Any]) -> Any:
 
 
 def score_adapters(experts: Experts, folder: Path, sets: Mapping[str, DevSet], run: Path) -> dict[str, Any]:
-    """Backbone, warm-up, every expert and the all-data model on dev and test, with their own prompts."""
-    paths = {"backbone": folder.parent / "backbone", "warm_up": experts.base, ALL: folder / "adapters" / ALL}
+    """Backbone, warm-up, every expert and both all-data models on dev and test, with their own prompts."""
+    paths = {"backbone": folder.parent / "backbone", "warm_up": experts.base}
+    paths |= {name: folder / "adapters" / name for name in (ALL, SHORT)}
     paths |= {f"expert {name}": adapter.folder for name, adapter in experts.adapters.items()}
     tables = {}
 
