@@ -18,8 +18,8 @@ from stm.params.complete import check_complete
 from stm.profiles import use_profile
 from stm.schema import read_rows
 from tests.closure import ROOT
+from tests.own_project import pairs
 from tests.pico import pico_decoder, pico_tokenizer
-from tests.test_pipeline import pairs
 
 PAPER = {"paper-qwen3-0.6b": "qwen3", "paper-gemma-2b": "gemma", "paper-phi-4-mini": "phi3"}
 SPLITS = ("med_real", "med_synth", "search", "nlu")

@@ -68,4 +68,4 @@ class LocalTask(AbsTaskRetrieval):  # type: ignore[misc]
 
     def unload_data(self) -> None:
         """Drop the data, as mteb does, but not the metadata, which here belongs to the object and to no class."""
-        self.dataset, self.data_loaded = None, False
+        self.dataset, self.data_loaded = {}, False
