@@ -2,6 +2,7 @@
 
 import json
 import random
+from importlib import import_module
 from typing import Any
 
 import polars as pl
@@ -14,8 +15,7 @@ from stm.files import read_json
 from stm.schema import read_rows
 from stm.synthesize.queries import SOURCE
 from tests.fault_server import fault_server
-from tests.pico import pico_decoder, pico_tokenizer
-from tests.test_pipeline import WORDS, own_params, run, sentence, write_sources
+from tests.own_project import WORDS, own_params, sentence, write_sources
 
 PASSAGES, KINDS, MOST_RANK = 24, ("question", "keywords"), 3
 RNG = random.Random(11)
@@ -36,6 +36,10 @@ def answer(body: dict[str, Any]) -> str:
     if passage == STRAY:
         words = [word for word in WORDS if word not in passage.lower()][:4]
     return f"Which {' '.join(words)}?" if ASKED["question"] in prompt else ", ".join(words[::-1])
+
+
+def run(stage: str, *arguments: str) -> None:
+    import_module(f"stages.{stage}").main(*arguments)
 
 
 def params_of(base_url: str) -> dict[str, Any]:
@@ -65,8 +69,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Any:
     patch.chdir(folder)
     write_sources(folder / "own")
     (folder / "own/texts.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in TEXTS))
-    pico_decoder().save_pretrained(folder / "own/decoder")
-    pico_tokenizer().save_pretrained(folder / "own/decoder")
     with fault_server(answer=answer) as server:
         (folder / "params.yaml").write_text(yaml.safe_dump(params_of(server.base_url), sort_keys=False))
         for stage in ("check", "backbone", "prepare", "warm_up"):
