@@ -1,7 +1,6 @@
 """Models by name through mining and validation: from a cache laid out as the hub's client does, and without a hub."""
 
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,15 +58,13 @@ def test_a_cached_cross_encoder_scores_as_its_folder_does(cache: Path, tmp_path:
 
 
 @pytest.mark.parametrize("load", [load_retriever, load_cross_encoder])
-def test_a_hub_out_of_reach_is_one_sentence_at_once(cache: Path, load: Callable[[str, str], object]) -> None:
-    started = time.monotonic()
+def test_a_hub_out_of_reach_is_one_sentence(cache: Path, load: Callable[[str, str], object]) -> None:
     with pytest.raises(ModelError) as caught:
         load("own/pico", COMMIT)
     assert str(caught.value) == (
         f"the hub does not answer, and its cache lacks own/pico at {COMMIT[:12]}; "
         "run again when it does, or name a local folder"
     )
-    assert time.monotonic() - started < 30
     assert not list(cache.rglob("*.safetensors"))
 
 
