@@ -11,7 +11,6 @@ includes making the texts; the times, by the clock and of all cores together, do
 import argparse
 import json
 import random
-import resource
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from benchmarks.figures import write_figures
+from benchmarks.figures import peak_megabytes, write_figures
 from stm.prepare.contamination import EvaluationIndex
 from stm.prepare.decontamination import Counts, decontaminate
 from stm.prepare.embedded import Corpora
@@ -112,7 +111,7 @@ def work(rows: int, passages: int, planted: int) -> dict[str, Any]:
     with watch.measure("index"):
         index = EvaluationIndex(make_tasks(writer, passages, planted, sources, watch), MAX_OVERLAP)
     index_seconds, index_cpu = watch["index"] - watch["making"], watch["index cpu"] - watch["making cpu"]
-    after_index = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    after_index = peak_megabytes()
     asked: Counter[str] = Counter()
     found: Counter[str] = Counter()
     counts = Counts()
@@ -126,7 +125,7 @@ def work(rows: int, passages: int, planted: int) -> dict[str, Any]:
     return {
         "index_seconds": index_seconds, "check_seconds": watch["check"], "seconds": index_seconds + watch["check"],
         "cpu_seconds": index_cpu + watch["check cpu"], "index": index.describe(),
-        "peak_mb_after_index": after_index, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb_after_index": after_index, "peak_mb": peak_megabytes(),
         "planted": dict(asked), "recall": {kind: found[kind] / asked[kind] for kind in KINDS if asked[kind]},
         "unplanted_found": found["unplanted"], "negatives_found": counts.negatives_found,
     }  # fmt: skip

@@ -8,7 +8,6 @@ its own; memory is what it has above its imports, beside the sizes that all text
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.figures import write_figures
+from benchmarks.figures import peak_megabytes, write_figures
 from stm.progress import say
 
 
@@ -57,12 +56,12 @@ def work(folder: Path, width: int) -> dict[str, float]:
     from stm.evaluate.record import Evaluation, read_local_tasks, run_local
     from stm.evaluate.robustness import score_kinds
 
-    at_start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    at_start = peak_megabytes()
     started, model = time.perf_counter(), DenseModel(Hashed(width), {}, "hashed", "1")
     for task, revision in read_local_tasks(folder):
         run_local(Evaluation(), model, [(task, revision)])
         score_kinds(model, [task], 10, 1)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_megabytes()
     return {"seconds": time.perf_counter() - started, "peak_mb": peak, "above_imports_mb": peak - at_start}
 
 

@@ -13,7 +13,6 @@ of all cores together, imports left out.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import write_figures
+from benchmarks.figures import peak_megabytes, write_figures
 from stm.progress import say
 
 SIDES = ("plain", "no_store", "cold_store", "warm_store")
@@ -87,7 +86,7 @@ def work(side: str, folder: Path) -> dict[str, Any]:
             else run_ours(model, folder / "tasks", 0 if side == "no_store" else STORE_MEGABYTES)
         )
     times = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
-    return {**times, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "scores": scores}
+    return {**times, "peak_mb": peak_megabytes(), "scores": scores}
 
 
 def run_side(side: str, folder: Path) -> dict[str, Any]:

@@ -27,6 +27,15 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def peak_megabytes() -> float:
+    """The peak memory of this process in megabytes of 2^20 bytes.
+
+    Linux's VmHWM: the ru_maxrss of a fresh process starts at the peak of the one that forked it.
+    """
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+
+
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Median, smallest, largest and the values themselves."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "runs": list(values)}
