@@ -11,7 +11,7 @@ from stm.params.llm import Endpoint
 from stm.params.synthesize import QueryParams, SynthesizeParams
 from stm.schema import ROWS, check_rows
 from stm.synthesize.negatives import synthesize
-from stm.synthesize.queries import SOURCE, check_query, write_queries
+from stm.synthesize.queries import SOURCE, check_query, tidy_query, write_queries
 from tests.fault_server import fault_server
 
 PASSAGES = [
@@ -33,7 +33,7 @@ PARAMS = QueryParams(rows=4, kinds=("question",), max_rank=1)
 
 def scripted(body: dict[str, Any]) -> str:
     """A good question for the liver, a copy for the kidney, a stray one for the brain, a refusal for the lung."""
-    passage = body["messages"][-1]["content"].splitlines()[0]
+    passage = body["messages"][-1]["content"].splitlines()[0].removeprefix("<passage>").removesuffix("</passage>")
     answers = [
         "Why is my liver so enlarged?",
         "Scarring of the kidney after long",
@@ -146,6 +146,8 @@ def test_the_budget_holds_for_queries_and_they_are_in_the_estimate(
         ("", "empty"),
         ("I'm sorry, I can't.", "refusal"),
         ("Here is a question: why?", "meta_text"),
+        ("What is the purpose of the study?", "meta_text"),
+        ("What does this text say on livers?", "meta_text"),
         ("why " * 50, "too_long"),
         ("liver ribs", ""),
         ("abnormal enlargement of the liver", "copies_passage"),
@@ -153,6 +155,25 @@ def test_the_budget_holds_for_queries_and_they_are_in_the_estimate(
 )
 def test_queries_are_refused_with_a_reason(text: str, reason: str) -> None:
     assert check_query(text, PASSAGES[0], PARAMS) == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        ("Question: Why is my liver large?", "Why is my liver large?"),
+        ('Q: "Why is my liver large?"', "Why is my liver large?"),
+        ("My question is: What grows, and why?", "What grows, and why?"),
+        ("**Keywords:**\n\n1. liver\n2. French fries\n3. ribs", "liver, French fries, ribs"),
+        ("- liver\n- well-known signs", "liver, well-known signs"),
+        ("liver, ribs", "liver, ribs"),
+        ("Is a dose of 2.5 mg - or 3 - enough?", "Is a dose of 2.5 mg, or 3, enough?"),
+        ("A liver: what is it?", "A liver: what is it?"),
+        ("Which vitamin is vitamin A?", "Which vitamin is vitamin A?"),
+        ("", ""),
+    ],
+)
+def test_labels_and_lists_are_taken_off(text: str, query: str) -> None:
+    assert tidy_query(text) == query
 
 
 def test_the_real_model_writes_queries(store: AnswerStore) -> None:

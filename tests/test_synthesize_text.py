@@ -63,6 +63,21 @@ def test_cleaning_is_bounded_and_idempotent(text: str, limit: int) -> None:
     assert strip_controls(clean) == clean
 
 
+@pytest.mark.parametrize(
+    ("mined", "subject"),
+    [
+        ("Cirrhosis: Scarring of the liver.", "Cirrhosis"),
+        ("AIMS: To see if statins help.", "To see if statins help"),
+        ("Background: Statins: a class of drugs.", "Statins: a class of drugs"),
+        ("A scar. " * 20, "A scar. A scar. A scar. A scar. A scar. A scar"),
+        ("", "a different but related subject"),
+    ],
+)
+def test_the_short_prompt_names_what_the_mined_negative_is_about(mined: str, subject: str) -> None:
+    (message,) = build_messages(Triplet("i", "q", "p", mined), "short", 1000)
+    assert f"about {subject}. Give only" in message["content"]
+
+
 def test_a_megabyte_is_cut_at_a_word() -> None:
     messages = build_messages(Triplet("i", "q", "many words " * 100_000, ""), "full", 100)
     assert len(messages[1]["content"]) < 1500

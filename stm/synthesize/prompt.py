@@ -38,6 +38,10 @@ SHORT = """{positive}
 Write one similar sentence about {subject}. Give only the sentence."""
 ANOTHER = "a different but related subject"
 SUBJECT_WORDS = 12
+HEADINGS = frozenset(
+    "abstract aim aims background conclusion conclusions context design introduction methods objective "
+    "objectives purpose results setting summary".split()
+)  # of structured abstracts; no subjects
 Style = Literal["short", "full"]
 
 
@@ -75,7 +79,9 @@ def as_data(text: str, max_chars: int) -> str:
 
 def _subject(mined: str) -> str:
     """What a mined negative is about: the name before its colon, or its first words."""
-    head, colon, _ = mined.partition(": ")
+    head, colon, rest = mined.partition(": ")
+    if head.casefold() in HEADINGS:
+        head = rest
     words = (head if colon else mined).split()
     return " ".join(words[:SUBJECT_WORDS]).rstrip(" .,;:") or ANOTHER
 

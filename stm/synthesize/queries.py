@@ -4,6 +4,7 @@ Rows go in; new rows with the same passages and negatives and written anchors co
 training set. Knows nothing of files or of training.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,16 @@ from stm.synthesize.prompt import Style, as_data
 from stm.synthesize.similarity import Similarity
 from stm.synthesize.validate import META, REFUSAL, SELF, TAG, copied_share, tidy, words_of
 
+# What small models put before a query ("Question:", "My question is:"), and how they list keywords.
+LABEL = re.compile(
+    r"^[\"'*]*(?:(?:my|one|the|a|three|possible) )?(?:(?:question|query|keywords?)\b[^:?]{0,60}|[qa]):[\s*]*",
+    re.IGNORECASE,
+)
+LISTED = re.compile(r"[,;]?(?:^|\s+)(?:\d{1,2}[.)]|[-*\u2022])(?=\s)")
+# A query that speaks of the text as such could have been asked of any.
+ABOUT = re.compile(
+    r"\b(?:the|this|your|that) (?:text|passage|article|abstract|paragraph|study|keywords?)\b", re.IGNORECASE
+)
 NGRAM = 4
 SOURCE = "written-query"
 
@@ -96,7 +107,7 @@ def write_queries(
     planned = plan_queries(rows, params, max_passage_chars, style)
     jobs = [(row, kind) for row, kind, _ in planned]
     outcomes = complete_all([request for *_, request in planned], endpoint, store, "write queries", budget)
-    texts = [tidy(o.text, is_cut=False) if isinstance(o, Answer) else "" for o in outcomes]
+    texts = [tidy_query(o.text) if isinstance(o, Answer) else "" for o in outcomes]
     reasons = [
         outcome.reason if isinstance(outcome, Failure) else check_query(text, row["positive"], params)
         for outcome, text, (row, _) in zip(outcomes, texts, jobs, strict=True)
@@ -152,6 +163,12 @@ def _row(row: dict[str, Any], kind: str, text: str) -> dict[str, Any]:
     return {**row, "id": f"{row['id']}-{kind}", "anchor": text, "instruction": instruction, "source": SOURCE}
 
 
+def tidy_query(text: str) -> str:
+    """The query alone: without controls, wrapping quotes, a label before it, bullets and numbers of a list."""
+    items = LISTED.sub(",", LABEL.sub("", tidy(text, is_cut=False))).split(",")
+    return tidy(", ".join(item.strip() for item in items if item.strip()), is_cut=False)
+
+
 def check_query(text: str, passage: str, params: QueryParams) -> str:
     """Return why a text is no query for the passage, or the empty string."""
     words = words_of(text)
@@ -159,7 +176,7 @@ def check_query(text: str, passage: str, params: QueryParams) -> str:
         return "empty"
     if REFUSAL.search(text):
         return "refusal"
-    if META.search(text) or TAG.search(text) or (SELF.search(text) and not SELF.search(passage)):
+    if META.search(text) or ABOUT.search(text) or TAG.search(text) or (SELF.search(text) and not SELF.search(passage)):
         return "meta_text"
     if len(words) > params.max_words:
         return "too_long"
