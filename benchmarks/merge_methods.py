@@ -10,7 +10,6 @@ full models in memory, made from the adapters, since it takes no adapters; nothi
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import spread, write_figures
+from benchmarks.figures import peak_megabytes, spread, write_figures
 
 SHAPES: dict[str, dict[str, Any]] = {
     "smollm2-135m": {
@@ -118,11 +117,11 @@ def work(side: str, folder: Path, method: str) -> None:
         import mergekit.merge_methods  # noqa: F401
         import sentence_transformers  # noqa: F401
     torch.set_num_threads(2)
-    at_start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    at_start = peak_megabytes()
     started, used = time.perf_counter(), time.process_time()
     (merge_ours if side == "ours" else merge_theirs)(folder, method)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - used
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_megabytes()
     found = {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak, "imports_mb": at_start}
     sys.stdout.write(json.dumps(found) + "\n")
 

@@ -12,7 +12,6 @@ process.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import write_figures
+from benchmarks.figures import peak_megabytes, write_figures
 from benchmarks.merge_methods import summarise
 
 PACKAGES = ("bm25s", "numpy", "polars", "torch", "transformers", "sentence-transformers")
@@ -159,11 +158,11 @@ def work(side: str, folder: Path) -> dict[str, float]:
         import datasets  # noqa: F401
         import sentence_transformers.util  # noqa: F401
     torch.set_num_threads(2)
-    at_start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    at_start = peak_megabytes()
     cpu, started = time.process_time(), time.perf_counter()
     negatives = (mine_ours if side == "ours" else mine_theirs)(folder)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_megabytes()
     return {
         "seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak, "imports_mb": at_start, "negatives": negatives,
     }  # fmt: skip

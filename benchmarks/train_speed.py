@@ -15,7 +15,6 @@ is saved in it would be trained in it by default.
 
 import argparse
 import random
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.experiment import build_base, build_data
-from benchmarks.figures import spread, write_figures
+from benchmarks.figures import peak_megabytes, spread, write_figures
 from stm.models import compute_dtype, load_model
 from stm.params.base import load_section
 from stm.params.train import TrainParams
@@ -194,7 +193,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 seconds = epoch()
                 say(f"train_speed: {name}, round {number}: {seconds['wall']:.1f} s, CPU {seconds['cpu']:.1f} s")
                 times[name] += [seconds] if number >= options.skip else []
-                peaks.setdefault(name, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+                peaks.setdefault(name, peak_megabytes() / 1024)
             rates += [product_rate(torch.float32)] if number >= options.skip else []
     results: dict[str, Any] = {"work": work, "peak_gb": peaks, "loss": compare_losses(base, examples[:16], params)}
     for kind in TIMES:
