@@ -94,6 +94,7 @@ def test_a_megabyte_is_cut_at_a_word() -> None:
         ("As an AI language model, I know of no such organ at all.", "refusal"),
         ("Here is a passage about the spleen that you may like.", "meta_text"),
         ("Sure! Splenomegaly is an unusual growth of the spleen.", "meta_text"),
+        ("This is a correct answer to the original text, for it is clear.", "meta_text"),
         ("Passage: Splenomegaly is an unusual growth of the spleen.", "meta_text"),
         ("This sentence keeps the grammar of the former one exactly.", "meta_text"),
         ("I would call it an unusual growth of the spleen instead.", "meta_text"),

@@ -22,6 +22,7 @@ META = re.compile(
     r"^(?:sure|certainly|of course|okay|ok|absolutely)\b[,!.:]|^(?:here(?:'s| is| are)|below is|the following is)\b|"
     r"\b(?:hard negative|negative (?:passage|example|document)|(?:the|this|your|given|original) (?:query|prompt)|"
     r"(?:passage|document|sentence|text) (?:above|provided|you (?:gave|provided))|similar sentence|let me know|"
+    r"original (?:text|passage)|"
     r"i hope (?:this|that)|(?:the|this|an?|new|revised|corrected) (?:\w+ )?(?:sentence|version) (?:is|could|of)|"
     r"grammar)\b|"
     r"^(?:passage|document|note|answer|sentence)\s*:",
