@@ -52,6 +52,7 @@ def server(tmp_path: Path, url: str) -> Iterator[None]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
     command += ["--workers", "1", "--backend-store-uri", store, "--artifacts-destination", artifacts]
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | QUIET
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # a dozen processes that nothing here needs
     with (tmp_path / "server.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, env=environment)
     try:
