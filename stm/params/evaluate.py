@@ -30,7 +30,7 @@ class ModelEntry(_Entry):
 class OutsideEntry(_Entry):
     """A row of the table `outside`: one model of the hub to evaluate."""
 
-    id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="its id on the hub, owner/name")
+    id: str = Field(pattern=r"^\w[\w.-]*/\w[\w.-]*$", description="its id on the hub, owner/name")
     revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="the commit, 40 hexadecimal digits; a branch may move")
 
 
