@@ -204,7 +204,7 @@ def test_two_processes_share_one_storage(tmp_path: Path) -> None:
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
-    done = finished_trials(open_study(space, "key", url, make_sampler("random", space, 0)), space)
+    done = finished_trials(open_study(space, "key", url, make_sampler("random", space, 0)), space, fixed_rows(space))
     assert {trial.origin for trial in done} >= {origin for origin, _ in fixed_rows(space)}
     assert len({trial.recipe.key() for trial in done}) >= 7 + 10
     work = [(tmp_path / f"{seed}.txt").read_text().split() for seed in (1, 2)]

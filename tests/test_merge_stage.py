@@ -15,9 +15,12 @@ from sentence_transformers import SentenceTransformer
 from stages import merge as stage
 from stm.errors import DataError, ParamsError
 from stm.merge.dev import HALVES, Floats, cut_in_two, make_dev_set, query_texts, score_embeddings, score_model
+from stm.merge.evaluator import Evaluator
 from stm.merge.methods import METHODS
 from stm.merge.prompt import best_prompt, score_prompts
+from stm.merge.recipe import Recipe
 from stm.merge.run import merge_experts
+from stm.merge.trials import Trial
 from stm.params.base import parse_section
 from stm.params.merge import MergeParams, MethodName
 from stm.prompts import Prompts, write_prompts
@@ -129,6 +132,54 @@ def test_a_resumed_search_of_several_methods_evaluates_nothing_twice(root: Path,
     fixed = [t for t in trace["trials"] if t["method"] == "task_arithmetic" and t["origin"] != "search"]
     assert len(fixed) == 7
     assert sum(trial["tokens"] for trial in fixed) == 0
+
+
+SEARCHES: dict[str, dict[str, Any]] = {
+    "multi_fidelity": {"trials": 4},
+    "multi_fidelity with rungs": {"trials": 4, "rungs": [0.5]},
+    "random": {"trials": 5},
+    "tpe": {"trials": 8},
+    "cma": {"trials": 4},
+    "grid": {"trials": 5},
+}
+
+
+def without_seconds(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_seconds(item) for key, item in value.items() if key != "seconds"}
+    return [without_seconds(item) for item in value] if isinstance(value, list) else value
+
+
+def interrupt_after(finished: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next merge end in the middle of an evaluation."""
+    evaluate, count = Evaluator.evaluate, [0]
+
+    def interrupted(self: Evaluator, origin: str, recipe: Recipe) -> Trial:
+        count[0] += 1
+        if count[0] > finished:
+            raise KeyboardInterrupt
+        return evaluate(self, origin, recipe)
+
+    monkeypatch.setattr(Evaluator, "evaluate", interrupted)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_an_interrupted_merge_ends_as_if_nothing_had_happened(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    search = {**make_params().search.model_dump(), **SEARCHES[name], "kind": name.split()[0], "storage": ""}
+    changes = {"method": "task_arithmetic", "search": search, "interaction": {"source": "surrogate", "step": 0.5}}
+    whole = merge(root, tmp_path / "whole", **changes)
+    for finished in (3, 9):
+        folder = tmp_path / f"resumed{finished}"
+        with monkeypatch.context() as patch:
+            interrupt_after(finished, patch)
+            with pytest.raises(KeyboardInterrupt):
+                merge(root, folder, **changes)
+        assert without_seconds(merge(root, folder, **changes)) == without_seconds(whole)
+        weights = "merged/model.safetensors"
+        assert (folder / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+        assert [path.name for path in folder.iterdir()] == ["merged"], "a finished search leaves nothing"
 
 
 @pytest.mark.parametrize("source", ["surrogate", "model"])

@@ -74,6 +74,12 @@ def inputs_key(experts: Experts, dev: DevSet, prompts: Mapping[str, str]) -> str
     return sha256_text(*parts, *dev.texts)
 
 
+def merge_key(params: MergeParams, experts: Experts, dev: DevSet, prompts: Mapping[str, Mapping[str, str]]) -> str:
+    """The name of a merge: the hash of everything that its result depends on."""
+    candidates = {name: repr(sorted(texts.items())) for name, texts in prompts.items()}
+    return sha256_text(inputs_key(experts, dev, candidates), params.model_dump_json())[:16]
+
+
 def learn_settings(params: MergeParams) -> Settings | None:
     """What params say about learned coefficients, or None."""
     return Settings(**params.learn.model_dump(), seed=params.seed) if params.learn else None

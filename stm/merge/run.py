@@ -12,6 +12,7 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 
 from stm.encode import Encoder
+from stm.files import remove_directory
 from stm.merge.card import folder_card
 from stm.merge.dev import HALVES, DevSet, as_texts, make_dev_set
 from stm.merge.evaluator import Evaluator
@@ -20,9 +21,18 @@ from stm.merge.guard import Decision, compare, decide
 from stm.merge.interaction import measure_interaction
 from stm.merge.learn import Learned, learn
 from stm.merge.materialise import materialise
+from stm.merge.memory import Memories
 from stm.merge.mixer import Mixer
 from stm.merge.named import merge_by_name, write_named
-from stm.merge.plan import check_interaction, fixed_recipe, inputs_key, learn_settings, make_space, search_space
+from stm.merge.plan import (
+    check_interaction,
+    fixed_recipe,
+    inputs_key,
+    learn_settings,
+    make_space,
+    merge_key,
+    search_space,
+)
 from stm.merge.prompt import best_prompt, score_prompts
 from stm.merge.recipe import Recipe
 from stm.merge.similarity import compare_experts
@@ -45,7 +55,8 @@ def merge_experts(
 ) -> dict[str, Any]:
     """Merge the adapters in `folders` (expert -> folder) into `base`, write the model to `output`, return the trace.
 
-    `storage` is the folder of search storages that params do not name. Raises `ModelError`, `ParamsError` or
+    Below the folder `storage` stands what an interrupted merge of the same inputs goes on from; a finished one leaves
+    nothing there, and a storage that params name is left alone. Raises `ModelError`, `ParamsError` or
     `DataError` before any encoding for whatever can be known to be wrong by then.
     """
     experts = read_experts(base, folders)
@@ -56,15 +67,17 @@ def merge_experts(
     model = load_model(experts.base)
     prompts = {"base": as_texts(model.prompts)}
     prompts |= {name: read_prompts(adapter.folder).as_model_prompts() for name, adapter in experts.adapters.items()}
+    scratch = Path(storage) / merge_key(params, experts, dev, prompts)
+    memories = Memories(None if params.search.storage else scratch)
     with Mixer(model, experts) as mixer:
-        evaluator = Evaluator(mixer, Encoder(model), dev, prompts)
+        evaluator = Evaluator(mixer, Encoder(model), dev, prompts, memories)
         simplest = spaces[0].recipe(spaces[0].uniform())
         first = evaluator.choose_prompts(simplest)
         say(f"merge: query prompt {evaluator.prompts['query']!r}")
         if params.mergekit is not None:
             return _merge_named(params.mergekit, experts, dev, prompts, evaluator.evaluate("uniform", simplest), output)
         if fixed is None:
-            found = _search(params, spaces, evaluator, experts, Path(storage))
+            found = _search(params, spaces, evaluator, experts, scratch)
             _learn(params, found, model, mixer, evaluator, experts)
             decision = decide(found.trials)
         else:
@@ -75,6 +88,7 @@ def merge_experts(
         last = first if taken.key() == simplest.key() else evaluator.choose_prompts(taken)
     say(f"merge: {decision.reason}; {taken.method}, weights {dict(taken.weights)}")
     materialise(experts, taken, evaluator.prompts, output)
+    remove_directory(scratch)
     tried = {"with_uniform": [p.as_dict() for p in first], "final": [p.as_dict() for p in last]}
     return {
         "decision": decision.as_dict(),

@@ -74,15 +74,51 @@ def _round(value: float, low: float, high: float, step: float) -> float:
     return round(min(high, max(low, rounded)), 10)
 
 
+class ResumableSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]
+    """Another sampler, made anew for each trial with a seed that counts the trials told before, so that a search goes
+    on after an interruption exactly as it would have.
+    """
+
+    def __init__(self, make: Callable[[int], optuna.samplers.BaseSampler], seed: int) -> None:
+        self._make, self._seed = make, seed
+        self._sampler = make(seed)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Make the sampler of this trial."""
+        del trial
+        told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        self._sampler = self._make((self._seed * 1_000_003 + len(told)) % 2**32)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """As the sampler does."""
+        return dict(self._sampler.infer_relative_search_space(study, trial))
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As the sampler does."""
+        return dict(self._sampler.sample_relative(study, trial, search_space))
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """As the sampler does."""
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+def _make_random(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _make_tpe(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=5, warn_independent_sampling=False)
+
+
 def make_sampler(kind: str, space: Space, seed: int) -> optuna.samplers.BaseSampler:
     """The Optuna sampler of that kind; kinds that propose points themselves get the random one, never asked."""
-    if kind == "tpe":
-        return optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, n_startup_trials=5, warn_independent_sampling=False
-        )
     if kind == "cma":
         return CmaSampler(space, seed)
-    return optuna.samplers.RandomSampler(seed=seed)
+    return ResumableSampler(_make_tpe if kind == "tpe" else _make_random, seed)
 
 
 def grid_proposer(space: Space, trials: int) -> Proposer:

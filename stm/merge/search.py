@@ -34,7 +34,7 @@ def run_search(
         if origin not in known:
             enqueue(study, point, origin)
     goal = len(rows) + trials
-    done = finished_trials(study, space)
+    done = finished_trials(study, space, rows)
     steps = len(rows) + 5 * trials + 20  # a sampler on a coarse grid may repeat itself for ever
     with Meter(f"merge {space.method}", goal) as meter:
         meter.advance(_distinct(done))
@@ -49,7 +49,7 @@ def run_search(
                 enqueue(study, proposed, "search")
             before = _distinct(done)
             _step(space, study, evaluate, done)
-            done = finished_trials(study, space)
+            done = finished_trials(study, space, rows)
             meter.advance(_distinct(done) - before, f"best {max(trial.value for trial in done):.4f}" if done else "")
     for _ in range(steps):
         missing = [row for row in rows if row[0] not in {trial.origin for trial in done}]
@@ -58,7 +58,7 @@ def run_search(
         if missing[0][0] not in origins(study, is_shared=False):
             enqueue(study, missing[0][1], missing[0][0])
         _step(space, study, evaluate, done)
-        done = finished_trials(study, space)
+        done = finished_trials(study, space, rows)
     return done
 
 

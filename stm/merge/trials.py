@@ -7,7 +7,7 @@ anything.
 import contextlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,14 +100,18 @@ def _difference(known: Mapping[str, Any], space: Space) -> str:
     return "other experts, dev tasks or prompts"
 
 
-def finished_trials(study: optuna.Study, space: Space) -> list[Trial]:
-    """All complete trials in their order."""
+def finished_trials(study: optuna.Study, space: Space, rows: Sequence[tuple[str, Point]]) -> list[Trial]:
+    """All complete trials: those of the fixed rows in the order of `rows`, then the others in their own.
+
+    A row whose evaluation was interrupted comes later in the study than it would have.
+    """
     trials = []
     for frozen in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         result = frozen.user_attrs["result"]
         scores, origin = Scores(result["per_query"]), frozen.user_attrs.get("origin", "search")
         trials.append(Trial(origin, space.recipe(frozen.params), scores, result["tokens"], result["seconds"]))
-    return trials
+    places = {origin: place for place, (origin, _) in enumerate(rows)}
+    return sorted(trials, key=lambda trial: places.get(trial.origin, len(places)))
 
 
 def origins(study: optuna.Study, is_shared: bool) -> set[str]:
