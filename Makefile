@@ -21,7 +21,8 @@ test-browser: $(READY)  ## the report in headless Chromium; installs Debian's ch
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
 	pytest -n 2 tests/browser/check_report.py
 
-chaos: $(READY)  ## kill the pipeline a hundred times and compare; figures to benchmarks/results/chaos.json
+chaos: $(READY)  ## full disk, damaged cache, lost remote, a hundred kills; figures to benchmarks/results/chaos.json
+	pytest tests/chaos/check_faults.py
 	python -m tests.chaos.kills --kills 100
 
 bench: $(READY)  ## benchmarks; JSON to benchmarks/results

@@ -9,11 +9,12 @@ from typing import Any
 from stm.promote.registry import Registry
 from tests.chaos.project import RESULTS
 
-TIME = re.compile(r"second")  # seconds, milliseconds: the only values that differ between equal runs
+# Seconds and milliseconds, and how many answers of an LLM an interrupted run had left: what differs between equal runs.
+TIME = re.compile(r"second|replayed")
 # Of the page: what ran just now and how long it took, the seconds of an LLM and of a training.
 PAGE_TIMES = (
     (re.compile(r'<section id="cost".*?</section>', re.DOTALL), ""),
-    (re.compile(r"<dt>seconds</dt><dd>[^<]*</dd>"), ""),
+    (re.compile(r"<dt>(?:seconds|of these replayed)</dt><dd>[^<]*</dd>"), ""),
     (re.compile(r"(<tr><th scope=\"row\">[^<]*</th>(?:<td>[^<]*</td>){3})<td>[^<]*</td>(?=<td>[^<]*</td>){2}"), r"\1"),
 )
 # Of a version: names that MLflow gives, the hour, and hashes over files that hold seconds.
