@@ -1,16 +1,19 @@
 """The search: spaces, fixed rows, samplers, resumption, the guard, and storages of another search."""
 
 import multiprocessing
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from optuna.trial import TrialState
 
 from stm.errors import ParamsError
 from stm.merge.dev import Scores
@@ -20,7 +23,7 @@ from stm.merge.run import ablation
 from stm.merge.samplers import grid_proposer, make_sampler
 from stm.merge.search import run_search
 from stm.merge.space import Interval, Space, fixed_rows
-from stm.merge.trials import Trial, ask, enqueue, finished_trials, open_study, storage_url
+from stm.merge.trials import Trial, ask, enqueue, finished_trials, give_up, open_study, storage_url, tell
 
 EXPERTS = ("med_real", "nlu", "search")
 BEST = {"med_real": 0.7, "nlu": 0.1, "search": 0.2}
@@ -192,6 +195,32 @@ def test_a_point_that_another_process_has_finished_in_between_is_left_to_it(
     monkeypatch.setattr(optuna.Trial, "_suggest", interrupted)
     assert ask(study, space).number == 1
     assert finished == [0]
+
+
+def test_what_another_process_has_told_in_between_stands(tmp_path: Path) -> None:
+    space = make_space()
+    url = storage_url(str(tmp_path / "one.db"), "", tmp_path)
+    study, other = (open_study(space, "key", url, make_sampler("random", space, seed)) for seed in (0, 1))
+    for has_result in (True, False):
+        trial = ask(study, space)
+        other.tell(trial.number, 0.25)
+        if has_result:
+            tell(study, trial, Bowl()("search", space.recipe(trial.params)))
+        else:
+            give_up(study, trial, TrialState.FAIL)
+        assert other.trials[trial.number].value == 0.25
+
+
+def test_a_full_disk_and_a_missing_driver_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = optuna.samplers.RandomSampler()
+    for error, expected, words in (
+        (sqlite3.OperationalError("database or disk is full"), sqlite3.OperationalError, "disk is full"),
+        (ModuleNotFoundError("", name="psycopg2"), ParamsError, "needs the package psycopg2; install it"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(optuna, "create_study", Mock(side_effect=error))
+            with pytest.raises(expected, match=words):
+                open_study(make_space(), "key", f"sqlite:///{tmp_path / 'one.db'}", sampler)
 
 
 def test_two_processes_share_one_storage(tmp_path: Path) -> None:

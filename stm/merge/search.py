@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import optuna
+from optuna.trial import TrialState
 
 from stm.errors import ParamsError
 from stm.merge.recipe import Recipe
 from stm.merge.samplers import Proposer
 from stm.merge.space import Space, fixed_rows
-from stm.merge.trials import Trial, ask, enqueue, finished_trials, origins, tell
+from stm.merge.trials import Trial, ask, enqueue, finished_trials, give_up, origins, tell
 from stm.progress import Meter
 
 Evaluate = Callable[[str, Recipe], Trial]  # origin and recipe -> a finished trial
@@ -41,7 +42,7 @@ def run_search(
         for _ in range(steps):
             if _distinct(done) >= goal:
                 break
-            is_waiting = bool(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)))
+            is_waiting = bool(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
             proposed = propose(done) if propose and not is_waiting else None
             if propose and not is_waiting:
                 if proposed is None:
@@ -73,7 +74,7 @@ def _step(space: Space, study: optuna.Study, evaluate: Evaluate, done: list[Tria
     try:
         recipe = space.recipe(trial.params)
     except ParamsError:  # all weights zero: there is nothing to merge, and nothing to learn for the sampler
-        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        give_up(study, trial, TrialState.PRUNED)
         return
     origin = trial.user_attrs.get("origin", "search")
     same = next((other for other in done if other.recipe.key() == recipe.key()), None)
@@ -82,6 +83,6 @@ def _step(space: Space, study: optuna.Study, evaluate: Evaluate, done: list[Tria
             replace(same, origin=origin, recipe=recipe, tokens=0, seconds=0.0) if same else evaluate(origin, recipe)
         )
     except BaseException:
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        give_up(study, trial, TrialState.FAIL)
         raise
     tell(study, trial, result)

@@ -20,6 +20,7 @@ from stm.errors import ParamsError
 from stm.merge.dev import Scores
 from stm.merge.recipe import Recipe
 from stm.merge.space import Point, Space
+from stm.stage import is_disk_full
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,13 @@ def open_study(
         study = optuna.create_study(
             storage=url, study_name=name, direction="maximize", load_if_exists=True, sampler=sampler
         )
+    except ModuleNotFoundError as error:
+        raise ParamsError(
+            f"the search storage {url} needs the package {error.name}; install it or name another merge.search.storage"
+        ) from error
     except Exception as error:  # SQLAlchemy raises a different class for every way in which a file is no database
+        if is_disk_full(error):
+            raise
         raise ParamsError(
             f"cannot open the search storage {url}: {type(error).__name__}; name another merge.search.storage"
         ) from error
@@ -150,6 +157,12 @@ def tell(study: optuna.Study, trial: optuna.Trial, result: Trial) -> None:
     cost = {"tokens": result.tokens, "seconds": result.seconds}
     try:
         trial.set_user_attr("result", {"per_query": result.scores.per_query, **cost})
-        study.tell(trial, result.value)
+        study.tell(trial, result.value, skip_if_finished=True)
     except UpdateFinishedTrialError:
         return
+
+
+def give_up(study: optuna.Study, trial: optuna.Trial, state: TrialState) -> None:
+    """Record that a candidate has no result: `PRUNED` if it has no model, `FAIL` if its evaluation broke off."""
+    with contextlib.suppress(UpdateFinishedTrialError):
+        study.tell(trial, state=state, skip_if_finished=True)
