@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: repro test test-browser chaos lint venv bench lock clean help
+.PHONY: repro test test-browser test-faults chaos lint venv bench lock clean help
 
 help:            ## what there is
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  +##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -21,8 +21,10 @@ test-browser: $(READY)  ## the report in headless Chromium; installs Debian's ch
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
 	pytest -n 2 tests/browser/check_report.py
 
-chaos: $(READY)  ## full disk, damaged cache, lost remote, a hundred kills; figures to benchmarks/results/chaos.json
+test-faults: $(READY)  ## full disk, damaged cache, lost remote, twenty kills
 	pytest tests/chaos/check_faults.py
+
+chaos: test-faults  ## the same, and a hundred kills; figures to benchmarks/results/chaos.json
 	python -m tests.chaos.kills --kills 100
 
 bench: $(READY)  ## benchmarks; JSON to benchmarks/results

@@ -8,21 +8,18 @@ counted. The plain side loads the folder as any user would: in the type that it 
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from sentence_transformers import SentenceTransformer
 
-from benchmarks.experiment import build_base, build_data
-from benchmarks.figures import spread, write_figures
-from benchmarks.train_speed import TIMES, Clock, set_sizes
+from benchmarks.figures import spread
+from benchmarks.speed import TIMES, Clock, add_caps, base_and_tasks, make_parser, read_options, write_results
 from stm.encode import Encoder
 from stm.metrics import rank
 from stm.models import load_model
 from stm.progress import say
-from stm.tasks import Task, cap_task, read_tasks
+from stm.tasks import Task
 
 CUT = 10
 Vectors = dict[str, Any]  # per task: rows of queries and of passages
@@ -58,10 +55,7 @@ def compare(tasks: Sequence[Task], ours: Vectors, plain: Vectors) -> dict[str, A
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All rounds, in turns."""
-    work = Path(options.work)
-    build_data(options, work / "data")
-    base, tasks = build_base(options, work / f"backbone-{options.layers}"), read_tasks(work / "data/tasks/test", "test")
-    tasks = [cap_task(task, options.queries, options.passages, 1) for task in tasks]
+    base, tasks = base_and_tasks(options, "test")
     model, encoder = SentenceTransformer(str(base), device="cpu"), Encoder(load_model(base))
     sides: Mapping[str, Callable[[], Vectors]] = {
         "plain": lambda: encode_all(tasks, model.encode_query, model.encode_document),
@@ -88,25 +82,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--params", default="params.yaml")
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--queries", type=int, default=40, help="per task")
-    parser.add_argument("--passages", type=int, default=120, help="per task, judged ones always")
+    parser = make_parser(__doc__, "encode_speed")
+    add_caps(parser)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as torch chooses")
-    parser.add_argument("--work", default=".stm/bench/speed")
-    parser.add_argument("--output", default="benchmarks/results/encode_speed.json")
-    options = parser.parse_args()
-    set_sizes(options)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    options = read_options(parser)
     results = measure(options)
     ratio, same = results["ratio_cpu"]["median"], results["queries_with_the_same_top_10"]
     say(f"encode_speed: {ratio:.2f} times SentenceTransformer.encode by CPU time")
     say(f"  least cosine {results['least_cosine']:.6f}, the same top ten for {same} of {results['queries']} queries")
-    packages = ("torch", "transformers", "sentence-transformers")
-    write_figures(options.output, packages, {**vars(options), "threads": torch.get_num_threads()}, **results)
+    write_results(options, results)
 
 
 if __name__ == "__main__":

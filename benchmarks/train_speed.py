@@ -16,7 +16,6 @@ is saved in it would be trained in it by default.
 import argparse
 import random
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ from typing import Any
 import torch
 
 from benchmarks.experiment import build_base, build_data
-from benchmarks.figures import peak_megabytes, spread, write_figures
+from benchmarks.figures import peak_megabytes, spread
+from benchmarks.speed import TIMES, Clock, make_parser, read_options, write_results
 from stm.models import compute_dtype, load_model
 from stm.params.base import load_section
 from stm.params.train import TrainParams
@@ -35,8 +35,6 @@ from stm.train.batches import Example, PromptSource, make_batch, make_examples, 
 from stm.train.loop import advance
 from stm.train.lora import attach, trainable
 from stm.train.step import Step
-
-TIMES = ("wall", "cpu")
 
 
 def read_examples(options: argparse.Namespace, base: Path, params: TrainParams) -> list[Example]:
@@ -51,18 +49,6 @@ def read_examples(options: argparse.Namespace, base: Path, params: TrainParams) 
         found += [e for e in examples if len(e.negatives) == params.negatives][: -(-wanted // len(splits))]
     random.Random(params.seed).shuffle(found)
     return found[:wanted]
-
-
-class Clock:
-    """Seconds of wall and of this process's CPU time since it was made."""
-
-    def __init__(self) -> None:
-        self.started = (time.perf_counter(), time.process_time())
-
-    def read(self) -> dict[str, float]:
-        """Both times until now."""
-        now = (time.perf_counter(), time.process_time())
-        return dict(zip(TIMES, (b - a for a, b in zip(self.started, now, strict=True)), strict=True))
 
 
 def ours(base: Path, examples: Sequence[Example], params: TrainParams) -> Callable[[], dict[str, float]]:
@@ -208,35 +194,21 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def set_sizes(options: argparse.Namespace) -> None:
-    """The sizes of the data that this and the other benchmarks of speed draw from, made once for all of them."""
-    options.pairs, options.warm_up_pairs, options.max_queries, options.max_passages = 1500, 400, 60, 400
-
-
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--params", default="params.yaml")
-    parser.add_argument("--layers", type=int, default=12)
+    parser = make_parser(__doc__, "train_speed")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--skip", type=int, default=1, help="first rounds that are not counted")
     parser.add_argument("--plain_cached", action="store_true")
     parser.add_argument("--ours_cached", action="store_true")
-    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as torch chooses")
-    parser.add_argument("--work", default=".stm/bench/speed")
-    parser.add_argument("--output", default="benchmarks/results/train_speed.json")
-    options = parser.parse_args()
-    set_sizes(options)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    options = read_options(parser)
     results = measure(options)
     for kind in TIMES:
         ratio, used = results[f"ratio_{kind}"]["median"], results[f"fraction_of_rate_{kind}"]["median"]
         say(f"train_speed: {ratio:.2f} times the plain stack by {kind} time; {used:.0%} of the rate of products")
-    packages = ("torch", "transformers", "peft", "sentence-transformers")
-    write_figures(options.output, packages, {**vars(options), "threads": torch.get_num_threads()}, **results)
+    write_results(options, results)
 
 
 if __name__ == "__main__":

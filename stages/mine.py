@@ -6,7 +6,7 @@ Where an LLM judges, data/answers/mine/<split>.parquet holds its answers, from w
 from pathlib import Path
 
 from stm.files import write_json
-from stm.llm.store import AnswerStore
+from stm.llm.store import tracked_answers
 from stm.mine.judges import LIMIT_REACHED, describe_cost, open_judges
 from stm.mine.rows import mine
 from stm.params.base import load_section
@@ -20,15 +20,11 @@ def main(split: str) -> None:
     """Read the pairs of `split`, mine, write rows, report and the judge's answers."""
     params = load_section("mine", MineParams)
     rows = read_rows(Path("data/pairs") / f"{split}.parquet")
-    answers = Path("data/answers/mine") / f"{split}.parquet"
-    with AnswerStore() as store:
-        if answers.exists():
-            store.import_parquet(answers)
+    with tracked_answers(Path("data/answers/mine") / f"{split}.parquet") as store:
         if params.judge.llm:
             say(f"mine {split}: {describe_cost(rows, params.negatives, params.judge)}")
         with open_judges(params.judge, store) as judges:
             mined, report = mine(rows, params, judges)
-        store.export_parquet(answers, store.used)
     if report["judges"].get("llm", {}).get("unasked"):
         say(f"mine {split}: {LIMIT_REACHED}")
     write_rows(mined, Path("data/mined") / f"{split}.parquet")

@@ -1,5 +1,7 @@
 """Search the query instruction of one split: models/experts/<split>-ft and data/tasks/dev ->
 data/instructions/{searched,pool}/<split>.json.
+
+data/answers/search_prompts/<split>.parquet holds the LLM's answers, from which another machine replays the stage.
 """
 
 from pathlib import Path
@@ -8,7 +10,7 @@ from stm.encode import Encoder
 from stm.files import write_json
 from stm.llm.client import complete_all
 from stm.llm.server import serve
-from stm.llm.store import AnswerStore
+from stm.llm.store import tracked_answers
 from stm.models import load_model
 from stm.params.base import load_section
 from stm.params.search_prompts import SearchPromptsParams
@@ -29,7 +31,8 @@ def body(split: str) -> None:
     dev = read_tasks("data/tasks/dev", "dev")
     tasks = pick_tasks(dev, params.tasks, params.max_queries, params.max_passages, params.seed)
     encoder = Encoder(load_model(expert), params.batch_tokens)
-    with AnswerStore() as store, serve(params.endpoint) as endpoint:
+    answers = Path("data/answers/search_prompts") / f"{split}.parquet"
+    with tracked_answers(answers) as store, serve(params.endpoint) as endpoint:
         ledger = Ledger(lambda requests: complete_all(requests, endpoint, store, "write instructions"))
         found = search_instruction(
             tasks, prompts.instruction, encoder, lambda text: render(prompts.template, text).query, ledger, params

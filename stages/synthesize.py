@@ -8,7 +8,7 @@ another machine replays the stage without any endpoint.
 from pathlib import Path
 
 from stm.files import write_json
-from stm.llm.store import AnswerStore
+from stm.llm.store import tracked_answers
 from stm.params.base import load_section
 from stm.params.synthesize import SynthesizeParams
 from stm.schema import read_rows, write_rows
@@ -20,12 +20,8 @@ def main(split: str) -> None:
     """Read the mined rows of `split`, synthesize, write rows, report and the answers used."""
     params = load_section("synthesize", SynthesizeParams)
     rows, pairs = (read_rows(Path("data") / kind / f"{split}.parquet") for kind in ("mined", "pairs"))
-    answers = Path("data/answers") / f"{split}.parquet"
-    with AnswerStore() as store:
-        if answers.exists():
-            store.import_parquet(answers)
+    with tracked_answers(Path("data/answers") / f"{split}.parquet") as store:
         result = synthesize(rows, params, store, split, released_negatives(pairs))
-        store.export_parquet(answers, store.used)
     write_rows(result.rows, Path("data/synthetic") / f"{split}.parquet")
     write_json(Path("reports/synthesize") / f"{split}.json", result.report)
 

@@ -88,6 +88,22 @@ def test_hub_ids_need_no_row() -> None:
     check(**changes, prepare__splits__nlu=[{"kind": "hub", "path": "owner/set", "revision": COMMIT}])
 
 
+@pytest.mark.parametrize(
+    ("model", "revision"),
+    [
+        ("mine__dense_model", "mine__dense_revision"),
+        ("mine__judge__cross_encoder", "mine__judge__revision"),
+        ("synthesize__validation__dense_model", "synthesize__validation__dense_revision"),
+    ],
+)
+def test_a_branch_of_the_hub_is_no_commit(model: str, revision: str) -> None:
+    where = revision.replace("__", r"\.")
+    with pytest.raises(ParamsError, match=rf"{where} must be the commit of owner/model.*given: 'main'"):
+        check(**{model: "owner/model", revision: "main"})
+    with pytest.raises(ParamsError, match="which the table `files` does not have"):
+        check(**{model: "my/model", revision: COMMIT})  # a folder is read where there is one, whatever the revision
+
+
 def test_a_row_without_its_file_is_refused() -> None:
     with pytest.raises(ParamsError, match=r"files\.mine\.path: there is no my/nothing; correct the path or bring"):
         check(files={"mine": {"path": "my/nothing", "read_by": "prepare"}})

@@ -52,6 +52,7 @@ def table(splits: tuple[str, ...]) -> dict[str, Any]:
     params["experts"] = {f"{s}-ft": {"split": s, "negatives": "mined", "instruction": "seed"} for s in splits}
     params["synthesize_splits"], params["search_prompts_splits"] = list(splits), list(splits)
     params["experts"]["one-po"] = {"split": "one", "negatives": "mined", "instruction": "searched"}
+    params["experts"]["two-pool"] = {"split": "two", "negatives": "mined", "instruction": "pool"}
     params["files"] = {"notes": {"path": "own/notes.jsonl", "read_by": "prepare"}}
     params["models"] = {"base": {"path": "models/backbone"}, "merged": {"path": "models/merged"}}
     return params
@@ -130,6 +131,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ran = repro(folder)
     assert ran[0] == "check"
     assert set(ran) >= {"prepare", "mine--one", "train--one-po", "merge", "evaluate--merged", "promote"}
+    assert ran.index("search_prompts--two") < ran.index("train--two-pool")
     return folder
 
 

@@ -2,6 +2,7 @@
 model."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -22,11 +23,14 @@ from stm.search_prompts.halves import split_halves
 from stm.search_prompts.ledger import Ask, Ledger
 from stm.search_prompts.search import Found, search_instruction
 from stm.tasks import write_task
+from tests.fault_server import fault_server
+from tests.own_project import answer
 from tests.pico import pico_adapter, pico_backbone
 from tests.test_search_prompts_scoring import FakeEncoder, make_task
 
 SEED = "Find the matching card."
 SEARCHED, STORY = "data/instructions/searched/nlu.json", "reports/search_prompts/nlu.json"
+ANSWERS = "data/answers/search_prompts/nlu.parquet"
 BEST = "Given a wish, retrieve the text of the drawer where it lies."
 POOL = (
     "Find passages that answer the question.",
@@ -249,6 +253,22 @@ def test_the_stage_writes_the_instruction_and_its_story(tmp_path: Path, monkeypa
     assert (instruction, pool) == (story["instruction"], list(POOL))
     assert read_instruction("data/instructions/pool/nlu.json") == ("Find it", list(POOL))
     assert (story["split"], story["budget"], story["candidates"][0]["instruction"]) == ("nlu", "small", "Find it")
+
+
+def test_another_machine_replays_the_stage_without_an_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pico_adapter(pico_backbone(tmp_path / "base"), tmp_path / "models/experts/nlu-ft", scale=0.2)
+    write_task(make_task("colours", 8), "data/tasks/dev/colours", "dev")
+    written: list[list[bytes]] = []
+    with fault_server(answer=answer) as server:
+        section = make_params(endpoint={"base_url": server.base_url, "model": "fake", "retries": 0}).model_dump()
+        Path("params.yaml").write_text(json.dumps({"search_prompts": section}), encoding="utf-8")
+        stage.body("nlu")
+        written.append([Path(path).read_bytes() for path in (SEARCHED, STORY, ANSWERS)])
+    shutil.rmtree(".stm")
+    stage.body("nlu")  # the server is gone, and so is all that this machine remembers but the tracked answers
+    written.append([Path(path).read_bytes() for path in (SEARCHED, STORY, ANSWERS)])
+    assert written[0] == written[1]
 
 
 def query_prompt(template: str, instruction: str) -> str:

@@ -204,6 +204,19 @@ class AnswerStore:
         return count
 
 
+@contextlib.contextmanager
+def tracked_answers(path: Path) -> Iterator[AnswerStore]:
+    """The project's store with the answers of the Parquet file `path` added, where there is one.
+
+    In the end `path` holds the answers that were used: with it another machine replays the work without any endpoint.
+    """
+    with AnswerStore() as store:
+        if path.exists():
+            store.import_parquet(path)
+        yield store
+        store.export_parquet(path, store.used)
+
+
 def _read_answers(path: Path | str) -> Iterator[pl.DataFrame]:
     """The rows of an exported file, `ROW_GROUP` at a time; `DataError` for another form."""
     wrong = f"{path} holds no exported answers; expected the columns {list(COLUMNS)} without nulls"

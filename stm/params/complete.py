@@ -41,6 +41,21 @@ def _pins(params: Params) -> Iterator[tuple[str, str, str]]:
         for key, item in pinned:
             if not Path(item.path).exists():
                 yield f"{key}.revision", item.path, item.revision
+    for _, where, _, name, revision in _named_models(params):
+        if revision and not Path(name).exists():
+            yield where, name, revision
+
+
+def _named_models(params: Params) -> Iterator[tuple[str, str, Reader, str, str]]:
+    """Key of the name, key of the revision, reading stage, name, revision of models that are a folder or a hub id."""
+    mine, judge, validation = params.mine, params.mine.judge, params.synthesize.validation
+    if mine.dense_model:
+        yield "mine.dense_model", "mine.dense_revision", "mine", mine.dense_model, mine.dense_revision
+    if judge.cross_encoder:
+        yield "mine.judge.cross_encoder", "mine.judge.revision", "mine", judge.cross_encoder, judge.revision
+    if validation.dense_model:
+        where = "synthesize.validation.dense_"
+        yield f"{where}model", f"{where}revision", "synthesize", validation.dense_model, validation.dense_revision
 
 
 def _same_rows(params: Params) -> Iterator[str]:
@@ -74,16 +89,11 @@ def _local_paths(params: Params) -> Iterator[tuple[str, Reader, str]]:
         for name, task in tasks.items():
             if not isinstance(task, EmbeddedTask):
                 yield f"prepare.tasks.{part}.{name}.path", "prepare", task.path
-    mine, validation = params.mine, params.synthesize.validation
-    models: tuple[tuple[str, Reader, str, str], ...] = (
-        ("mine.dense_model", "mine", mine.dense_model, mine.dense_revision),
-        ("mine.judge.cross_encoder", "mine", mine.judge.cross_encoder, mine.judge.revision),
-        ("synthesize.validation.dense_model", "synthesize", validation.dense_model, validation.dense_revision),
-        ("evaluate.hub_folder", "evaluate", params.evaluate.hub_folder, ""),
-    )
-    for where, reader, path, revision in models:
-        if path and not revision:
-            yield where, reader, path
+    for where, _, reader, name, revision in _named_models(params):
+        if not revision or Path(name).exists():
+            yield where, reader, name
+    if params.evaluate.hub_folder:
+        yield "evaluate.hub_folder", "evaluate", params.evaluate.hub_folder
 
 
 def _is_of_a_hub(source: Any) -> bool:

@@ -10,7 +10,7 @@ class JudgeParams(Section):
     """Who looks again at the negatives that mining would keep; nobody unless `cross_encoder` or `llm` is set."""
 
     cross_encoder: str = Field("", description="folder or hub id of a cross-encoder with one output; empty: none")
-    revision: str = Field("", description="commit, tag or branch of the cross-encoder; needed for a hub id")
+    revision: str = Field("", description="commit of the cross-encoder on the hub, 40 digits; unused for a folder")
     max_ratio: float = Field(
         0.95, gt=0, le=1, description="a negative's cross-encoder score must be below this share of the positive's"
     )
@@ -44,7 +44,7 @@ class MineParams(Section):
     dense_model: str = Field(
         "", description="model folder or hub id whose cosine proposes candidates and judges the margin; empty: BM25"
     )
-    dense_revision: str = Field("", description="commit, tag or branch of the dense model; needed for a hub id")
+    dense_revision: str = Field("", description="commit of the dense model on the hub, 40 digits; unused for a folder")
     judge: JudgeParams = Field(default_factory=JudgeParams, description="who looks again at the kept negatives")
 
     @model_validator(mode="after")

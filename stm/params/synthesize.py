@@ -30,7 +30,7 @@ class Validation(Section):
     dense_model: str = Field(
         "", description="model folder or hub id whose cosine gives these scores; empty: BM25 over the split's passages"
     )
-    dense_revision: str = Field("", description="commit, tag or branch of the dense model; needed for a hub id")
+    dense_revision: str = Field("", description="commit of the dense model on the hub, 40 digits; unused for a folder")
 
     @model_validator(mode="after")
     def _check_lengths(self) -> "Validation":
