@@ -14,7 +14,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from stm.errors import ModelError
 from stm.files import atomic_directory
@@ -45,7 +45,7 @@ def package_file(package: str, name: str) -> Path:
 
 def load_source(source: PackageSource | FolderSource | HubSource) -> tuple[PreTrainedModel, Any]:
     """Load the decoder (without its language-model head) and its tokenizer, in float32."""
-    extra: dict[str, str] = {}
+    extra: dict[str, Any] = {"trust_remote_code": False}
     if isinstance(source, PackageSource):
         path = package_file(source.package, source.file)
         location, extra["gguf_file"] = str(path.parent), path.name
@@ -56,8 +56,11 @@ def load_source(source: PackageSource | FolderSource | HubSource) -> tuple[PreTr
     else:
         location, extra["revision"] = source.id, source.revision
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **extra)
-        model = AutoModel.from_pretrained(location, dtype=torch.float32, trust_remote_code=False, **extra)
+        config = AutoConfig.from_pretrained(location, **extra)
+        # AutoTokenizer would parse a GGUF file, which takes transformers some seconds, once more.
+        loader = PreTrainedTokenizerFast if "gguf_file" in extra else AutoTokenizer
+        tokenizer = loader.from_pretrained(location, **extra)
+        model = AutoModel.from_pretrained(location, config=config, dtype=torch.float32, **extra)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"cannot load the backbone {location!r}: {reason}") from error

@@ -86,9 +86,9 @@ def canonical_request(request: Request, endpoint: Endpoint) -> str:
     return _dump(body)
 
 
-def request_content(request: Request, endpoint: Endpoint) -> bytes:
-    """The bytes that are sent."""
-    return _dump(request_body(request, endpoint)).encode()
+def request_content(request: Request, endpoint: Endpoint, canonical: str) -> bytes:
+    """The bytes that are sent: the canonical text, unless that names an attempt, which no endpoint knows."""
+    return (_dump(request_body(request, endpoint)) if endpoint.seed is None else canonical).encode()
 
 
 def _dump(body: Mapping[str, Any]) -> str:

@@ -103,7 +103,7 @@ class _Job:
 
     def __init__(self, endpoint: Endpoint, store: AnswerStore, budget: Budget, meter: Meter) -> None:
         self.endpoint, self.store, self.budget, self.meter = endpoint, store, budget, meter
-        self.url = f"{endpoint.base_url}/chat/completions"  # whole, so that nothing is joined and parsed per request
+        self.url = f"{endpoint.base_url}/chat/completions"  # whole, so that nothing is joined per request
         # Given, so that the openai client, whose type for them is private, does not copy its defaults per request.
         self.options: Any = {"headers": {}, "params": {}, "max_retries": 0, "timeout": endpoint.timeout_seconds}
         self.outcomes: list[Outcome] = []
@@ -142,13 +142,15 @@ class _Job:
         if not self.budget.reserve(*reserved):
             return Failure("budget", BUDGET_REACHED)
         answer: Answer | None = None
+        canonical = canonical_request(request, self.endpoint)
+        content = request_content(request, self.endpoint, canonical)
         try:
-            answer = await self._retry(request)
+            answer = await self._retry(request, content)
         except FaultError as fault:
             return self._fail(fault)
         finally:
             self.budget.settle(reserved, answer)
-        self.store.put(canonical_request(request, self.endpoint), answer)
+        self.store.put(canonical, answer)
         self.answered, self.broken = self.answered + 1, 0
         self.tokens += answer.tokens_in + answer.tokens_out
         return answer
@@ -162,12 +164,12 @@ class _Job:
             self.stop = self.stop or fault
         return Failure(fault.reason, fault.detail)
 
-    async def _retry(self, request: Request) -> Answer:
+    async def _retry(self, request: Request, content: bytes) -> Answer:
         def is_worth_it(error: BaseException) -> bool:
             return isinstance(error, FaultError) and error.remedy == "retry" and self.stop is None
 
         try:
-            return await self._ask(request)
+            return await self._ask(request, content)
         except FaultError as fault:
             failed = [fault]
 
@@ -175,7 +177,7 @@ class _Job:
             # The first failure counts as the first attempt; only those that fail pay for the machinery of retrying.
             if failed:
                 raise failed.pop()
-            return await self._ask(request)
+            return await self._ask(request, content)
 
         attempts = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self.endpoint.retries + 1),
@@ -186,12 +188,12 @@ class _Job:
         answer: Answer = await attempts(ask_again)
         return answer
 
-    async def _ask(self, request: Request) -> Answer:
+    async def _ask(self, request: Request, content: bytes) -> Answer:
         async with self.pace:
             if self.stop:
                 raise self.stop
             try:
-                answer = await self._send(request)
+                answer = await self._send(request, content)
             except FaultError as fault:
                 if fault.reason == "rate_limited":
                     self.pace.throttle(fault.retry_after)
@@ -199,11 +201,10 @@ class _Job:
             self.pace.succeed()
             return answer
 
-    async def _send(self, request: Request) -> Answer:
+    async def _send(self, request: Request, content: bytes) -> Answer:
         try:
             async with asyncio.timeout(self.endpoint.timeout_seconds):
                 # The plain response: the client's own models would cost more than everything else here.
-                content = request_content(request, self.endpoint)
                 response = await self.client.post(
                     self.url, cast_to=httpx2.Response, content=content, options=self.options
                 )

@@ -32,7 +32,7 @@ COLUMNS: pl.Schema = pl.Schema(
 )
 ARROW = pa.schema([(name, pa.int64() if kind == pl.Int64 else pa.string()) for name, kind in COLUMNS.items()])
 CREATE = """CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT NOT NULL, text TEXT NOT NULL,
-finish_reason TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL) WITHOUT ROWID"""
+finish_reason TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL)"""
 CREATE_BATCHES = """CREATE TABLE IF NOT EXISTS batches (tag TEXT PRIMARY KEY, base_url TEXT NOT NULL,
 batch_id TEXT NOT NULL, keys TEXT NOT NULL)"""
 # What this opening of the store gave or took: on disk too, since a job may have millions of answers.
