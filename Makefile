@@ -22,7 +22,7 @@ test-browser: $(READY)  ## the report in headless Chromium; installs Debian's ch
 	pytest -n 2 tests/browser/check_report.py
 
 test-faults: $(READY)  ## full disk, damaged cache, lost remote, twenty kills
-	pytest tests/chaos/check_faults.py
+	pytest -rs tests/chaos/check_faults.py
 
 chaos: test-faults  ## the same, and a hundred kills; figures to benchmarks/results/chaos.json
 	python -m tests.chaos.kills --kills 100
