@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
+NOT_IMPORTED := /tests?/|/transformers/models/|/(databricks|fontTools|gensim|matplotlib|moto|mypy|mypyc|pip)/
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -57,12 +59,11 @@ venv: $(READY)   ## the environment alone
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; try make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) --no-deps -r requirements.lock
 	sed '/# files only/d' requirements.lock > $(VENV)/with-dependencies.txt
-	sed -n '/# files only/p' requirements.lock > $(VENV)/files-only.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -r $(VENV)/with-dependencies.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --no-compile --no-deps -r $(VENV)/files-only.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --no-compile --no-deps --no-build-isolation -e .
-	$(BIN)/python -m compileall -q -j 0 -x '/tests?/|/transformers/models/' $(VENV)/lib > $(VENV)/compiled.txt 2>&1 || true
+	$(PIP) -r $(VENV)/with-dependencies.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	$(BIN)/python -m compileall -q -j 0 -x '$(NOT_IMPORTED)' $(VENV)/lib > $(VENV)/compiled.txt 2>&1 || true
 	touch $@
 
 lock: $(READY)   ## write requirements.lock anew from what is installed

@@ -1,9 +1,9 @@
 """Turn the language model that params name into the encoder folder models/backbone."""
 
+from stm.stage import run_stage
 from stm.backbone import build_backbone
 from stm.params.backbone import BackboneParams
 from stm.params.base import load_section
-from stm.stage import run_stage
 
 
 def main() -> None:

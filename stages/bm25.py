@@ -5,6 +5,7 @@ Reads data/tasks/test; writes reports/evaluation/bm25.json and mteb's result fil
 
 import time
 
+from stm.stage import run_stage
 from stm.evaluate.lexical import REVISION, LexicalModel
 from stm.evaluate.named import load_named_tasks
 from stm.evaluate.record import Evaluation, describe, read_local_tasks, run_hub, run_local, write_results
@@ -12,7 +13,6 @@ from stm.files import sha256_text, write_json
 from stm.params.base import load_section
 from stm.params.evaluate import EvaluateParams
 from stm.progress import say
-from stm.stage import run_stage
 
 NAME = "bm25"
 

@@ -3,10 +3,10 @@
 Every first stage depends on this one.
 """
 
+from stm.stage import run_stage
 from stm.files import write_text
 from stm.params.all import load_params
 from stm.params.complete import check_complete
-from stm.stage import run_stage
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ Reads the model's folder and data/tasks/test; writes reports/evaluation/MODEL.js
 reports/evaluation/mteb/MODEL.
 """
 
+from stm.stage import run_stage
 from stm.evaluate.named import load_named_tasks
 from stm.evaluate.record import write_results
 from stm.evaluate.score import evaluate_folder
@@ -13,7 +14,6 @@ from stm.files import write_json
 from stm.params.base import load_section
 from stm.params.evaluate import EvaluateParams, load_model_entry
 from stm.progress import say
-from stm.stage import run_stage
 
 
 def main(model: str) -> None:

@@ -5,10 +5,10 @@ usage: python -m stages.files NAME
 
 from pathlib import Path
 
+from stm.stage import run_stage
 from stm.errors import DataError
 from stm.files import sha256_tree, write_json
 from stm.params.files import load_file_row
-from stm.stage import run_stage
 
 
 def main(name: str) -> None:

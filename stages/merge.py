@@ -4,11 +4,11 @@ reports.
 
 from pathlib import Path
 
+from stm.stage import run_stage
 from stm.files import write_json
 from stm.merge.run import merge_experts
 from stm.params.base import load_section
 from stm.params.merge import MergeParams
-from stm.stage import run_stage
 from stm.tasks import read_tasks
 
 SELECTED = Path("models/selected")

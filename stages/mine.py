@@ -5,6 +5,7 @@ Where an LLM judges, data/answers/mine/<split>.parquet holds its answers, from w
 
 from pathlib import Path
 
+from stm.stage import run_stage
 from stm.files import write_json
 from stm.llm.store import tracked_answers
 from stm.mine.judges import LIMIT_REACHED, describe_cost, open_judges
@@ -13,7 +14,6 @@ from stm.params.base import load_section
 from stm.params.mine import MineParams
 from stm.progress import say
 from stm.schema import read_rows, write_rows
-from stm.stage import run_stage
 
 
 def main(split: str) -> None:

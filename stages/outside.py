@@ -10,6 +10,7 @@ from typing import Any
 
 from mteb.results import TaskResult
 
+from stm.stage import run_stage
 from stm.evaluate.named import load_named_tasks
 from stm.evaluate.record import write_results
 from stm.evaluate.score import about_model, evaluate_folder
@@ -18,7 +19,6 @@ from stm.outside import UnreachableError, find_model
 from stm.params.base import load_section
 from stm.params.evaluate import EvaluateParams, load_outside_entry
 from stm.progress import say
-from stm.stage import run_stage
 
 
 def main(model: str) -> None:

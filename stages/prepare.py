@@ -6,12 +6,12 @@ reports/prepare.json.
 
 from pathlib import Path
 
+from stm.stage import run_stage
 from stm.files import atomic_directory, write_json
 from stm.params.base import load_section
 from stm.params.prepare import PrepareParams
 from stm.prepare.build import prepare
 from stm.schema import write_rows
-from stm.stage import run_stage
 from stm.tasks import write_task
 
 DATA, REPORT = Path("data"), Path("reports/prepare.json")

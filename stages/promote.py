@@ -5,13 +5,13 @@ A model that is held back is a result and no failure: the stage ends well, and r
 
 from pathlib import Path
 
+from stm.stage import run_stage
 from stm.files import write_json
 from stm.params.base import load_section
 from stm.params.promote import PromoteParams
 from stm.progress import say
 from stm.promote.actor import current_actor
 from stm.promote.promotion import promote
-from stm.stage import run_stage
 
 REPORT = Path("reports/promotion.json")
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import psutil
 
+from stm.stage import run_stage
 from stm.files import atomic_directory, write_json, write_text
 from stm.params.base import load_section
 from stm.params.report import ReportParams
 from stm.progress import say
 from stm.report.build import build_report
 from stm.report.collect import collect
-from stm.stage import run_stage
 from stm.tasks import read_tasks
 
 REPORTS, TASKS = Path("reports"), Path("data/tasks/test")

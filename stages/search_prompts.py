@@ -6,6 +6,7 @@ data/answers/search_prompts/<split>.parquet holds the LLM's answers, from which 
 
 from pathlib import Path
 
+from stm.stage import run_stage
 from stm.encode import Encoder
 from stm.files import write_json
 from stm.llm.client import complete_all
@@ -19,7 +20,6 @@ from stm.prompts import read_prompts, render
 from stm.search_prompts.halves import pick_tasks
 from stm.search_prompts.ledger import Ledger
 from stm.search_prompts.search import search_instruction
-from stm.stage import run_stage
 from stm.tasks import read_tasks
 
 

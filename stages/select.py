@@ -1,12 +1,12 @@
 """Score every expert on the dev tasks and copy the best variant of each split to models/selected."""
 
+from stm.stage import run_stage
 from stm.files import write_json
 from stm.merge.dev import make_dev_set
 from stm.params.base import load_section
 from stm.params.experts import load_experts
 from stm.params.select import SelectParams
 from stm.select import Variant, select_experts
-from stm.stage import run_stage
 from stm.tasks import read_tasks
 
 

@@ -7,12 +7,12 @@ another machine replays the stage without any endpoint.
 
 from pathlib import Path
 
+from stm.stage import run_stage
 from stm.files import write_json
 from stm.llm.store import tracked_answers
 from stm.params.base import load_section
 from stm.params.synthesize import SynthesizeParams
 from stm.schema import read_rows, write_rows
-from stm.stage import run_stage
 from stm.synthesize.negatives import released_negatives, synthesize
 
 

@@ -5,11 +5,11 @@ usage: python -m stages.train EXPERT
 
 from pathlib import Path
 
+from stm.stage import run_stage
 from stm.files import write_json
 from stm.params.base import load_section
 from stm.params.experts import load_expert
 from stm.params.train import TrainParams
-from stm.stage import run_stage
 from stm.train.expert import Share, train_expert
 from stm.train.processes import join_processes, launch
 

@@ -1,9 +1,9 @@
 """Train the backbone shortly on all splits and fold the result into models/warm_up, the base of every expert."""
 
+from stm.stage import run_stage
 from stm.files import write_json
 from stm.params.base import load_section
 from stm.params.train import TrainParams
-from stm.stage import run_stage
 from stm.train.processes import join_processes, launch
 from stm.warm_up import warm_up
 

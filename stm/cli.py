@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from stm.stage import guard
 from stm.cli_answers import answers
 from stm.errors import DataError, ParamsError
-from stm.stage import guard
 
 if TYPE_CHECKING:
     from stm.params.promote import PromoteParams

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from stm.stage import guard
 from stages import promote as stage
 from stm.cli import app
-from stm.stage import guard
 from stm.tasks import Passage, Task, write_task
 from tests.registry_project import evaluation, pico, promote_params, write_project, write_report
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
+from stm.stage import guard
 from stm.errors import DataError, ParamsError, STMError
 from stm.files import (
     atomic_directory,
@@ -27,7 +28,6 @@ from stm.files import (
 from stm.params.base import Section, load_section
 from stm.progress import track
 from stm.schema import ROWS, check_rows, read_rows, write_rows
-from stm.stage import guard
 from stm.tasks import Passage, Task, cap_task, read_task, read_tasks, write_task
 
 ROW = {

@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
+from stm.stage import run_stage
 from stages import merge as stage
 from stm.errors import DataError, ParamsError
 from stm.merge.dev import HALVES, Floats, cut_in_two, make_dev_set, query_texts, score_embeddings, score_model
@@ -24,7 +25,6 @@ from stm.merge.trials import Trial
 from stm.params.base import parse_section
 from stm.params.merge import MergeParams, MethodName
 from stm.prompts import Prompts, write_prompts
-from stm.stage import run_stage
 from stm.tasks import Passage, Task, write_task
 from tests.pico import pico_adapter, pico_backbone
 

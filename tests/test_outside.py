@@ -11,6 +11,7 @@ from huggingface_hub.utils._paths import filter_repo_objects
 
 import stages.evaluate
 import stages.outside
+from stm.stage import guard
 from stm import outside
 from stm.errors import ModelError, ParamsError
 from stm.evaluate.dense import own_prompts
@@ -23,7 +24,6 @@ from stm.params.evaluate import load_outside_entry
 from stm.promote.evidence import read_evaluations
 from stm.report.build import build_report
 from stm.report.collect import collect
-from stm.stage import guard
 from stm.tasks import write_task
 from tests.closure import ROOT
 from tests.pico import pico_backbone

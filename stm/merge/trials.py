@@ -16,11 +16,11 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from stm.stage import is_disk_full
 from stm.errors import ParamsError
 from stm.merge.dev import Scores
 from stm.merge.recipe import Recipe
 from stm.merge.space import Point, Space
-from stm.stage import is_disk_full
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stm.stage import DISK_FULL_WORDS
 from stm.cache import cache_folder, damaged_files
 from stm.promote.versions import FORBIDDEN
-from stm.stage import DISK_FULL_WORDS
 from tests.chaos.kills import Ground, disturb, lay_ground
 from tests.chaos.picture import differences, results_picture
 from tests.chaos.project import Ended, warm_dvc
