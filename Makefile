@@ -17,7 +17,7 @@ repro: $(READY)  ## run whatever of the pipeline has changed
 	dvc repro
 
 test: lint       ## lint, types, tests
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-browser: $(READY)  ## the report in headless Chromium; installs Debian's chromium if it is missing
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
@@ -49,7 +49,7 @@ bench: $(READY)  ## benchmarks; JSON to benchmarks/results
 lint: $(READY)   ## style and strict types
 	ruff check .
 	ruff format --check .
-	mypy
+	mypy --num-workers 2
 
 venv: $(READY)   ## the environment alone
 

@@ -1,6 +1,13 @@
-"""What every test starts from: no MLflow store of another test in the environment."""
+"""What every test starts from: one thread per process, no MLflow store of another test in the environment."""
+
+import os
 
 import pytest
+
+# Pico models gain nothing from a second thread, and two workers of pytest with two each wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import stm.stage  # noqa: F401 - sets the garbage collector before anything heavy is imported
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from stm.params.promote import PromoteParams
 from stm.promote.history import Actor
 
@@ -29,7 +31,9 @@ def migrated_store() -> Path:
     from stm.promote.registry import connect
 
     path = Path(_scratch().name) / "mlflow.db"
-    connect(f"sqlite:///{path}").search_experiments()
+    with pytest.MonkeyPatch.context() as patch:  # connecting names the store in the environment, where it would win
+        patch.setenv("MLFLOW_TRACKING_URI", "unset")
+        connect(f"sqlite:///{path}").search_experiments()
     return path
 
 

@@ -225,7 +225,7 @@ def test_a_users_error_has_no_traceback(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err.splitlines()[0] == "error: the file x is empty; fill it"
 
 
-@pytest.mark.parametrize("script", ["train", "check", "evaluate"])
+@pytest.mark.parametrize("script", ["train", "check", "mine"])
 def test_stages_explain_themselves_and_refuse_to_run_elsewhere(tmp_path: Path, script: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     arguments = [] if script == "check" else ["nothing"]

@@ -163,23 +163,21 @@ def interrupt_after(finished: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Evaluator, "evaluate", interrupted)
 
 
-@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize(("name", "finished"), zip(SEARCHES, (3, 9, 9, 3, 8, 10), strict=True))
 def test_an_interrupted_merge_ends_as_if_nothing_had_happened(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, finished: int
 ) -> None:
     search = {**make_params().search.model_dump(), **SEARCHES[name], "kind": name.split()[0], "storage": ""}
     changes = {"method": "task_arithmetic", "search": search, "interaction": {"source": "surrogate", "step": 0.5}}
-    whole = merge(root, tmp_path / "whole", **changes)
-    for finished in (3, 9):
-        folder = tmp_path / f"resumed{finished}"
-        with monkeypatch.context() as patch:
-            interrupt_after(finished, patch)
-            with pytest.raises(KeyboardInterrupt):
-                merge(root, folder, **changes)
-        assert without_seconds(merge(root, folder, **changes)) == without_seconds(whole)
-        weights = "merged/model.safetensors"
-        assert (folder / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
-        assert [path.name for path in folder.iterdir()] == ["merged"], "a finished search leaves nothing"
+    whole, folder = merge(root, tmp_path / "whole", **changes), tmp_path / "resumed"
+    with monkeypatch.context() as patch:
+        interrupt_after(finished, patch)
+        with pytest.raises(KeyboardInterrupt):
+            merge(root, folder, **changes)
+    assert without_seconds(merge(root, folder, **changes)) == without_seconds(whole)
+    weights = "merged/model.safetensors"
+    assert (folder / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+    assert [path.name for path in folder.iterdir()] == ["merged"], "a finished search leaves nothing"
 
 
 @pytest.mark.parametrize("source", ["surrogate", "model"])
