@@ -53,8 +53,9 @@ lint: $(READY)   ## style and strict types
 
 venv: $(READY)   ## the environment alone
 
-# Compiling with all cores is faster than pip's own; NOT_IMPORTED is what takes long and is hardly ever imported. Some
-# packages ship templates that do not compile, as pip ignores too.
+# Two pips share the work, for each keeps one core busy, and compiling with all cores is faster than pip's own.
+# NOT_IMPORTED is what takes long and is hardly ever imported; some packages ship templates that do not compile, as pip
+# ignores too.
 # The lock names every package, so that only what another platform needs besides is left to pip's slow resolver: what
 # torch's CUDA builds pin themselves, for example. Lines that end in "# files only" are packages whose files are read
 # and whose code is never imported: they come without their dependencies.
@@ -62,7 +63,10 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; try make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	sed '/# files only/d' requirements.lock > $(VENV)/with-dependencies.txt
-	$(PIP) --no-deps -r $(VENV)/with-dependencies.txt
+	awk 'NR % 2' $(VENV)/with-dependencies.txt > $(VENV)/one-half.txt
+	awk 'NR % 2 == 0' $(VENV)/with-dependencies.txt > $(VENV)/other-half.txt
+	$(PIP) --no-deps -r $(VENV)/one-half.txt & half=$$!; \
+	  $(PIP) --no-deps -r $(VENV)/other-half.txt; code=$$?; wait $$half && exit $$code
 	$(BIN)/python -m pip check || $(PIP) -r $(VENV)/with-dependencies.txt
 	$(PIP) --no-deps -r requirements.lock
 	$(PIP) --no-deps --no-build-isolation -e .

@@ -89,6 +89,7 @@ def cpu_seconds() -> float:
 
 def ask(url: str, requests: int, concurrency: int, store_path: Path) -> list[dict[str, float]]:
     """Ask for everything in portions; the figures of each."""
+    import stm.stage  # noqa: F401 - with the garbage collector as a stage has it
     from stm.llm.answers import Answer, Budget, Request
     from stm.llm.client import complete_all
     from stm.llm.store import AnswerStore
