@@ -98,7 +98,7 @@ def run_side(side: str, folder: Path) -> dict[str, Any]:
 
 def largest_difference(first: dict[str, Any], second: dict[str, Any]) -> float:
     """The largest difference of a score between two sides."""
-    return max(abs(score - second[model][task]) for model, row in first.items() for task, score in row.items())
+    return float(max(abs(score - second[model][task]) for model, row in first.items() for task, score in row.items()))
 
 
 def main() -> None:

@@ -76,7 +76,8 @@ def run_reference(model: Any, task: Task) -> tuple[float, float]:
 
 def compare(folder: Path, task: Task, with_own: bool) -> dict[str, Any]:
     """All figures of one task, those of the project's own encoder on demand."""
-    model, vectors = load_model(folder), {"query": {}, "document": {}}
+    model = load_model(folder)
+    vectors: dict[str, dict[str, Floats]] = {"query": {}, "document": {}}
     prompts = own_prompts(model.prompts)
     model.encode_query = record(model.encode_query, vectors["query"])
     model.encode_document = record(model.encode_document, vectors["document"])

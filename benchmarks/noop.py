@@ -103,7 +103,7 @@ def main() -> None:
         for _ in range(given.repeats):
             for count, folder in folders.items():
                 times[count].append(time_noop(folder))
-    results = {
+    results: dict[str, dict[str, Any]] = {
         str(count): {
             "cpu_seconds": spread([cpu for cpu, _ in pairs]), "seconds": spread([wall for _, wall in pairs]),
             "lock_lines": lines[count],
