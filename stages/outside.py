@@ -6,9 +6,7 @@ Takes the model from the hub's local cache or fetches it there; reads data/tasks
 `stages.evaluate`. Where the hub is out of reach and the cache lacks the model, the report says so, in place of scores.
 """
 
-from typing import Any
-
-from mteb.results import TaskResult
+from typing import TYPE_CHECKING, Any
 
 from stm.stage import run_stage
 from stm.evaluate.named import load_named_tasks
@@ -19,6 +17,9 @@ from stm.outside import UnreachableError, find_model
 from stm.params.base import load_section
 from stm.params.evaluate import EvaluateParams, load_outside_entry
 from stm.progress import say
+
+if TYPE_CHECKING:
+    from mteb.results import TaskResult
 
 
 def main(model: str) -> None:

@@ -163,6 +163,7 @@ def interrupt_after(finished: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Evaluator, "evaluate", interrupted)
 
 
+# How many evaluations end before the interrupt: among the fixed rows (up to 7), or among the searched candidates.
 @pytest.mark.parametrize(("name", "finished"), zip(SEARCHES, (3, 9, 9, 3, 8, 10), strict=True))
 def test_an_interrupted_merge_ends_as_if_nothing_had_happened(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, finished: int
