@@ -3,7 +3,7 @@
 usage: python -m benchmarks.encode_speed [--layers 12] [--queries 40] [--passages 120] [--rounds 3]
 
 Both sides encode the queries and passages of every task, in turns, with the same prompts; the first round is not
-counted. The plain side loads the folder as any user would: in the type that it was saved in, float32 here.
+counted. The plain side loads the folder as any user would: in the type that it was saved in.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from benchmarks.figures import spread
 from benchmarks.speed import TIMES, Clock, add_caps, base_and_tasks, make_parser, read_options, write_results
 from stm.encode import Encoder
 from stm.metrics import rank
-from stm.models import load_model
+from stm.models import device, load_model
 from stm.progress import say
 from stm.tasks import Task
 
@@ -56,7 +56,7 @@ def compare(tasks: Sequence[Task], ours: Vectors, plain: Vectors) -> dict[str, A
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All rounds, in turns."""
     base, tasks = base_and_tasks(options, "test")
-    model, encoder = SentenceTransformer(str(base), device="cpu"), Encoder(load_model(base))
+    model, encoder = SentenceTransformer(str(base), device=str(device())), Encoder(load_model(base))
     sides: Mapping[str, Callable[[], Vectors]] = {
         "plain": lambda: encode_all(tasks, model.encode_query, model.encode_document),
         "ours": lambda: encode_all(tasks, encoder.encode_queries, encoder.encode_passages),

@@ -12,8 +12,10 @@ from typing import Any
 
 from stm.backbone import build_backbone
 from stm.files import read_json, write_json
+from stm.mine.rows import mine
 from stm.params.backbone import BackboneParams
 from stm.params.base import load_section
+from stm.params.mine import MineParams
 from stm.params.prepare import PrepareParams
 from stm.params.train import TrainParams
 from stm.prepare.build import prepare
@@ -27,7 +29,7 @@ ALL, SHORT = "all_data", "all_data short"  # of the experts' steps in sum, and o
 # What data and models depend on; how models are merged and scored may change within one work folder.
 TRAINING = (
     "params", "layers", "max_tokens", "pairs", "warm_up_pairs", "warm_up_steps", "steps", "learning_rate", "negatives",
-    "max_queries", "max_passages",
+    "max_queries", "max_passages", "mined",
 )  # fmt: skip
 
 
@@ -45,13 +47,14 @@ def build_data(options: Options, folder: Path) -> list[str]:
     params = load_section("prepare", PrepareParams, options.params)
     if not (folder / "done.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
+        mining = load_section("mine", MineParams, options.params)
         sizes = {
             "max_pairs": options.pairs, "warm_up_pairs": options.warm_up_pairs, "max_queries": options.max_queries,
             "max_passages": options.max_passages,
         }  # fmt: skip
         prepared = prepare(params.model_copy(update=sizes))
         for split, rows in prepared.pairs.items():
-            write_rows(rows, folder / "pairs" / f"{split}.parquet")
+            write_rows(mine(rows, mining, {})[0] if options.mined else rows, folder / "pairs" / f"{split}.parquet")
             write_json(folder / f"instructions/{split}.json", {"instruction": prepared.instructions[split], "pool": []})
         write_rows(prepared.warm_up, folder / "warm_up.parquet")
         for part, tasks in prepared.tasks.items():

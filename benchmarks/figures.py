@@ -3,6 +3,7 @@
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,10 +13,11 @@ from stm.files import write_json
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, memory in gigabytes (of 2^30 bytes), system, Python."""
+    """Processor, cores, memory in gigabytes (of 2^30 bytes), system, Python, and the GPU where one computes."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    torch = sys.modules.get("torch")  # imported already by whatever computes with it
     has_memory = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if has_memory else 0.0
     return {
@@ -24,6 +26,7 @@ def describe_machine() -> dict[str, Any]:
         "memory_gb": round(size, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
+        **({"gpu": torch.cuda.get_device_name()} if torch is not None and torch.cuda.is_available() else {}),
     }
 
 

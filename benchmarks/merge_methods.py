@@ -18,22 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import peak_megabytes, spread, write_figures
+from benchmarks.shapes import SHAPES, build_shape
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "smollm2-135m": {
-        "architecture": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
-        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64, "dtype": "float32",
-    },
-    "qwen3-0.6b": {
-        "architecture": "qwen3", "vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072,
-        "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
-        "dtype": "bfloat16",
-    },
-    "tiny": {
-        "architecture": "llama", "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "dtype": "float32",
-    },
-}  # fmt: skip
 WEIGHTS = {"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1}
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 RANK = 16
@@ -44,22 +30,13 @@ def prepare(shape: str, folder: Path) -> None:
     """Write a random base of the shape and four random adapters on all its linear layers."""
     import torch
     from safetensors.torch import save_file
-    from transformers import AutoConfig, AutoModel
 
-    from stm.backbone import assemble, close_with_eos, make_bidirectional
     from stm.files import write_json
-    from tests.pico import pico_params, pico_tokenizer
+    from stm.models import load_model
+    from tests.pico import pico_tokenizer
 
-    settings = dict(SHAPES[shape])
-    dtype = getattr(torch, settings.pop("dtype"))
-    config = AutoConfig.for_model(
-        settings.pop("architecture"), **settings, pad_token_id=0, bos_token_id=None, eos_token_id=1
-    )
-    torch.manual_seed(0)
-    model = make_bidirectional(AutoModel.from_config(config, dtype=dtype), 0)
-    base = folder / "base"
-    base.mkdir()
-    assemble(model, close_with_eos(pico_tokenizer(), 48), pico_params(dtype=str(dtype).removeprefix("torch.")), base)
+    base = build_shape(shape, pico_tokenizer(), 48, folder / "base")
+    model = load_model(base)[0].model
     linear = {n: m.weight.shape for n, m in model.named_modules() if n.rsplit(".", 1)[-1] in TARGETS}
     for seed, name in enumerate(WEIGHTS):
         generator = torch.Generator().manual_seed(seed)

@@ -80,8 +80,9 @@ def scale_all_data(scales: Sequence[float], folder: Path, sets: Mapping[str, Dev
     """
     experts = read_experts(folder / "warm_up", {ALL: folder / "adapters" / ALL})
     model = load_model(experts.base)
-    encoder, prompts = Encoder(model), as_texts(model.prompts)
+    prompts = as_texts(model.prompts)
     with Mixer(model, experts) as mixer:
+        encoder = Encoder(model)
 
         def score(scale: float, part: str) -> Scores:
             mixer.mix(Recipe("task_arithmetic", {ALL: scale}))
@@ -147,8 +148,9 @@ def merge_seed(options: Options, experts: Experts, sets: Mapping[str, DevSet], r
     model = load_model(experts.base)
     candidates = {"base": as_texts(model.prompts)}
     candidates |= {n: read_prompts(adapter.folder).as_model_prompts() for n, adapter in experts.adapters.items()}
-    encoder, tables = Encoder(model), {}
+    tables = {}
     with Mixer(model, experts) as mixer:
+        encoder = Encoder(model)
         evaluator = Evaluator(mixer, encoder, sets["search"], candidates)
         evaluator.choose_prompts(Recipe("linear", dict.fromkeys(experts.names, 1 / len(experts.names))))
         recipes, trace = search_methods(options, experts, evaluator, run)
@@ -206,6 +208,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16, help="steps per expert")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of experts and the all-data model")
     parser.add_argument("--negatives", type=int, default=0, help="hard negatives per row")
+    parser.add_argument("--mined", action="store_true", help="mine negatives as the pipeline does")
     parser.add_argument("--max-queries", type=int, default=40, help="per dev and test task")
     parser.add_argument("--max-passages", type=int, default=60)
     parser.add_argument("--score-queries", type=int, default=0, help="of these, per task, that are scored; 0: all")

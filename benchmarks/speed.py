@@ -1,6 +1,7 @@
 """What the benchmarks of training, encoding and prompt search share: their options, their clock, their tasks.
 
-All draw from the same data and backbone, made once under `--work`.
+All draw from the same data and backbone, made once under `--work`. With `--shape` the backbone is one of random
+weights: its vectors say nothing, its speed is that of the real one.
 """
 
 import argparse
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from benchmarks.experiment import build_base, build_data
 from benchmarks.figures import write_figures
+from benchmarks.shapes import SHAPES, build_shape
+from stm.models import device
 from stm.params.backbone import BackboneParams
 from stm.params.base import load_section
 from stm.tasks import Task, cap_task, read_tasks
@@ -21,15 +25,23 @@ PACKAGES = ("torch", "transformers", "peft", "sentence-transformers")
 
 
 class Clock:
-    """Seconds of wall and of this process's CPU time since it was made."""
+    """Seconds of wall and of this process's CPU time since it was made; a GPU's queue is waited for at both ends."""
 
     def __init__(self) -> None:
+        synchronize()
         self.started = (time.perf_counter(), time.process_time())
 
     def read(self) -> dict[str, float]:
         """Both times until now."""
+        synchronize()
         now = (time.perf_counter(), time.process_time())
         return dict(zip(TIMES, (b - a for a, b in zip(self.started, now, strict=True)), strict=True))
+
+
+def synchronize() -> None:
+    """Wait until a GPU, if there is one, has done what it was given."""
+    if device().type == "cuda":
+        torch.cuda.synchronize()
 
 
 def make_parser(description: str | None, name: str) -> argparse.ArgumentParser:
@@ -37,6 +49,8 @@ def make_parser(description: str | None, name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--shape", choices=SHAPES, default="", help="a model of this shape and random weights instead")
+    parser.add_argument("--max_tokens", type=int, default=0, help="tokens per text; 0: as params.yaml says")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as torch chooses")
     parser.add_argument("--work", default=".stm/bench/speed")
     parser.add_argument("--output", default=f"benchmarks/results/{name}.json")
@@ -53,18 +67,33 @@ def read_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The options given, with the sizes of the common data, and torch at the threads asked for."""
     options = parser.parse_args()
     options.pairs, options.warm_up_pairs, options.max_queries, options.max_passages = 1500, 400, 60, 400
-    options.max_tokens = load_section("backbone", BackboneParams, options.params).max_tokens
+    options.mined = False
+    options.max_tokens = options.max_tokens or load_section("backbone", BackboneParams, options.params).max_tokens
     if options.threads:
         torch.set_num_threads(options.threads)
     return options
+
+
+def base_folder(options: argparse.Namespace) -> Path:
+    """The backbone, or the model of the shape with the backbone's tokenizer, made once."""
+    work = Path(options.work)
+    if not options.shape:
+        return build_base(options, work / f"backbone-{options.layers}-{options.max_tokens}")
+    tokenizer, folder = work / "tokenizer", work / f"{options.shape}-{options.max_tokens}"
+    if not tokenizer.exists():
+        smallest = argparse.Namespace(**{**vars(options), "layers": 1})
+        PreTrainedTokenizerFast.from_pretrained(build_base(smallest, work / "backbone-1")).save_pretrained(tokenizer)
+    if not folder.exists():
+        build_shape(options.shape, PreTrainedTokenizerFast.from_pretrained(tokenizer), options.max_tokens, folder)
+    return folder
 
 
 def base_and_tasks(options: argparse.Namespace, part: str) -> tuple[Path, list[Task]]:
     """The backbone and the capped dev or test tasks."""
     work = Path(options.work)
     build_data(options, work / "data")
-    base, tasks = build_base(options, work / f"backbone-{options.layers}"), read_tasks(work / "data/tasks" / part, part)
-    return base, [cap_task(task, options.queries, options.passages, 1) for task in tasks]
+    tasks = read_tasks(work / "data/tasks" / part, part)
+    return base_folder(options), [cap_task(task, options.queries, options.passages, 1) for task in tasks]
 
 
 def write_results(options: argparse.Namespace, results: dict[str, Any]) -> None:

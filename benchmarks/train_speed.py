@@ -1,6 +1,7 @@
 """Training throughput on real pairs against SentenceTransformerTrainer with PEFT: same base, rows, loss and batch size.
 
 usage: python -m benchmarks.train_speed [--layers 12] [--batch 32] [--steps 4] [--rounds 3] [--skip 1] [--plain_cached]
+       python -m benchmarks.train_speed --shape qwen3-0.6b --max_tokens 256 --batch 256 --chunk_tokens 65536
 
 Both sides train the same LoRA factors for one epoch of the same rows, in turns; the first `--skip` rounds are not
 counted. `--plain_cached` is for batches that the plain stack cannot hold: it then takes sentence-transformers' own
@@ -10,7 +11,8 @@ encodes unless `--ours_cached` says otherwise, and the peak of memory is told.
 Tokens are those of all queries, positives and negatives without padding, the same number for both, so that the ratio of
 rates is the ratio of times. Beside wall time stands CPU time, which other load disturbs less. The rate of the chip is
 that of plain products of the model's own shapes in the same run; bfloat16 is measured as well, since a checkpoint that
-is saved in it would be trained in it by default.
+is saved in it would be trained in it by default. On a GPU the rate is that of large products in the type that is
+computed in, and `--plain_bf16` gives the plain stack its mixed precision, which it does not choose by itself.
 """
 
 import argparse
@@ -22,17 +24,18 @@ from typing import Any
 
 import torch
 
-from benchmarks.experiment import build_base, build_data
+from benchmarks.experiment import build_data
 from benchmarks.figures import peak_megabytes, spread
-from benchmarks.speed import TIMES, Clock, make_parser, read_options, write_results
-from stm.models import compute_dtype, load_model
+from benchmarks.speed import TIMES, Clock, base_folder, make_parser, read_options, write_results
+from stm.ahead import ahead
+from stm.models import compute_dtype, device, load_model
 from stm.params.base import load_section
 from stm.params.train import TrainParams
 from stm.progress import say
 from stm.prompts import read_instruction, read_prompts
 from stm.schema import read_rows
 from stm.train.batches import Example, PromptSource, make_batch, make_examples, plan_steps
-from stm.train.loop import advance
+from stm.train.loop import advance, make_optimizer
 from stm.train.lora import attach, trainable
 from stm.train.step import Step
 
@@ -55,20 +58,21 @@ def ours(base: Path, examples: Sequence[Example], params: TrainParams) -> Callab
     """An epoch of this project's training."""
     model = load_model(base)
     parameters = trainable(attach(model, params, compute_dtype()))
-    optimizer = torch.optim.AdamW(parameters.values(), lr=params.learning_rate, weight_decay=params.weight_decay)
+    optimizer = make_optimizer(parameters, params)
     step = Step(model.train(), params)
 
     def epoch() -> dict[str, float]:
         clock = Clock()
-        for rows in plan_steps(len(examples), params):
-            advance(step, make_batch([examples[row] for row in rows]), optimizer, parameters, params.learning_rate)
+        steps = plan_steps(len(examples), params)
+        for batch in ahead(steps, lambda rows: step.prepare(make_batch([examples[row] for row in rows]))):
+            advance(step, batch, optimizer, parameters, params.learning_rate)
         return clock.read()
 
     return epoch
 
 
 def plain(
-    base: Path, examples: Sequence[Example], params: TrainParams, scratch: str, cached: bool
+    base: Path, examples: Sequence[Example], params: TrainParams, scratch: str, options: argparse.Namespace
 ) -> Callable[[], dict[str, float]]:
     """An epoch of the plain stack with its defaults, without reports and saves."""
     from datasets import Dataset
@@ -93,7 +97,7 @@ def plain(
         def on_train_end(self, *_: Any, **__: Any) -> None:
             self.seconds = self.clock.read()
 
-    model = SentenceTransformer(str(base), device="cpu")
+    model = SentenceTransformer(str(base), device=str(device()))
     linear = {n.rsplit(".", 1)[-1] for n, m in model[0].model.named_modules() if isinstance(m, torch.nn.Linear)}
     settings = {"r": params.rank, "lora_alpha": params.alpha, "target_modules": sorted(linear)}
     model.add_adapter(LoraConfig(task_type=TaskType.FEATURE_EXTRACTION, inference_mode=False, **settings))
@@ -103,11 +107,12 @@ def plain(
         **{f"negative_{i}": [e.negatives[i] for e in examples] for i in range(params.negatives)},
     }
     arguments = SentenceTransformerTrainingArguments(
-        output_dir=scratch, num_train_epochs=1, per_device_train_batch_size=params.batch_size, use_cpu=True,
+        output_dir=scratch, num_train_epochs=1, per_device_train_batch_size=params.batch_size,
+        use_cpu=device().type == "cpu", bf16=options.plain_bf16,
         learning_rate=params.learning_rate, weight_decay=params.weight_decay, max_grad_norm=params.max_grad_norm,
         dataloader_drop_last=True, save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
     )  # fmt: skip
-    kind = CachedMultipleNegativesRankingLoss if cached else MultipleNegativesRankingLoss
+    kind = CachedMultipleNegativesRankingLoss if options.plain_cached else MultipleNegativesRankingLoss
     loss, watch = kind(model, scale=1 / params.temperature), Watch()
     trainer = SentenceTransformerTrainer(
         model, arguments, train_dataset=Dataset.from_dict(columns), loss=loss, callbacks=[watch]
@@ -125,24 +130,29 @@ def compare_losses(base: Path, examples: Sequence[Example], params: TrainParams)
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-    model = SentenceTransformer(str(base), device="cpu")
+    model = SentenceTransformer(str(base), device=str(device()))
     texts = [[e.query for e in examples], [e.positive for e in examples]]
     texts += [[e.negatives[i] for e in examples] for i in range(params.negatives)]
     loss = MultipleNegativesRankingLoss(model, scale=1 / params.temperature)
+    step = Step(load_model(base), params)
     with torch.no_grad():
         theirs = loss([model.preprocess(column) for column in texts], torch.zeros(0))
-    return {"ours": Step(load_model(base), params).measure(make_batch(examples)), "plain": float(theirs)}
+    return {"ours": step.measure(step.prepare(make_batch(examples))), "plain": float(theirs)}
 
 
 def product_rate(dtype: torch.dtype, seconds: float = 2.0) -> dict[str, float]:
-    """Floating-point operations per second of products of 512 tokens with an MLP's weight."""
-    x, w = torch.randn(512, 576).to(dtype), torch.randn(1536, 576).to(dtype)
+    """Floating-point operations per second of products of 512 tokens with an MLP's weight; on a GPU, of 8192 with
+    8192 x 8192.
+    """
+    rows, inner, outer = (512, 576, 1536) if device().type == "cpu" else (8192, 8192, 8192)
+    x = torch.randn(rows, inner, device=device(), dtype=dtype)
+    w = torch.randn(outer, inner, device=device(), dtype=dtype)
     torch.nn.functional.linear(x, w)
     clock, count = Clock(), 0
     while clock.read()["wall"] < seconds:
         torch.nn.functional.linear(x, w)
         count += 1
-    return {kind: count * 2 * 512 * 576 * 1536 / value for kind, value in clock.read().items()}
+    return {kind: count * 2 * rows * inner * outer / value for kind, value in clock.read().items()}
 
 
 def count_work(base: Path, examples: Sequence[Example]) -> dict[str, float]:
@@ -162,14 +172,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All rounds, in turns."""
     params = load_section("train", TrainParams, options.params)
     sizes = {"batch_size": options.batch, "epochs": 1, "max_steps": 0, "negatives": 1}
+    sizes |= {"chunk_tokens": options.chunk_tokens} if options.chunk_tokens else {}
     params = params.model_copy(update={**sizes, "cache_gradients": options.ours_cached})
-    base = build_base(options, Path(options.work) / f"backbone-{options.layers}")
+    base = base_folder(options)
     examples = read_examples(options, base, params)
     work = count_work(base, examples)
     with tempfile.TemporaryDirectory() as scratch:
         sides = {
             "ours": ours(base, examples, params),
-            "plain": plain(base, examples, params, scratch, options.plain_cached),
+            "plain": plain(base, examples, params, scratch, options),
         }
         times: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         rates: list[dict[str, float]] = []
@@ -180,7 +191,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 say(f"train_speed: {name}, round {number}: {seconds['wall']:.1f} s, CPU {seconds['cpu']:.1f} s")
                 times[name] += [seconds] if number >= options.skip else []
                 peaks.setdefault(name, peak_megabytes() / 1024)
-            rates += [product_rate(torch.float32)] if number >= options.skip else []
+            rates += [product_rate(compute_dtype())] if number >= options.skip else []
     results: dict[str, Any] = {"work": work, "peak_gb": peaks, "loss": compare_losses(base, examples[:16], params)}
     for kind in TIMES:
         for name, rounds in times.items():
@@ -202,7 +213,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--skip", type=int, default=1, help="first rounds that are not counted")
     parser.add_argument("--plain_cached", action="store_true")
+    parser.add_argument("--plain_bf16", action="store_true")
     parser.add_argument("--ours_cached", action="store_true")
+    parser.add_argument("--chunk_tokens", type=int, default=0, help="of ours; 0: as params.yaml says")
     options = read_options(parser)
     results = measure(options)
     for kind in TIMES:

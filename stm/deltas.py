@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,10 @@ class Factors:
         rows, columns = self.b.shape[0], self.a.shape[1]
         return (columns, rows) if self.is_transposed else (rows, columns)
 
+    def to(self, device: torch.device) -> "Factors":
+        """The same factors on that device."""
+        return replace(self, a=self.a.to(device), b=self.b.to(device))
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -72,6 +76,10 @@ class Adapter:
     def names(self) -> tuple[str, ...]:
         """The tensors of the base that it changes, such as `layers.0.mlp.up_proj.weight`, sorted."""
         return tuple(self.factors)
+
+    def to(self, device: torch.device) -> "Adapter":
+        """The same adapter with its factors, and so its deltas, on that device."""
+        return replace(self, factors={name: factors.to(device) for name, factors in self.factors.items()})
 
     def delta(self, name: str) -> Tensor:
         """The fp32 difference that it makes to the base's tensor `name`, in that tensor's shape."""

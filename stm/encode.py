@@ -4,14 +4,18 @@ Works with any sentence-transformers model whose modules take token ids. Does no
 store.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sentence_transformers import SentenceTransformer
 
-from stm.models import compute_dtype
+from stm.ahead import ahead
+from stm.models import compute_dtype, compute_in
+from stm.packed import Packed, embed_packed, group_rows, is_packable, pack_rows
 from stm.pooled import skip_unpooled
 from stm.progress import Meter
 
@@ -20,6 +24,8 @@ Embeddings = npt.NDArray[np.float32]
 CPU_TOKENS, GPU_TOKENS = 2048, 65536
 # A forward pass less costs about as much as a sixteenth of its tokens; padding beyond that costs more.
 PADDING = 16
+# Texts that are tokenized at a time, while the model works on those before; padded ones are sorted by length.
+PACKED_SLAB, PADDED_SLAB = 4096, 65536
 
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
@@ -39,16 +45,55 @@ def batches_by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[
         yield batch
 
 
+Inputs = Packed | dict[str, torch.Tensor]  # of one pass: packed, or padded: `input_ids` and `attention_mask`
+
+
+class Passes:
+    """How a model takes texts on its device: packed where it can be, else padded, and what it makes of them."""
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        self.model, self.device = model, model.device
+        self.is_packed = is_packable(model)
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text, truncated to the model's length, with what its tokenizer adds."""
+        limit = self.model.max_seq_length
+        rows = self.model.tokenizer(list(texts), truncation=limit is not None, max_length=limit, padding=False)
+        return [list(row) for row in rows["input_ids"]]
+
+    def cut(self, lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+        """The indices of all texts in passes of at most `max_tokens` tokens, padding included."""
+        return (group_rows if self.is_packed else lambda *given: list(batches_by_length(*given)))(lengths, max_tokens)
+
+    def arrange(self, rows: Sequence[list[int]]) -> Inputs:
+        """The inputs of one pass; needs no chip, and may run in a thread of its own."""
+        if not self.is_packed:
+            return pad_rows(rows, self.model.tokenizer.pad_token_id)
+        packed = pack_rows(rows)
+        return packed.pinned() if self.device.type == "cuda" else packed
+
+    def embed(self, inputs: Inputs) -> torch.Tensor:
+        """Unit rows [N, D] in float32."""
+        if isinstance(inputs, Packed):
+            vectors = embed_packed(self.model, inputs.to(self.device))
+        else:
+            vectors = self.model({key: value.to(self.device) for key, value in inputs.items()})["sentence_embedding"]
+        return torch.nn.functional.normalize(vectors.float(), dim=-1)
+
+
 class Encoder:
     """Encodes with one model; `tokens` counts the tokens that were encoded, padding left out."""
 
     def __init__(self, model: SentenceTransformer, max_tokens: int = 0) -> None:
-        """`max_tokens` is the padded size of one forward pass; 0 chooses by device."""
+        """`max_tokens` is the padded size of one forward pass; 0 chooses by device.
+
+        The model computes, and so is held, in the type that `compute_dtype` names.
+        """
         skip_unpooled(model)
+        compute_in(model, compute_dtype())
         self.model = model.eval()
-        self.device = model.device
-        self.max_tokens = max_tokens or (CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS)
-        self.dtype = compute_dtype()
+        self.passes = Passes(model)
+        self.max_tokens = max_tokens or (CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS)
         self.tokens = 0
 
     def encode(self, texts: Sequence[str], prompt: str = "", description: str = "encode") -> Embeddings:
@@ -56,15 +101,29 @@ class Encoder:
         dimension = self.model.get_embedding_dimension() or 0
         if not texts:
             return np.zeros((0, dimension), dtype=np.float32)
-        ids = self._tokenize([prompt + text for text in texts])
+        out = np.empty((len(texts), dimension), dtype=np.float32)
+        slab = PACKED_SLAB if self.passes.is_packed else PADDED_SLAB
+        slabs = [range(start, min(start + slab, len(texts))) for start in range(0, len(texts), slab)]
+        made = ahead(slabs, lambda rows: self._arrange(texts, prompt, rows))
+        passes: Iterator[tuple[Any, Any]] = itertools.chain(itertools.chain.from_iterable(made), [(None, None)])
+        last: tuple[list[int], torch.Tensor] | None = None
+        with Meter(description, len(texts)) as meter, torch.inference_mode():
+            for rows, inputs in passes:
+                # A GPU works on this pass while the one before is fetched.
+                found = (rows, self.passes.embed(inputs)) if rows is not None else None
+                if last is not None:
+                    out[last[0]] = last[1].cpu().numpy()
+                    meter.advance(len(last[0]))
+                last = found
+        return out
+
+    def _arrange(self, texts: Sequence[str], prompt: str, slab: range) -> list[tuple[list[int], Inputs]]:
+        """The passes of the texts at the places of the slab, each with its places."""
+        ids = self.passes.tokenize([prompt + texts[index] for index in slab])
         lengths = [len(row) for row in ids]
         self.tokens += sum(lengths)
-        out = np.empty((len(ids), dimension), dtype=np.float32)
-        with Meter(description, len(ids)) as meter, torch.inference_mode():
-            for batch in batches_by_length(lengths, self.max_tokens):
-                out[batch] = self._forward([ids[index] for index in batch])
-                meter.advance(len(batch))
-        return out
+        cut = self.passes.cut(lengths, self.max_tokens)
+        return [([slab[i] for i in rows], self.passes.arrange([ids[i] for i in rows])) for rows in cut]
 
     def encode_queries(self, texts: Sequence[str], description: str = "encode queries") -> Embeddings:
         """Encode with the model's own query prompt."""
@@ -73,20 +132,6 @@ class Encoder:
     def encode_passages(self, texts: Sequence[str], description: str = "encode passages") -> Embeddings:
         """Encode with the model's own passage prompt, which sentence-transformers calls "document"."""
         return self.encode(texts, self.model.prompts.get("document") or "", description)
-
-    def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        limit = self.model.max_seq_length
-        rows = self.model.tokenizer(texts, truncation=limit is not None, max_length=limit, padding=False)["input_ids"]
-        return [list(row) for row in rows]
-
-    def _forward(self, rows: list[list[int]]) -> Embeddings:
-        features = {
-            key: tensor.to(self.device) for key, tensor in pad_rows(rows, self.model.tokenizer.pad_token_id).items()
-        }
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            vectors = self.model(features)["sentence_embedding"]
-        normalised: Embeddings = torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
-        return normalised
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:

@@ -38,9 +38,37 @@ def compute_dtype() -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+class FusedRMSNorm(torch.nn.Module):
+    """The norm of llama, qwen3, mistral and phi3 by the library's one kernel, where theirs is eight on a GPU.
+
+    Equal up to the rounding of the product with the weight, which this one does in float32.
+    """
+
+    weight: torch.Tensor
+    variance_epsilon: float
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x / rms(x) * weight` over the last dimension."""
+        return torch.nn.functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
+
+
+def compute_in(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Make the model compute in this type, in place; below float32 its norms are fused.
+
+    Buffers keep their type, unlike with `Module.to`: rotary frequencies in bfloat16 turn the 200th position by half a
+    radian.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    for module in model.modules():
+        if dtype != torch.float32 and type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+            module.__class__ = FusedRMSNorm
+
+
 def quiet_libraries() -> None:
     """Silence the libraries' own bars and notices; the pipeline shows its own progress."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # A GPU waits for one core's tokens; on a CPU the model needs the cores itself.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", str(device().type == "cuda").lower())
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

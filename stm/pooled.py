@@ -19,12 +19,13 @@ def last_positions(mask: Tensor) -> Tensor:
     return mask.shape[1] - 1 - mask.flip(1).argmax(1)
 
 
-def _narrow(module: Callable[[Tensor], Tensor], seen: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
+Places = tuple[Tensor, Tensor]  # rows [N] and columns [N] of the pooled positions
+
+
+def _narrow(module: Callable[[Tensor], Tensor], seen: dict[str, Places]) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        last = seen["last"]
-        rows = torch.arange(len(last), device=x.device)
-        found = module(x[rows, last])
-        return found.new_zeros(*x.shape[:2], found.shape[-1]).index_put((rows, last), found)
+        found = module(x[seen["places"]])
+        return found.new_zeros(*x.shape[:2], found.shape[-1]).index_put(seen["places"], found)
 
     return forward
 
@@ -42,12 +43,13 @@ def skip_unpooled(model: SentenceTransformer) -> bool:
     layers = getattr(decoder, "layers", None)
     if layers is None or not isinstance(getattr(layers[-1], "mlp", None), nn.Module):
         return False
-    if getattr(layers[-1], "sees_pooled_only", False):
+    if getattr(layers[-1], "pooled_places", None) is not None:
         return True
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, Places] = {}
 
     def remember(_: nn.Module, args: tuple[Any, ...]) -> None:
-        seen["last"] = last_positions(args[0]["attention_mask"])
+        last = last_positions(args[0]["attention_mask"])
+        seen["places"] = torch.arange(len(last), device=last.device), last
 
     model[0].register_forward_pre_hook(remember)
     attention = getattr(layers[-1], "self_attn", None)
@@ -55,5 +57,10 @@ def skip_unpooled(model: SentenceTransformer) -> bool:
     for module in (layers[-1].mlp, getattr(attention, "q_proj", None), getattr(attention, "o_proj", None)):
         if isinstance(module, nn.Module):
             module.forward = _narrow(module.forward, seen)
-    layers[-1].sees_pooled_only = True
+    layers[-1].pooled_places = seen
     return True
+
+
+def see_places(decoder: nn.Module, rows: Tensor, columns: Tensor) -> None:
+    """Say which positions the next pass of a decoder that `skip_unpooled` changed is pooled at."""
+    decoder.layers[-1].pooled_places["places"] = rows, columns  # type: ignore[index, union-attr]

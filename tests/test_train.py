@@ -32,7 +32,7 @@ from stm.train.adapter import train_adapter
 from stm.train.batches import Example, PromptSource, make_batch, make_examples, plan_steps
 from stm.train.expert import Share, train_expert
 from stm.train.loop import learning_rate
-from stm.train.lora import Fold, FoldedLinear
+from stm.train.lora import FoldedLora, Folds
 from stm.train.objective import BatchIds, false_negatives, info_nce
 from stm.train.step import Step
 from tests.pico import pico_backbone
@@ -180,15 +180,22 @@ def test_the_folded_layer_equals_pefts_in_values_and_gradients() -> None:
     grads = [t.grad.clone() for t in (x, a, b)]
     for tensor in (x, a, b):
         tensor.grad = None
-    fold = Fold(layer.base_layer.weight, a, b, 2.0)
-    folded = FoldedLinear.apply(x, fold(), layer.base_layer.bias, a, b, 2.0)
+    peft_forward = layer.forward
+    layer.register_buffer("folded", torch.empty_like(layer.base_layer.weight))
+    layer.__class__ = FoldedLora
+    folds = Folds([layer])
+    folds.refresh()
+    folded = layer(x)
     folded.square().sum().backward()
     assert torch.allclose(folded, expected, atol=1e-5)
     for tensor, grad in zip((x, a, b), grads, strict=True):
         assert torch.allclose(tensor.grad, grad, rtol=1e-4, atol=1e-4)
-    assert fold() is fold()
+    kept = layer.folded._version
+    folds.refresh()
+    assert layer.folded._version == kept  # the factors are as they were
     torch.optim.SGD([b], lr=0.1).step()
-    assert torch.allclose(FoldedLinear.apply(x, fold(), layer.base_layer.bias, a, b, 2.0), layer(x), atol=1e-5)
+    folds.refresh()
+    assert torch.allclose(layer(x), peft_forward(x), atol=1e-5)
 
 
 def test_gradient_caching_gives_the_gradients_of_the_whole_batch(tmp_path: Path) -> None:
@@ -198,8 +205,8 @@ def test_gradient_caching_gives_the_gradients_of_the_whole_batch(tmp_path: Path)
         model = load_model(base)
         parameter = model[0].model.layers[0].mlp.up_proj.weight
         step = Step(model, PARAMS.model_copy(update={"cache_gradients": cached, "chunk_tokens": 64}))
-        loss, _ = step.run(make_batch(examples(8)))
-        found.append((loss, parameter.grad))
+        loss, _ = step.run(step.prepare(make_batch(examples(8))))
+        found.append((float(loss), parameter.grad))
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
     assert torch.allclose(found[0][1], found[1][1], rtol=1e-3, atol=1e-6)
 

@@ -12,6 +12,7 @@ from stm.errors import DataError, ModelError
 from stm.models import load_model
 from stm.params.train import TrainParams
 from stm.schema import ROWS, write_rows
+from stm.train.batches import Example, make_batch
 from stm.train.expert import Share, train_expert
 from stm.train.step import Step
 from tests.pico import MAX_TOKENS, pico_backbone
@@ -39,9 +40,10 @@ def train(folder: Path, frame: pl.DataFrame, **changes: object) -> dict[str, Any
 def test_pairs_longer_than_the_model_are_cut_and_still_end_in_eos(tmp_path: Path) -> None:
     report = train(tmp_path, rows(8, positive=lambda i: f"{i} " + "long " * 200, anchor=lambda i: f"{i}" * 300))
     step = Step(load_model(tmp_path / "base"), PARAMS)
-    ids = step._tokenize(["long " * 200])[0]
+    ready = step.prepare(make_batch([Example("r", "a", "long " * 200, "long " * 300, (), "")]))
+    ids = ready.inputs[0]["input_ids"][0].tolist()
     assert len(ids) == MAX_TOKENS
-    assert ids[-1] == step.model.tokenizer.eos_token_id
+    assert ids[-1] == step.passes.model.tokenizer.eos_token_id
     assert report["tokens"] <= report["steps"] * 24 * MAX_TOKENS
     assert all(entry["loss"] > 0 for entry in report["history"])
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from stm.errors import DataError, ParamsError
@@ -12,7 +13,7 @@ from stm.params.train import TrainParams
 from stm.prompts import read_prompts
 from stm.train.adapter import train_adapter
 from stm.train.batches import Example
-from stm.train.dev import best_step, hold_out, is_stale
+from stm.train.dev import best_step, hold_out, is_at_chance, is_stale
 from stm.train.step import Step
 from tests.pico import pico_backbone
 from tests.test_train import PARAMS, examples, note
@@ -55,6 +56,21 @@ def test_the_best_step_is_the_first_of_the_lowest_and_patience_counts_from_it() 
     assert not is_stale(entries(0.5), 1)
 
 
+def test_a_training_that_tells_nothing_apart_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learned = [{"loss": loss, "chance": 3.0} for loss in (3.1, 3.0, 2.5)]
+    assert not is_at_chance(learned)
+    assert is_at_chance(learned[:2])
+    assert not is_at_chance([{"loss": 3.0, "chance": 3.0}, *[{"loss": 1.0, "chance": 3.0}] * 10])
+    assert not is_at_chance([])
+    base, run = pico_backbone(tmp_path / "base"), Step.run
+    assert "is_at_chance" not in train(base, tmp_path / "1/learned", tmp_path / "w")
+    monkeypatch.setattr(Step, "run", lambda self, ready: (run(self, ready)[0] * 0 + 9.0, 1))
+    assert train(base, tmp_path / "2/collapsed", tmp_path / "w")["is_at_chance"]
+    assert "ended at chance" in capsys.readouterr().err
+
+
 def test_the_adapter_is_that_of_the_best_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, losses = pico_backbone(tmp_path / "base"), iter([0.5, 0.2, 0.3, 0.4])
     monkeypatch.setattr(Step, "measure", lambda self, batch: next(losses))
@@ -80,8 +96,8 @@ def test_training_stops_when_nothing_gets_better(tmp_path: Path, monkeypatch: py
 def test_held_out_rows_are_measured_and_never_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, seen, measured = pico_backbone(tmp_path / "base"), set[str](), set[str]()
     run, measure = Step.run, Step.measure
-    monkeypatch.setattr(Step, "run", lambda self, batch: run(self, note(seen, batch, batch.row_ids)))
-    monkeypatch.setattr(Step, "measure", lambda self, batch: measure(self, note(measured, batch, batch.row_ids)))
+    monkeypatch.setattr(Step, "run", lambda self, ready: run(self, note(seen, ready, ready.batch.row_ids)))
+    monkeypatch.setattr(Step, "measure", lambda self, ready: measure(self, note(measured, ready, ready.batch.row_ids)))
     report = train(base, tmp_path / "1/a", tmp_path / "w")
     assert len(measured) == 6
     assert not measured & seen
@@ -92,7 +108,7 @@ def test_an_interrupted_training_keeps_the_same_best_step(tmp_path: Path, monkey
     base, run, count = pico_backbone(tmp_path / "base"), Step.run, [0]
     whole = train(base, tmp_path / "1/a", tmp_path / "w")
 
-    def interrupted(self: Step, batch: Any) -> tuple[float, int]:
+    def interrupted(self: Step, batch: Any) -> tuple[torch.Tensor, int]:
         count[0] += 1
         if count[0] == 6:
             raise KeyboardInterrupt

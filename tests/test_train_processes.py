@@ -47,7 +47,7 @@ def test_an_expert_of_a_pool_is_trained_with_all_of_it_and_asked_with_the_seed(
 ) -> None:
     seen: set[str] = set()
     run = Step.run
-    monkeypatch.setattr(Step, "run", lambda self, batch: run(self, note(seen, batch, batch.texts)))
+    monkeypatch.setattr(Step, "run", lambda self, ready: run(self, note(seen, ready, ready.batch.texts)))
     Path("data/instructions/pool").mkdir()
     Path("data/instructions/pool/a.json").write_text('{"instruction": "Find it", "pool": ["One way", "Another way"]}')
     params = yaml.safe_load(Path("params.yaml").read_text())

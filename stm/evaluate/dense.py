@@ -11,7 +11,7 @@ from stm.encode import Encoder
 from stm.evaluate.models import DenseModel, TextEncoder
 from stm.evaluate.store import EmbeddingStore, StoredEncoder
 from stm.files import sha256_text
-from stm.models import load_model
+from stm.models import compute_dtype, load_model
 
 PASSAGE_PROMPTS = ("document", "passage", "corpus")  # names, in the order in which sentence-transformers looks
 
@@ -41,7 +41,7 @@ def open_model(
     inner: TextEncoder = encoder
     if store_megabytes:
         libraries = [f"{library}={version(library)}" for library in ("torch", "transformers", "sentence-transformers")]
-        key = sha256_text(model_hash, str(encoder.device.type), str(encoder.dtype), *libraries)
+        key = sha256_text(model_hash, str(model.device.type), str(compute_dtype()), *libraries)
         inner = StoredEncoder(encoder, EmbeddingStore(key, store_megabytes))
     given = {side: text for side, text in (prompts or {}).items() if text is not None}
     return DenseModel(inner, {**own_prompts(model.prompts), **given}, name, model_hash)

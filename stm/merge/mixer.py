@@ -20,13 +20,14 @@ class Mixer:
     """
 
     def __init__(self, model: nn.Module, experts: Experts) -> None:
-        self._experts = experts
         parameters = dict(model.named_parameters())
         adapter = next(iter(experts.adapters.values()))
         names = match_names(adapter, parameters)
         for name, target in names.items():
             check_shape(adapter, name, parameters[target].shape)
         self._parameters = {name: parameters[target] for name, target in names.items()}
+        device = next(iter(self._parameters.values())).device
+        self._adapters = {expert: adapter.to(device) for expert, adapter in experts.adapters.items()}
         self._originals = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
 
     @torch.no_grad()
@@ -34,8 +35,8 @@ class Mixer:
         """Give the model the weights `base + lambda * merged delta`, computed in fp32 from the base's own weights."""
         for name, parameter in self._parameters.items():
             original = self._originals[name]
-            delta = recipe.merged_delta(self._experts.adapters, name)
-            parameter.copy_(original if delta is None else original.float() + delta.to(original.device))
+            delta = recipe.merged_delta(self._adapters, name)
+            parameter.copy_(original if delta is None else original.float() + delta)
 
     @torch.no_grad()
     def restore(self) -> None:

@@ -1,4 +1,4 @@
-"""Early stop and the best state by the loss on held-out rows.
+"""What a training's history says: early stop and the best state by the loss on held-out rows, and whether it learned.
 
 The measurements are entries of the history (`dev_loss` at the step after which it was taken), so that a resumed
 training decides as an undisturbed one. Does not know how a loss is computed.
@@ -50,6 +50,12 @@ def is_stale(history: History, patience: int) -> bool:
     """Whether the last `patience` measurements brought nothing better; never with a patience of 0."""
     best = best_step(history)
     return bool(patience and best and sum(DEV_LOSS in entry for entry in history[best:]) >= patience)
+
+
+def is_at_chance(history: History) -> bool:
+    """Whether the last ten steps, or all of fewer, were no better than embeddings that tell nothing apart."""
+    last = history[-10:]
+    return bool(last) and sum(entry["loss"] for entry in last) > 0.98 * sum(entry["chance"] for entry in last)
 
 
 def snapshot(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

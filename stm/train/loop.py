@@ -13,16 +13,22 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from stm.ahead import ahead
 from stm.errors import ModelError
 from stm.models import compute_dtype, load_model
 from stm.params.train import TrainParams
 from stm.progress import Meter, say
-from stm.train.batches import Batch, Example, make_batch, plan_steps
+from stm.train.batches import Example, make_batch, plan_steps
 from stm.train.checkpoint import load_checkpoint, save_checkpoint
-from stm.train.dev import DEV_LOSS, best_step, hold_out, is_stale, snapshot
+from stm.train.dev import DEV_LOSS, best_step, hold_out, is_at_chance, is_stale, snapshot
 from stm.train.lora import attach, trainable
 from stm.train.processes import Processes
-from stm.train.step import Step
+from stm.train.step import Ready, Step
+
+AT_CHANCE = (
+    "the loss ended at chance: all texts have nearly the same embedding, and nothing was learned; train longer, with "
+    "a lower learning rate, or on fewer layers (backbone.layers)"
+)
 
 
 def learning_rate(step: int, total: int, params: TrainParams) -> float:
@@ -42,46 +48,58 @@ def run_training(
     model = load_model(base)
     adapted = attach(model, params, compute_dtype())
     parameters = trainable(adapted)
-    optimizer = torch.optim.AdamW(parameters.values(), lr=params.learning_rate, weight_decay=params.weight_decay)
+    optimizer = make_optimizer(parameters, params)
     state = load_checkpoint(work, origin, parameters, optimizer)
     processes.wait()
     if state.steps:
         say(f"{name}: going on after step {state.steps}")
     model.train()
-    step, dev = Step(model, params, processes), make_batch(held)
+    step = Step(model, params, processes)
+    dev = step.prepare(make_batch(held)) if held else None
+    batches = ahead(steps[state.steps :], lambda chosen: step.prepare(make_batch([rows[row] for row in chosen])))
     with Meter(name, len(steps)) as meter:
         meter.advance(state.steps)
         while state.steps < len(steps) and not is_stale(state.history, params.patience):
             number = state.steps + 1
-            batch = make_batch([rows[row] for row in steps[number - 1]])
             rate = learning_rate(number - 1, len(steps), params)
-            state.history.append(advance(step, batch, optimizer, parameters, rate))
-            if held and (number % params.dev_steps == 0 or number == len(steps)):
+            state.history.append(advance(step, next(batches), optimizer, parameters, rate))
+            if dev and (number % params.dev_steps == 0 or number == len(steps)):
                 state.history[-1][DEV_LOSS] = step.measure(dev)
                 if best_step(state.history) == number:
                     state.best = snapshot(parameters)
             if number % params.checkpoint_steps == 0 and processes.is_main:
                 save_checkpoint(work, origin, state, parameters, optimizer)
             meter.advance(note=f"loss {state.history[-1]['loss']:.3f}")
+    if is_at_chance(state.history):
+        say(f"{name}: {AT_CHANCE}")
     with torch.no_grad():
         for key, tensor in state.best.items():
             parameters[key].copy_(tensor)
     return adapted, state.history
 
 
+def make_optimizer(parameters: Mapping[str, Tensor], params: TrainParams) -> torch.optim.Optimizer:
+    """AdamW on the factors; in one kernel where they lie on a GPU."""
+    is_fused = next(iter(parameters.values())).is_cuda
+    return torch.optim.AdamW(
+        parameters.values(), lr=params.learning_rate, weight_decay=params.weight_decay, fused=is_fused or None
+    )
+
+
 def advance(
-    step: Step, batch: Batch, optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], rate: float
+    step: Step, batch: Ready, optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], rate: float
 ) -> dict[str, float]:
     """Make one optimizer step on the batch and return its entry of the history.
 
     `ModelError` with the row ids of the batch, and nothing changed, if the loss or its gradient is not finite.
     """
-    loss, tokens = step.run(batch)
+    found, tokens = step.run(batch)
     step.processes.add_up_gradients(parameters.values())
     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), step.params.max_grad_norm)
-    for what, value in (("loss", loss), ("gradient's norm", float(norm))):
+    loss, length = float(found), float(norm)
+    for what, value in (("loss", loss), ("gradient's norm", length)):
         if not math.isfinite(value):
-            rows = ", ".join(batch.row_ids[:8])
+            rows = ", ".join(batch.batch.row_ids[:8])
             raise ModelError(
                 f"the {what} became {value} on a batch with the rows {rows}; lower the learning rate or check them"
             )
@@ -89,4 +107,7 @@ def advance(
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad()
-    return {"loss": loss, "tokens": float(tokens), "learning_rate": rate, "gradient_norm": float(norm)}
+    chance = math.log(len(batch.batch.candidates))  # the loss of embeddings that tell nothing apart
+    return {
+        "loss": loss, "chance": chance, "tokens": float(tokens), "learning_rate": rate, "gradient_norm": length,
+    }  # fmt: skip

@@ -1,9 +1,10 @@
-"""LoRA factors on all linear layers of a model, in PEFT's form, with a faster forward pass where that is exact.
+"""LoRA factors on all linear layers of a model, in PEFT's form, with a faster forward pass of the same function.
 
 Attaches, reads and saves the factors through peft. Does not know what is trained or on which data.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from stm.files import write_json
+from stm.models import compute_in
 from stm.params.train import TrainParams
 from stm.pooled import skip_unpooled
 
@@ -38,55 +40,81 @@ class FoldedLinear(torch.autograd.Function):
         x, folded, a, b = ctx.saved_tensors
         grad_x = grad @ folded if ctx.needs_input_grad[0] else None
         flat_grad, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
-        grad_a = (flat_grad @ b).T @ flat_x * ctx.scale
-        grad_b = flat_grad.T @ (flat_x @ a.T) * ctx.scale
-        return grad_x, None, None, grad_a, grad_b, None
+        grad_a = (flat_grad @ b.to(x.dtype)).T @ flat_x * ctx.scale
+        grad_b = flat_grad.T @ (flat_x @ a.T.to(x.dtype)) * ctx.scale
+        return grad_x, None, None, grad_a.to(a.dtype), grad_b.to(b.dtype), None
 
 
-class Fold:
-    """The folded weight of one layer, computed once per optimizer step and not once per chunk of it."""
+class FoldedLora(LoraLinear):  # type: ignore[misc]
+    """PEFT's layer with one adapter and its folded weight [out, in], which `Folds` brings up to date."""
 
-    def __init__(self, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> None:
-        self.weight, self.a, self.b, self.scale = weight, a, b, scale
-        self.versions: tuple[int, int] | None = None
-        self.folded = weight
+    folded: Tensor
 
-    def __call__(self) -> Tensor:
-        """Return W + s * B @ A [out, in] for the factors as they are now."""
-        versions = (self.a._version, self.b._version)  # counted up by every write in place, so by every optimizer step
-        if versions != self.versions:
-            with torch.no_grad():
-                self.folded = torch.addmm(self.weight, self.b, self.a, alpha=self.scale)
-            self.versions = versions
-        return self.folded
-
-
-def _fold(layer: LoraLinear) -> None:
-    base, name = layer.base_layer, "default"
-    a, b, scale = layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name])
-    fold = Fold(base.weight, a, b, scale)
-
-    def forward(x: Tensor) -> Tensor:
-        out: Tensor = FoldedLinear.apply(x, fold(), base.bias, a, b, scale)  # type: ignore[no-untyped-call]
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Return `y` [..., out] for x [..., in]."""
+        a, b, scale = self.factors()
+        out: Tensor = FoldedLinear.apply(x, self.folded, self.base_layer.bias, a, b, scale)  # type: ignore[no-untyped-call]
         return out
 
-    layer.forward = forward
+    def factors(self) -> tuple[Tensor, Tensor, float]:
+        """A [rank, in], B [out, rank] and their scale s."""
+        return self.lora_A["default"].weight, self.lora_B["default"].weight, float(self.scaling["default"])
+
+
+def round_by_chance(exact: Tensor, noise: Tensor) -> Tensor:
+    """Round float32 to bfloat16, up or down in proportion to the distances; `noise` is int32 in [0, 2^16).
+
+    The result's expectation over the noise is the exact value, so that a delta far below the weight's resolution is not
+    lost, as it is in rounding to nearest (stochastic rounding, arXiv 1502.02551, section 4).
+    """
+    bits = (exact.view(torch.int32) + noise) & -(1 << 16)
+    return bits.view(torch.float32).to(torch.bfloat16)
+
+
+def fold(weight: Tensor, a: Tensor, b: Tensor, scale: float, out: Tensor) -> None:
+    """Write W + s * B @ A to `out`, in the type of that."""
+    exact = torch.addmm(weight.float(), b, a, alpha=scale)
+    if out.dtype == torch.bfloat16:
+        exact = round_by_chance(exact, torch.randint(0, 1 << 16, exact.shape, dtype=torch.int32, device=exact.device))
+    out.copy_(exact)
+
+
+class Folds:
+    """The folded weights of a model's layers, computed once per optimizer step and not once per chunk of it."""
+
+    def __init__(self, layers: Sequence[FoldedLora]) -> None:
+        self.layers = layers
+        self.versions: list[int] = []
+
+    @torch.no_grad()
+    def refresh(self, *_: Any) -> None:
+        """Fold the factors as they are now, unless that is done."""
+        factors = [layer.factors() for layer in self.layers]
+        versions = [tensor._version for a, b, _ in factors for tensor in (a, b)]  # counted up by writes in place
+        if versions == self.versions:
+            return
+        for layer, (a, b, scale) in zip(self.layers, factors, strict=True):
+            fold(layer.base_layer.weight, a, b, scale, layer.folded)
+        self.versions = versions
 
 
 def attach(model: SentenceTransformer, params: TrainParams, dtype: torch.dtype) -> PeftModel:
     """Inject fresh float32 factors (A random by the seed, B zero) into the model's decoder; only they are trainable.
 
-    `dtype` is what products are computed in. In float32 they are folded; under mixed precision, where a folded weight
-    would round small deltas away, the frozen weights are held in that type instead of being converted in every pass.
+    `dtype` is what products are computed in, and the type of the frozen parameters.
     """
     torch.manual_seed(params.seed)
+    compute_in(model, dtype)
     config = LoraConfig(r=params.rank, lora_alpha=params.alpha, target_modules="all-linear", lora_dropout=0.0)
-    adapted = get_peft_model(model[0].model, config)
-    for module in adapted.modules():
-        if isinstance(module, LoraLinear) and dtype == torch.float32:
-            _fold(module)
-        elif isinstance(module, LoraLinear):
-            module.base_layer.to(dtype)
+    decoder = model[0].model
+    adapted = get_peft_model(decoder, config)
+    layers = [module for module in adapted.modules() if isinstance(module, LoraLinear)]
+    for layer in layers:
+        layer.register_buffer("folded", torch.empty_like(layer.base_layer.weight), persistent=False)
+        layer.__class__ = FoldedLora
+    folds = Folds(layers)
+    for module in (model[0], decoder):  # the first calls the second's `forward`, without hooks; packed texts skip it
+        module.register_forward_pre_hook(folds.refresh)
     skip_unpooled(model)  # after the factors are in place, for it wraps the layers that hold them
     assert isinstance(adapted, PeftModel)  # for the type checker: peft declares a wider return type
     return adapted

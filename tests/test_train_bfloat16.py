@@ -1,0 +1,81 @@
+"""Training in bfloat16 with float32 factors: no delta is lost in rounding.
+
+Processors without bfloat16 instructions emulate them, which is slow but the same function.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stm.ahead import ahead
+from stm.models import FusedRMSNorm, compute_in, load_model
+from stm.schema import write_rows
+from stm.train import loop
+from stm.train.expert import Share, train_expert
+from stm.train.lora import round_by_chance
+from tests.pico import pico_backbone
+from tests.test_train import PARAMS
+from tests.test_train_bad_input import rows
+
+BF16 = torch.bfloat16
+
+
+def test_rounding_by_chance_keeps_a_delta_far_below_the_resolution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, generator=generator).to(BF16).float()
+    exact = weight + weight.abs() * 2.0**-12  # a sixteenth to a thirty-second of a step
+    assert torch.equal(exact.to(BF16).float(), weight), "rounding to nearest loses it"
+    noise = torch.randint(0, 1 << 16, (20_000, 64), generator=generator, dtype=torch.int32)
+    drawn = round_by_chance(exact.expand(20_000, 64).contiguous(), noise).double()
+    assert ((drawn.mean(0) - exact.double()).abs() / (exact - weight).double().abs()).max() < 0.2
+    assert torch.equal(round_by_chance(weight.expand(20_000, 64).contiguous(), noise)[-1].float(), weight)
+
+
+def test_training_in_bfloat16_follows_that_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = pico_backbone(tmp_path / "base")
+    write_rows(rows(32), tmp_path / "rows.parquet")
+    reports, deltas, params = [], [], PARAMS.model_copy(update={"learning_rate": 1e-3})
+    for name, dtype in (("float32", torch.float32), ("bfloat16", BF16)):
+        monkeypatch.setattr(loop, "compute_dtype", lambda dtype=dtype: dtype)
+        out = tmp_path / name / "out"
+        reports.append(train_expert(base, [Share(tmp_path / "rows.parquet")], params, out, tmp_path / "work", "pico"))
+        tensors = load_file(out / "adapter_model.safetensors")
+        assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+        deltas.append(torch.cat([tensors[key].flatten() for key in sorted(tensors) if "lora_B" in key]))
+    for exact, rounded in zip(reports[0]["history"], reports[1]["history"], strict=True):
+        assert rounded["loss"] == pytest.approx(exact["loss"], rel=0.005)
+    assert torch.nn.functional.cosine_similarity(deltas[0], deltas[1], dim=0) > 0.99
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "phi3", "mistral"])
+def test_a_model_in_bfloat16_has_the_vectors_of_its_float32_form(tmp_path: Path, family: str) -> None:
+    model = load_model(pico_backbone(tmp_path / "base", family))
+    texts = ["one text", "another and longer text"]
+    expected = torch.tensor(model.encode(texts))
+    fused = sum(type(m).__name__.endswith("RMSNorm") for m in model.modules())
+    compute_in(model, BF16)
+    assert {p.dtype for p in model.parameters()} == {BF16}
+    assert {b.dtype for name, b in model.named_buffers() if "inv_freq" in name} == {torch.float32}
+    assert sum(isinstance(m, FusedRMSNorm) for m in model.modules()) == (0 if family == "gemma" else fused)
+    found = torch.tensor(model.encode(texts, convert_to_tensor=True).float().tolist())
+    assert torch.nn.functional.cosine_similarity(found, expected).min() > 0.999
+
+
+def test_a_fused_norm_equals_the_models_own(tmp_path: Path) -> None:
+    norm = load_model(pico_backbone(tmp_path / "base"))[0].model.norm
+    torch.nn.init.normal_(norm.weight)
+    x = torch.randn(3, 5, norm.weight.numel())
+    expected = norm(x)
+    norm.__class__ = FusedRMSNorm
+    assert torch.allclose(norm(x), expected, atol=1e-6)
+
+
+def test_what_is_made_ahead_comes_in_order_and_fails_in_its_turn() -> None:
+    assert list(ahead(range(10), lambda n: n * n)) == [n * n for n in range(10)]
+    assert list(ahead([], str)) == []
+    made = ahead([1, 0, 2], lambda n: 1 / n)
+    assert next(made) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(made)
