@@ -8,7 +8,7 @@ NOT_IMPORTED := /tests?/|/transformers/models/|/torch/(_inductor|testing)/|/(dat
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: repro test test-browser test-faults chaos lint venv bench lock clean help
+.PHONY: repro test test-browser test-faults test-gpu chaos lint venv bench lock clean help
 
 help:            ## what there is
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  +##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -25,6 +25,9 @@ test-browser: $(READY)  ## the report in headless Chromium; installs Debian's ch
 
 test-faults: $(READY)  ## full disk, damaged cache, lost remote, twenty kills
 	pytest -rs tests/chaos/check_faults.py
+
+test-gpu: $(READY)  ## training and encoding on a GPU against the CPU; needs one
+	STM_TEST_GPU=1 pytest tests/gpu/check_gpu.py
 
 chaos: test-faults  ## the same, and a hundred kills; figures to benchmarks/results/chaos.json
 	python -m tests.chaos.kills --kills 100

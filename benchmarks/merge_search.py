@@ -179,6 +179,8 @@ def main() -> None:
     parser.add_argument("--work", default=".stm/benchmarks/merge_search")
     parser.add_argument("--output", default="benchmarks/results/merge_search.json")
     options = parser.parse_args()
+    if not (10 / options.high).is_integer():
+        parser.error("--high must leave the weight 1, an expert alone, among the 11 values: 1, 1.25, 2, 2.5, 5 or 10")
     result = measure(options)
     for name in ("first half", "second half"):
         ours = result[name]["multi_fidelity"]

@@ -1,4 +1,4 @@
-"""What every test starts from: one thread per process, no MLflow store of another test in the environment."""
+"""What every test starts from: one thread per process, no GPU, no MLflow store of another test in the environment."""
 
 import os
 
@@ -6,6 +6,8 @@ import pytest
 
 # Pico models gain nothing from a second thread, and two workers of pytest with two each wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "STM_TEST_GPU" not in os.environ:  # the suite compares bytes; tests/gpu is about GPUs
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import stm.stage  # noqa: F401 - sets the garbage collector before anything heavy is imported
 

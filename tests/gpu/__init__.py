@@ -1,0 +1,1 @@
+"""Training and encoding on a real GPU; run by `make test-gpu`."""
