@@ -14,7 +14,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from stm.ahead import ahead
-from stm.models import compute_dtype, compute_in
+from stm.models import compute_dtype, compute_in, fuse_norms
 from stm.packed import Packed, embed_packed, group_rows, is_packable, pack_rows
 from stm.pooled import skip_unpooled
 from stm.progress import Meter
@@ -91,6 +91,8 @@ class Encoder:
         """
         skip_unpooled(model)
         compute_in(model, compute_dtype())
+        if compute_dtype() != torch.float32:
+            fuse_norms(model)
         self.model = model.eval()
         self.passes = Passes(model)
         self.max_tokens = max_tokens or (CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS)

@@ -53,15 +53,19 @@ class FusedRMSNorm(torch.nn.Module):
 
 
 def compute_in(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Make the model compute in this type, in place; below float32 its norms are fused.
+    """Make the model compute in this type, in place.
 
     Buffers keep their type, unlike with `Module.to`: rotary frequencies in bfloat16 turn the 200th position by half a
     radian.
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+
+
+def fuse_norms(model: torch.nn.Module) -> None:
+    """Replace the model's norms of known form, in place. For encoding: their gradients have not been seen on a GPU."""
     for module in model.modules():
-        if dtype != torch.float32 and type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             module.__class__ = FusedRMSNorm
 
 

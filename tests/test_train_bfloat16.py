@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from stm.ahead import ahead
-from stm.models import FusedRMSNorm, compute_in, load_model
+from stm.models import FusedRMSNorm, compute_in, fuse_norms, load_model
 from stm.schema import write_rows
 from stm.train import loop
 from stm.train.expert import Share, train_expert
@@ -56,6 +56,7 @@ def test_a_model_in_bfloat16_has_the_vectors_of_its_float32_form(tmp_path: Path,
     expected = torch.tensor(model.encode(texts))
     fused = sum(type(m).__name__.endswith("RMSNorm") for m in model.modules())
     compute_in(model, BF16)
+    fuse_norms(model)
     assert {p.dtype for p in model.parameters()} == {BF16}
     assert {b.dtype for name, b in model.named_buffers() if "inv_freq" in name} == {torch.float32}
     assert sum(isinstance(m, FusedRMSNorm) for m in model.modules()) == (0 if family == "gemma" else fused)
