@@ -63,7 +63,7 @@ class Passes:
 
     def cut(self, lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
         """The indices of all texts in passes of at most `max_tokens` tokens, padding included."""
-        return (group_rows if self.is_packed else lambda *given: list(batches_by_length(*given)))(lengths, max_tokens)
+        return group_rows(lengths, max_tokens) if self.is_packed else list(batches_by_length(lengths, max_tokens))
 
     def arrange(self, rows: Sequence[list[int]]) -> Inputs:
         """The inputs of one pass; needs no chip, and may run in a thread of its own."""

@@ -28,18 +28,15 @@ class Packed:
     bounds: Tensor
     longest: int
 
-    @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids, positions and bounds."""
-        return self.ids, self.positions, self.bounds
-
     def pinned(self) -> "Packed":
         """The same in memory that a GPU reads while it works."""
         return Packed(self.ids.pin_memory(), self.positions.pin_memory(), self.bounds.pin_memory(), self.longest)
 
     def to(self, device: torch.device) -> "Packed":
         """The same on that device."""
-        ids, positions, bounds = (tensor.to(device, non_blocking=True) for tensor in self.tensors)
+        ids, positions, bounds = (
+            tensor.to(device, non_blocking=True) for tensor in (self.ids, self.positions, self.bounds)
+        )
         return Packed(ids, positions, bounds, self.longest)
 
 

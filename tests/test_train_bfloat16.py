@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stm.ahead import ahead
 from stm.models import FusedRMSNorm, compute_in, fuse_norms, load_model
 from stm.schema import write_rows
 from stm.train import loop
@@ -71,12 +70,3 @@ def test_a_fused_norm_equals_the_models_own(tmp_path: Path) -> None:
     expected = norm(x)
     norm.__class__ = FusedRMSNorm
     assert torch.allclose(norm(x), expected, atol=1e-6)
-
-
-def test_what_is_made_ahead_comes_in_order_and_fails_in_its_turn() -> None:
-    assert list(ahead(range(10), lambda n: n * n)) == [n * n for n in range(10)]
-    assert list(ahead([], str)) == []
-    made = ahead([1, 0, 2], lambda n: 1 / n)
-    assert next(made) == 1
-    with pytest.raises(ZeroDivisionError):
-        next(made)
