@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stm.stage import run_stage
 from stm.files import write_json
+from stm.llm.server import keep_serving
 from stm.llm.store import tracked_answers
 from stm.mine.judges import LIMIT_REACHED, describe_cost, open_judges
 from stm.mine.rows import mine
@@ -20,11 +21,10 @@ def main(split: str) -> None:
     """Read the pairs of `split`, mine, write rows, report and the judge's answers."""
     params = load_section("mine", MineParams)
     rows = read_rows(Path("data/pairs") / f"{split}.parquet")
-    with tracked_answers(Path("data/answers/mine") / f"{split}.parquet") as store:
+    with tracked_answers(Path("data/answers/mine") / f"{split}.parquet") as store, keep_serving():
         if params.judge.llm:
             say(f"mine {split}: {describe_cost(rows, params.negatives, params.judge)}")
-        with open_judges(params.judge, store) as judges:
-            mined, report = mine(rows, params, judges)
+        mined, report = mine(rows, params, open_judges(params.judge, store))
     if report["judges"].get("llm", {}).get("unasked"):
         say(f"mine {split}: {LIMIT_REACHED}")
     write_rows(mined, Path("data/mined") / f"{split}.parquet")

@@ -10,7 +10,7 @@ from stm.stage import run_stage
 from stm.encode import Encoder
 from stm.files import write_json
 from stm.llm.client import complete_all
-from stm.llm.server import serve
+from stm.llm.server import keep_serving
 from stm.llm.store import tracked_answers
 from stm.models import load_model
 from stm.params.base import load_section
@@ -32,8 +32,8 @@ def body(split: str) -> None:
     tasks = pick_tasks(dev, params.tasks, params.max_queries, params.max_passages, params.seed)
     encoder = Encoder(load_model(expert), params.batch_tokens)
     answers = Path("data/answers/search_prompts") / f"{split}.parquet"
-    with tracked_answers(answers) as store, serve(params.endpoint) as endpoint:
-        ledger = Ledger(lambda requests: complete_all(requests, endpoint, store, "write instructions"))
+    with tracked_answers(answers) as store, keep_serving():
+        ledger = Ledger(lambda requests: complete_all(requests, params.endpoint, store, "write instructions"))
         found = search_instruction(
             tasks, prompts.instruction, encoder, lambda text: render(prompts.template, text).query, ledger, params
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stm.stage import run_stage
 from stm.files import write_json
+from stm.llm.server import keep_serving
 from stm.llm.store import tracked_answers
 from stm.params.base import load_section
 from stm.params.synthesize import SynthesizeParams
@@ -20,7 +21,7 @@ def main(split: str) -> None:
     """Read the mined rows of `split`, synthesize, write rows, report and the answers used."""
     params = load_section("synthesize", SynthesizeParams)
     rows, pairs = (read_rows(Path("data") / kind / f"{split}.parquet") for kind in ("mined", "pairs"))
-    with tracked_answers(Path("data/answers") / f"{split}.parquet") as store:
+    with tracked_answers(Path("data/answers") / f"{split}.parquet") as store, keep_serving():
         result = synthesize(rows, params, store, split, released_negatives(pairs))
     write_rows(result.rows, Path("data/synthetic") / f"{split}.parquet")
     write_json(Path("reports/synthesize") / f"{split}.json", result.report)

@@ -4,7 +4,6 @@ model."""
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -240,7 +239,6 @@ def test_the_stage_writes_the_instruction_and_its_story(tmp_path: Path, monkeypa
     pico_adapter(pico_backbone(tmp_path / "base"), tmp_path / "models/experts/nlu-ft", scale=0.2)
     write_task(make_task("colours", 8), "data/tasks/dev/colours", "dev")
     (tmp_path / "params.yaml").write_text(json.dumps({"search_prompts": make_params().model_dump()}), encoding="utf-8")
-    monkeypatch.setattr(stage, "serve", nullcontext)
     outputs = []
     for _ in range(2):
         ask, _log = scripted([BEST])

