@@ -5,8 +5,9 @@ usage: python -m benchmarks.merge_seeds --seeds 1 2 3 --warm-up-steps 60 --steps
 Per seed: a warm-up, one expert per split from it, the all-data baseline of as many steps as the experts in sum (and one
 of as many steps as a single expert, which says what the longer path is worth), a coefficient search per merge method on
 the search half of dev with the guard on the other half, learned weights, and every model scored on dev and test. Beside
-them: the plain sum of the experts' deltas, and the all-data delta at the length that is best on dev. Results are kept
-per seed and per model under --work, so that an interrupted run goes on.
+them: the plain sum of the experts' deltas, and the all-data delta at the length that is best on dev. With --join, the
+merge once more with the all-data model as one of the experts. Results are kept per seed and per model under --work, so
+that an interrupted run goes on.
 What is made of the scores: `benchmarks.merge_summary`.
 """
 
@@ -173,25 +174,35 @@ def merge_seed(options: Options, experts: Experts, sets: Mapping[str, DevSet], r
 
 def run_seed(options: Options, splits: Sequence[str], data: Path, folder: Path, seed: int) -> dict[str, Any]:
     """Everything of one seed."""
-    settings = {key: value for key, value in vars(options).items() if key not in ("seeds", "output", "work")}
+    settings = {key: value for key, value in vars(options).items() if key not in ("seeds", "output", "work", "join")}
     run = folder / f"scores-{sha256_text(repr(sorted(settings.items())))[:12]}"
-    if (run / "result.json").exists():
-        return dict(read_json(run / "result.json"))
     reports = train_models(options, splits, data, folder, seed)
     tasks = {part: read_tasks(data / "tasks" / part, part) for part in PARTS}
     sets = {part: make_dev_set(tasks[part], [], options.score_queries, options.score_passages, 0) for part in PARTS}
     sets["search"] = make_dev_set(tasks["dev"], [], options.search_queries, options.search_passages, 0)
-    experts = read_experts(folder / "warm_up", {split: folder / "adapters" / split for split in splits})
-    single = score_adapters(experts, folder, sets, run)
-    scaled = keep(run / "all_data scaled.json", partial(scale_all_data, options.scales, folder, sets))
-    single[f"{ALL} scaled"] = scaled["table"]
-    say(f"{ALL} times {scaled['scale']}: {describe(scaled['table'])}")
-    merged = merge_seed(options, experts, sets, run)
-    result = {
-        "trainings": reports, "experts": compare_experts(experts.adapters), "all_data_scale": scaled["scale"], **merged,
-        "tables": {**single, **merged["tables"]},
-    }  # fmt: skip
-    write_json(run / "result.json", result)
+    adapters = {split: folder / "adapters" / split for split in splits}
+
+    def score_seed() -> dict[str, Any]:
+        experts = read_experts(folder / "warm_up", adapters)
+        single = score_adapters(experts, folder, sets, run)
+        scaled = keep(run / "all_data scaled.json", partial(scale_all_data, options.scales, folder, sets))
+        single[f"{ALL} scaled"] = scaled["table"]
+        say(f"{ALL} times {scaled['scale']}: {describe(scaled['table'])}")
+        merged = merge_seed(options, experts, sets, run)
+        return {
+            "trainings": reports, "experts": compare_experts(experts.adapters), "all_data_scale": scaled["scale"],
+            **merged, "tables": {**single, **merged["tables"]},
+        }  # fmt: skip
+
+    def score_join() -> dict[str, Any]:
+        joined = read_experts(folder / "warm_up", {**adapters, ALL: folder / "adapters" / ALL})
+        return {"experts": compare_experts(joined.adapters), **merge_seed(options, joined, sets, run / "joined")}
+
+    result = dict(keep(run / "result.json", score_seed))
+    if options.join:
+        joined = dict(keep(run / "joined.json", score_join))
+        tables = {f"joined {name}": table for name, table in joined.pop("tables").items()}
+        result |= {"joined": joined, "tables": {**result["tables"], **tables}}
     return result
 
 
@@ -221,6 +232,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=5, help="candidates per method beside the fixed rows")
     parser.add_argument("--scales", type=float, nargs="+", default=[0.5, 0.75, 1.0, 1.25, 1.5], help="of all data")
     parser.add_argument("--learn-steps", type=int, default=24, help="0 learns nothing")
+    parser.add_argument("--join", action="store_true", help="also merge the experts with the all-data model")
     parser.add_argument("--work", default=".stm/benchmarks/merge_seeds")
     parser.add_argument("--output", default="benchmarks/results/merge_seeds.json")
     options = parser.parse_args()
@@ -231,8 +243,8 @@ def main() -> None:
     results = []
     for seed in options.seeds:
         results.append(run_seed(options, splits, work / "data", work / f"seed-{seed}", seed))
-        kept = ("trainings", "experts", "all_data_scale", "recipes", "trace", "prompt", "search_cost")
-        seeds = {str(s): {k: r[k] for k in kept} for s, r in zip(options.seeds, results, strict=False)}
+        kept = ("trainings", "experts", "all_data_scale", "recipes", "trace", "prompt", "search_cost", "joined")
+        seeds = {str(s): {k: r[k] for k in kept if k in r} for s, r in zip(options.seeds, results, strict=False)}
         write_figures(options.output, PACKAGES, vars(options), **summarise(results), seeds=seeds)
     say(f"written to {options.output}")
 

@@ -15,6 +15,7 @@ from stm.significance import resample
 PARTS = ("dev", "test")
 Tables = Mapping[str, Any]
 START, SUM, EXPERT = "warm_up", "sum", "expert "
+MERGED = ("merged", "winner", "learned", "uniform", "sum", "joined")
 
 
 def average(rows: Mapping[str, Mapping[str, float]]) -> float:
@@ -77,7 +78,7 @@ def additivity(tables: Sequence[Tables], part: str) -> dict[str, Any]:
 def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Averages with intervals, and the comparisons of every merged model and the best expert, per part."""
     tables = [result["tables"] for result in results]
-    merged = [name for name in tables[0] if name.startswith(("merged", "winner", "learned", "uniform", "sum"))]
+    merged = [name for name in tables[0] if name.startswith(MERGED)]
     summary: dict[str, Any] = {}
     for part in PARTS:
         averages = {name: interval([average(t[name][part]) for t in tables]) for name in tables[0]}
