@@ -146,9 +146,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             found = {"grid": measure_grid(grid, options.nodes, options.checks, options.limit)}
             target = found["grid"]["best"] - MARGIN
             found["multi_fidelity"] = run_ours(grid, mixer, encoder, prompts, [], options.budget, target)
-            found["multi_fidelity_with_rungs"] = run_ours(
-                grid, mixer, encoder, prompts, options.rungs, options.budget, target
-            )
+            if options.rungs:
+                found["multi_fidelity_with_rungs"] = run_ours(
+                    grid, mixer, encoder, prompts, options.rungs, options.budget, target
+                )
             for kind in BASELINES:
                 runs = [replay(grid, kind, seed, options.budget, target) for seed in range(options.seeds)]
                 found[kind] = {
@@ -173,8 +174,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=600, help="true evaluations of what could be the best, at most")
     parser.add_argument("--budget", type=int, default=100, help="evaluations of dev for every search")
     parser.add_argument("--seeds", type=int, default=30, help="runs of each baseline")
-    parser.add_argument("--rungs", type=float, nargs="*", default=[0.25, 0.5])
-    parser.add_argument("--max-queries", type=int, default=12)
+    parser.add_argument("--rungs", type=float, nargs="*", default=[0.25, 0.5], help="of one more search; none: no such")
+    parser.add_argument("--max-queries", type=int, default=24)
     parser.add_argument("--max-passages", type=int, default=24)
     parser.add_argument("--work", default=".stm/benchmarks/merge_search")
     parser.add_argument("--output", default="benchmarks/results/merge_search.json")
