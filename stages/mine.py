@@ -9,7 +9,7 @@ from stm.stage import run_stage
 from stm.files import write_json
 from stm.llm.server import keep_serving
 from stm.llm.store import tracked_answers
-from stm.mine.judges import LIMIT_REACHED, describe_cost, open_judges
+from stm.mine.judges import LIMIT_REACHED, describe_cost, make_judges
 from stm.mine.rows import mine
 from stm.params.base import load_section
 from stm.params.mine import MineParams
@@ -24,7 +24,7 @@ def main(split: str) -> None:
     with tracked_answers(Path("data/answers/mine") / f"{split}.parquet") as store, keep_serving():
         if params.judge.llm:
             say(f"mine {split}: {describe_cost(rows, params.negatives, params.judge)}")
-        mined, report = mine(rows, params, open_judges(params.judge, store))
+        mined, report = mine(rows, params, make_judges(params.judge, store))
     if report["judges"].get("llm", {}).get("unasked"):
         say(f"mine {split}: {LIMIT_REACHED}")
     write_rows(mined, Path("data/mined") / f"{split}.parquet")

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from stm.errors import ModelError
 from stm.llm.store import AnswerStore
-from stm.mine.judges import LIMIT_REACHED, open_judges
+from stm.mine.judges import LIMIT_REACHED, make_judges
 from stm.mine.rows import mine
 from stm.params.llm import Endpoint
 from stm.params.mine import JudgeParams, MineParams
@@ -48,7 +48,7 @@ def test_the_cross_encoder_refuses_what_it_ranks_with_the_positive(tmp_path: Pat
     folder = pico_cross_encoder(tmp_path / "cross")
     params = WIDE.model_copy(update={"judge": JudgeParams(cross_encoder=str(folder), max_ratio=0.9)})
     with AnswerStore(tmp_path / "a.sqlite") as store:
-        mined, report = mine(ROWS, params, open_judges(params.judge, store))
+        mined, report = mine(ROWS, params, make_judges(params.judge, store))
     plain, _ = mine(ROWS, WIDE.model_copy(update={"negatives": 64}))
     model = CrossEncoder(str(folder), device="cpu")
     some_refused = False
@@ -74,7 +74,7 @@ def test_what_is_no_cross_encoder_is_refused(tmp_path: Path) -> None:
     with AnswerStore(tmp_path / "a.sqlite") as store:
         for message, name in faults.items():
             with pytest.raises(ModelError, match=message):
-                open_judges(JudgeParams(cross_encoder=name), store)
+                make_judges(JudgeParams(cross_encoder=name), store)
 
 
 def says_yes_to_even_items(body: dict[str, Any]) -> str:
@@ -88,7 +88,7 @@ def test_the_llm_refuses_answers_and_the_next_candidate_is_asked_about(tmp_path:
     with fault_server(answer=says_yes_to_even_items) as server, AnswerStore(tmp_path / "a.sqlite") as store:
         judge = JudgeParams(llm=True, endpoint=Endpoint(base_url=server.base_url, model="m"))
         params = WIDE.model_copy(update={"judge": judge})
-        mined, report = mine(ROWS, params, open_judges(judge, store))
+        mined, report = mine(ROWS, params, make_judges(judge, store))
         asked = len(server.asked)
         assert all(body["temperature"] == 0.0 and body["max_tokens"] == 8 for body in server.asked)
     for kept in negatives_of(mined):
@@ -102,7 +102,7 @@ def test_the_llm_refuses_answers_and_the_next_candidate_is_asked_about(tmp_path:
         == guarded["answers_query"] + guarded["unjudged"] + report["negatives"]
     )
     with AnswerStore(tmp_path / "a.sqlite") as store:  # the server is gone
-        again, _ = mine(ROWS, params, open_judges(judge, store))
+        again, _ = mine(ROWS, params, make_judges(judge, store))
     assert again.equals(mined)
 
 
@@ -112,7 +112,7 @@ def test_both_judges_see_every_negative_that_is_kept(tmp_path: Path) -> None:
         judge = JudgeParams(
             cross_encoder=str(folder), max_ratio=0.9, llm=True, endpoint=Endpoint(base_url=server.base_url, model="m")
         )
-        judges = open_judges(judge, store)
+        judges = make_judges(judge, store)
         assert list(judges) == ["cross_encoder", "llm"]
         mined, report = mine(ROWS, WIDE, judges)
     only_llm = report["judges"]["llm"]["asked"]
@@ -128,7 +128,7 @@ def test_both_judges_see_every_negative_that_is_kept(tmp_path: Path) -> None:
 def test_at_the_limit_negatives_stay_unjudged_and_are_counted(tmp_path: Path) -> None:
     with fault_server(answer=lambda body: "no") as server, AnswerStore(tmp_path / "a.sqlite") as store:
         judge = JudgeParams(llm=True, max_total_tokens=400, endpoint=Endpoint(base_url=server.base_url, concurrency=1))
-        mined, report = mine(ROWS, WIDE, open_judges(judge, store))
+        mined, report = mine(ROWS, WIDE, make_judges(judge, store))
         llm = report["judges"]["llm"]
         assert 0 < llm["asked"] == len(server.asked)
         assert llm["asked"] + llm["unasked"] == report["negatives"]

@@ -129,7 +129,7 @@ def describe_cost(rows: pl.DataFrame, most: int, params: JudgeParams) -> str:
     return f"up to {asked} questions to the judge, about {asked * each} prompt tokens{price}; refused ones cost another"
 
 
-def open_judges(params: JudgeParams, store: AnswerStore) -> dict[str, Judge]:
+def make_judges(params: JudgeParams, store: AnswerStore) -> dict[str, Judge]:
     """The judges that the params name, the cheaper one first."""
     judges: dict[str, Judge] = {}
     # Imported here: mining without judges must load neither torch nor an LLM client.
