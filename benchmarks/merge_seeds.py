@@ -5,9 +5,10 @@ usage: python -m benchmarks.merge_seeds --seeds 1 2 3 --warm-up-steps 60 --steps
 Per seed: a warm-up, one expert per split from it, the all-data baseline of as many steps as the experts in sum (and one
 of as many steps as a single expert, which says what the longer path is worth), a coefficient search per merge method on
 the search half of dev with the guard on the other half, learned weights, and every model scored on dev and test. Beside
-them: the plain sum of the experts' deltas, and the all-data delta at the length that is best on dev. With --join, the
-merge once more with the all-data model as one of the experts. Results are kept per seed and per model under --work, so
-that an interrupted run goes on.
+them: the plain sum of the experts' deltas, and the all-data delta at the length and with the prompt that are best on
+dev, as the merges have theirs. With --join, the
+merge once more with the all-data model as one of the experts. Models, what the searches found, and the scores per
+model lie under --work, so that an interrupted run goes on and the same recipes can be scored on more queries.
 What is made of the scores: `benchmarks.merge_summary`.
 """
 
@@ -21,7 +22,7 @@ import yaml
 
 from benchmarks.experiment import ALL, SHORT, Options, build_base, build_data, check_work, train_models
 from benchmarks.figures import write_figures
-from benchmarks.merge_summary import PARTS, average, summarise
+from benchmarks.merge_summary import EXPERT, PARTS, average, summarise
 from stm.encode import Encoder
 from stm.files import read_json, sha256_text, write_json
 from stm.merge.dev import DevSet, Scores, as_texts, make_dev_set, score_model
@@ -32,6 +33,7 @@ from stm.merge.learn import Settings, learn
 from stm.merge.methods import METHODS
 from stm.merge.mixer import Mixer
 from stm.merge.plan import inputs_key, make_space, search_space
+from stm.merge.prompt import best_prompt, score_prompts
 from stm.merge.recipe import Recipe
 from stm.merge.similarity import compare_experts
 from stm.merge.trials import Trial
@@ -42,11 +44,30 @@ from stm.prompts import read_prompts
 from stm.tasks import read_tasks
 
 PACKAGES = ("torch", "transformers", "peft", "optuna", "numpy", "scipy")
+Prompts = Mapping[str, Mapping[str, str]]
+# What the recipes depend on beside the models; how many queries they are scored on does not matter.
+SEARCH = (
+    "params",
+    "search_queries",
+    "search_passages",
+    "methods",
+    "high",
+    "density",
+    "trials",
+    "scales",
+    "learn_steps",
+)
 
 
 def as_table(scores: Scores) -> dict[str, dict[str, float]]:
     """nDCG@10 by task and query, halves together."""
     return {task: {**halves["search"], **halves["holdout"]} for task, halves in scores.per_query.items()}
+
+
+def as_recipe(data: Mapping[str, Any]) -> Recipe:
+    """What `Recipe.as_dict` wrote."""
+    optional = {name: data[name] for name in ("densities", "seed", "rescale", "layers") if name in data}
+    return Recipe(data["method"], data["weights"], scale=data["lambda"], **optional)
 
 
 def keep(path: Path, make: Callable[[], Any]) -> Any:
@@ -56,46 +77,75 @@ def keep(path: Path, make: Callable[[], Any]) -> Any:
     return read_json(path)
 
 
-def score_adapters(experts: Experts, folder: Path, sets: Mapping[str, DevSet], run: Path) -> dict[str, Any]:
-    """Backbone, warm-up, every expert and both all-data models on dev and test, with their own prompts."""
-    paths = {"backbone": folder.parent / "backbone", "warm_up": experts.base}
-    paths |= {name: folder / "adapters" / name for name in (ALL, SHORT)}
-    paths |= {f"expert {name}": adapter.folder for name, adapter in experts.adapters.items()}
+class Scoring:
+    """The sets that models are scored on, and what was scored: a file per model in a folder per part and size."""
+
+    def __init__(self, options: Options, data: Path, folder: Path) -> None:
+        """Reduce the tasks of both parts."""
+        queries, passages = {"dev": options.dev_queries, "test": options.test_queries}, options.score_passages
+        self._sets = {
+            part: make_dev_set(read_tasks(data / "tasks" / part, part), [], queries[part], passages, 0)
+            for part in PARTS
+        }
+        self._folders = {part: folder / f"scores-{part}-{queries[part]}-{passages}" for part in PARTS}
+
+    def score(self, name: str, file: str, encoder: Encoder, prompts: Mapping[str, str]) -> dict[str, Any]:
+        """The model's scores by part; whatever is missing is encoded with `encoder`."""
+
+        def table(part: str) -> dict[str, dict[str, float]]:
+            return as_table(score_model(self._sets[part], encoder, prompts))
+
+        tables = {part: keep(self._folders[part] / f"{file}.json", partial(table, part)) for part in PARTS}
+        say(f"{name}: {', '.join(f'{part} {average(rows):.4f}' for part, rows in tables.items())}")
+        return tables
+
+
+def score_models(paths: Mapping[str, Path], scoring: Scoring) -> dict[str, Any]:
+    """Models and adapters as they are, each with its own prompts."""
     tables = {}
-
-    def score(path: Path) -> dict[str, Any]:
-        model = load_model(path)
-        prompts = as_texts(model.prompts)
-        return {part: as_table(score_model(sets[part], Encoder(model), prompts)) for part in PARTS}
-
     for name, path in paths.items():
-        tables[name] = keep(run / f"{name}.json", partial(score, path))
-        say(f"{name}: {describe(tables[name])}")
+        model = load_model(path)
+        tables[name] = scoring.score(name, name, Encoder(model), as_texts(model.prompts))
     return tables
 
 
-def scale_all_data(scales: Sequence[float], folder: Path, sets: Mapping[str, DevSet]) -> dict[str, Any]:
-    """The all-data delta times the factor that is best on the search half, and that model's scores by part.
-
-    The searches choose the length of a merged delta on dev; this gives the all-data model the same freedom.
-    """
-    experts = read_experts(folder / "warm_up", {ALL: folder / "adapters" / ALL})
-    model = load_model(experts.base)
-    prompts = as_texts(model.prompts)
+def score_recipes(
+    experts: Experts, recipes: Mapping[str, Recipe], prompts: Mapping[str, str], scoring: Scoring
+) -> dict[str, Any]:
+    """The mixes of the recipes, all with the same prompts; recipes of one model share its scores."""
+    tables, model = {}, load_model(experts.base)
     with Mixer(model, experts) as mixer:
+        for name, recipe in recipes.items():
+            mixer.mix(recipe)
+            file = sha256_text(recipe.key(), *(prompts[key] for key in sorted(prompts)))[:24]
+            tables[name] = scoring.score(name, file, Encoder(model), prompts)
+    return tables
+
+
+def read_candidates(experts: Experts) -> dict[str, dict[str, str]]:
+    """The prompts that a merge chooses from: those of the base and of every expert."""
+    candidates = {"base": as_texts(load_model(experts.base).prompts)}
+    return candidates | {n: read_prompts(a.folder).as_model_prompts() for n, a in experts.adapters.items()}
+
+
+def find_scale(scales: Sequence[float], whole: Experts, candidates: Prompts, dev: DevSet) -> dict[str, Any]:
+    """The factor of the all-data delta and the prompts that are best on the search half.
+
+    The searches choose the length of a merged delta and its prompts on dev; this gives the all-data model the same
+    freedom.
+    """
+    model = load_model(whole.base)
+    with Mixer(model, whole) as mixer:
         encoder = Encoder(model)
 
-        def score(scale: float, part: str) -> Scores:
+        def choose(scale: float) -> tuple[float, dict[str, str]]:
             mixer.mix(Recipe("task_arithmetic", {ALL: scale}))
-            return score_model(sets[part], encoder, prompts)
+            best = best_prompt(score_prompts(dev, encoder, candidates))
+            return best.scores.mean("search"), best.as_model_prompts()
 
-        best = max(scales, key=lambda scale: score(scale, "search").mean("search"))
-        return {"scale": best, "table": {part: as_table(score(best, part)) for part in PARTS}}
-
-
-def describe(table: Mapping[str, Any]) -> str:
-    """The averages of one model, for the log."""
-    return ", ".join(f"{part} {average(rows):.4f}" for part, rows in table.items())
+        found = {scale: choose(scale) for scale in scales}
+    scale = max(found, key=lambda scale: found[scale][0])
+    return {"scale": scale, "prompts": found[scale][1]}
 
 
 def merge_params(options: Options, method: str) -> MergeParams:
@@ -110,8 +160,8 @@ def merge_params(options: Options, method: str) -> MergeParams:
 
 def search_methods(
     options: Options, experts: Experts, evaluator: Evaluator, folder: Path
-) -> tuple[dict[str, Recipe], dict[str, Any]]:
-    """Per method the recipe that the guard takes and the winner of the search half; all trials as plain data."""
+) -> tuple[dict[str, Recipe], dict[str, Any], Recipe]:
+    """Per method the recipe that the guard takes and the winner of the search half; all trials; the best recipe."""
     recipes: dict[str, Recipe] = {"uniform": Recipe("linear", dict.fromkeys(experts.names, 1 / len(experts.names)))}
     trace: dict[str, Any] = {}
     every: list[Trial] = []
@@ -129,7 +179,7 @@ def search_methods(
         }  # fmt: skip
         say(f"{method}: {decision.reason}; {dict(decision.taken.recipe.weights)}")
     recipes["sum"] = Recipe("task_arithmetic", dict.fromkeys(experts.names, 1.0))
-    return recipes, trace | {"best": max(every, key=lambda trial: trial.value)}
+    return recipes, trace, max(every, key=lambda trial: trial.value).recipe
 
 
 def learn_weights(
@@ -144,66 +194,51 @@ def learn_weights(
     return found
 
 
-def merge_seed(options: Options, experts: Experts, sets: Mapping[str, DevSet], run: Path) -> dict[str, Any]:
-    """Search and learn on dev, score every recipe on dev and test."""
+def find_merges(options: Options, experts: Experts, dev: DevSet, folder: Path) -> dict[str, Any]:
+    """Search and learn on dev: the recipes, how they were found, and the prompts that go with them, as plain data."""
     model = load_model(experts.base)
-    candidates = {"base": as_texts(model.prompts)}
-    candidates |= {n: read_prompts(adapter.folder).as_model_prompts() for n, adapter in experts.adapters.items()}
-    tables = {}
     with Mixer(model, experts) as mixer:
-        encoder = Encoder(model)
-        evaluator = Evaluator(mixer, encoder, sets["search"], candidates)
+        evaluator = Evaluator(mixer, Encoder(model), dev, read_candidates(experts))
         evaluator.choose_prompts(Recipe("linear", dict.fromkeys(experts.names, 1 / len(experts.names))))
-        recipes, trace = search_methods(options, experts, evaluator, run)
+        recipes, trace, best = search_methods(options, experts, evaluator, folder)
         mixer.restore()
         cost = evaluator.cost()
-        recipes |= learn_weights(options, experts, evaluator, model, trace.pop("best").recipe)
-
-        def score(recipe: Recipe) -> dict[str, Any]:
-            mixer.mix(recipe)
-            return {part: as_table(score_model(sets[part], encoder, evaluator.prompts)) for part in PARTS}
-
-        for name, recipe in recipes.items():
-            tables[name] = keep(run / f"{recipe.key()[:24]}.json", partial(score, recipe))
-            say(f"{name}: {describe(tables[name])}")
+        recipes |= learn_weights(options, experts, evaluator, model, best)
     return {
-        "tables": tables, "recipes": {name: recipe.as_dict() for name, recipe in recipes.items()}, "trace": trace,
-        "prompt": evaluator.prompts["query"], "search_cost": cost,
+        "experts": compare_experts(experts.adapters), "trace": trace, "search_cost": cost,
+        "recipes": {name: recipe.as_dict() for name, recipe in recipes.items()}, "prompts": evaluator.prompts,
     }  # fmt: skip
 
 
 def run_seed(options: Options, splits: Sequence[str], data: Path, folder: Path, seed: int) -> dict[str, Any]:
     """Everything of one seed."""
-    settings = {key: value for key, value in vars(options).items() if key not in ("seeds", "output", "work", "join")}
-    run = folder / f"scores-{sha256_text(repr(sorted(settings.items())))[:12]}"
-    reports = train_models(options, splits, data, folder, seed)
-    tasks = {part: read_tasks(data / "tasks" / part, part) for part in PARTS}
-    sets = {part: make_dev_set(tasks[part], [], options.score_queries, options.score_passages, 0) for part in PARTS}
-    sets["search"] = make_dev_set(tasks["dev"], [], options.search_queries, options.search_passages, 0)
-    adapters = {split: folder / "adapters" / split for split in splits}
+    settings = {key: getattr(options, key) for key in SEARCH}
+    searches = folder / f"searches-{sha256_text(repr(sorted(settings.items())))[:12]}"
+    trainings = train_models(options, splits, data, folder, seed)
+    base, adapters = folder / "warm_up", {name: folder / "adapters" / name for name in (*splits, ALL, SHORT)}
+    tasks = read_tasks(data / "tasks" / "dev", "dev")
+    dev = make_dev_set(tasks, [], options.search_queries, options.search_passages, 0)
+    scoring = Scoring(options, data, folder)
 
-    def score_seed() -> dict[str, Any]:
-        experts = read_experts(folder / "warm_up", adapters)
-        single = score_adapters(experts, folder, sets, run)
-        scaled = keep(run / "all_data scaled.json", partial(scale_all_data, options.scales, folder, sets))
-        single[f"{ALL} scaled"] = scaled["table"]
-        say(f"{ALL} times {scaled['scale']}: {describe(scaled['table'])}")
-        merged = merge_seed(options, experts, sets, run)
-        return {
-            "trainings": reports, "experts": compare_experts(experts.adapters), "all_data_scale": scaled["scale"],
-            **merged, "tables": {**single, **merged["tables"]},
-        }  # fmt: skip
+    alone = {f"{EXPERT}{name}" if name in splits else name: path for name, path in adapters.items()}
+    tables = score_models({"backbone": folder.parent / "backbone", "warm_up": base, **alone}, scoring)
 
-    def score_join() -> dict[str, Any]:
-        joined = read_experts(folder / "warm_up", {**adapters, ALL: folder / "adapters" / ALL})
-        return {"experts": compare_experts(joined.adapters), **merge_seed(options, joined, sets, run / "joined")}
+    whole, experts = (read_experts(base, {name: adapters[name] for name in names}) for names in ([ALL], splits))
+    scaled = keep(searches / "scale.json", partial(find_scale, options.scales, whole, read_candidates(experts), dev))
+    recipe = Recipe("task_arithmetic", {ALL: scaled["scale"]})
+    tables |= score_recipes(whole, {f"{ALL} scaled": recipe}, scaled["prompts"], scoring)
 
-    result = dict(keep(run / "result.json", score_seed))
+    def merge(experts: Experts, where: Path, prefix: str) -> dict[str, Any]:
+        found = keep(where / "found.json", partial(find_merges, options, experts, dev, where))
+        recipes = {f"{prefix}{name}": as_recipe(data) for name, data in found["recipes"].items()}
+        tables.update(score_recipes(experts, recipes, found["prompts"], scoring))
+        return dict(found)
+
+    result = {"trainings": trainings, "all_data_scale": scaled["scale"], **merge(experts, searches, "")}
     if options.join:
-        joined = dict(keep(run / "joined.json", score_join))
-        tables = {f"joined {name}": table for name, table in joined.pop("tables").items()}
-        result |= {"joined": joined, "tables": {**result["tables"], **tables}}
-    return result
+        joined = read_experts(base, {name: adapters[name] for name in (*splits, ALL)})
+        result["joined"] = merge(joined, searches / "joined", "joined ")
+    return {**result, "tables": tables}
 
 
 def main() -> None:
@@ -222,8 +257,11 @@ def main() -> None:
     parser.add_argument("--mined", action="store_true", help="mine negatives as the pipeline does")
     parser.add_argument("--max-queries", type=int, default=40, help="per dev and test task")
     parser.add_argument("--max-passages", type=int, default=60)
-    parser.add_argument("--score-queries", type=int, default=0, help="of these, per task, that are scored; 0: all")
-    parser.add_argument("--score-passages", type=int, default=0)
+    parser.add_argument("--dev-queries", type=int, default=0, help="of these, per dev task, that are scored; 0: all")
+    parser.add_argument("--test-queries", type=int, default=0, help="per test task")
+    parser.add_argument(
+        "--score-passages", type=int, default=0, help="per task, and whatever is judged for the queries"
+    )
     parser.add_argument("--search-queries", type=int, default=24, help="per dev task, both halves, for the searches")
     parser.add_argument("--search-passages", type=int, default=30)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
@@ -243,8 +281,8 @@ def main() -> None:
     results = []
     for seed in options.seeds:
         results.append(run_seed(options, splits, work / "data", work / f"seed-{seed}", seed))
-        kept = ("trainings", "experts", "all_data_scale", "recipes", "trace", "prompt", "search_cost", "joined")
-        seeds = {str(s): {k: r[k] for k in kept if k in r} for s, r in zip(options.seeds, results, strict=False)}
+        found = [{key: value for key, value in result.items() if key != "tables"} for result in results]
+        seeds = dict(zip(map(str, options.seeds), found, strict=False))
         write_figures(options.output, PACKAGES, vars(options), **summarise(results), seeds=seeds)
     say(f"written to {options.output}")
 

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.merge_seeds import as_recipe
 from benchmarks.merge_summary import additivity, compare, gains, interval, summarise
+from stm.merge.recipe import Recipe
 
 SCORES = {  # model -> nDCG@10 on the tasks "near" and "far"
     "warm_up": (0.5, 0.4), "expert a": (0.6, 0.4), "expert b": (0.5, 0.5), "all_data": (0.55, 0.5),
@@ -57,3 +59,15 @@ def test_the_summary_names_the_best_expert_and_compares_what_was_merged() -> Non
     assert summary["dev"]["best_expert"] in {"expert a", "expert b"}
     assert set(summary["test"]["differences"]) == {"sum", "merged linear"}
     assert summary["test"]["averages"]["all_data"]["mean"] == pytest.approx(0.525)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe("ties", {"a": 0.3, "b": 0.7}, {"a": 0.5, "b": 0.2}, 0.8),
+        Recipe("dare_linear", {"a": 0.3, "b": 0.7}, {"a": 0.5}, seed=3, rescale="density"),
+        Recipe("task_arithmetic", {"a": 1.0}, layers={"0": {"a": 0.5}}),
+    ],
+)
+def test_a_recipe_that_was_kept_gives_the_same_model(recipe: Recipe) -> None:
+    assert as_recipe(recipe.as_dict()).key() == recipe.key()
