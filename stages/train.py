@@ -20,8 +20,9 @@ def main(expert: str) -> None:
         return
     row, params = load_expert(expert), load_section("train", TrainParams)
     rows = Path(f"data/{row.negatives}/{row.split}.parquet")
-    if row.instruction == "pool":
-        params = params.model_copy(update={"instruction_from": "pool"})
+    if row.instruction != "seed":  # the rows' own instructions would hide the pool's or the searched one
+        sources = {"pool": "pool", "searched": "instruction"}
+        params = params.model_copy(update={"instruction_from": sources[row.instruction]})
     share = Share(rows, Path(f"data/instructions/{row.instruction}/{row.split}.json"))
     report = train_expert("models/warm_up", [share], params, f"models/experts/{expert}", f".stm/train/{expert}", expert)
     if join_processes().is_main:

@@ -9,7 +9,7 @@ from stm.files import write_json
 from stm.params.base import load_section
 from stm.params.experts import load_splits
 from stm.params.train import TrainParams
-from stm.train.expert import Share, train_expert
+from stm.train.expert import Share, count_steps, train_expert
 from stm.train.processes import join_processes, launch
 
 
@@ -18,8 +18,9 @@ def main() -> None:
     if launch("stages.train_all"):
         return
     splits, params = load_splits(), load_section("train", TrainParams)
-    budget = params.model_copy(update={"max_steps": params.max_steps * len(splits)})
     shares = [Share(Path(f"data/mined/{s}.parquet"), Path(f"data/instructions/seed/{s}.json")) for s in splits]
+    steps = sum(count_steps(share.rows, params) for share in shares)
+    budget = params.model_copy(update={"max_steps": steps})
     report = train_expert("models/warm_up", shares, budget, "models/baselines/all", ".stm/train_all", "all")
     if join_processes().is_main:
         write_json("reports/train_all.json", report)

@@ -3,6 +3,7 @@ bytes.
 """
 
 import json
+import math
 import os
 import random
 import signal
@@ -28,13 +29,14 @@ from stm.models import load_model
 from stm.params.train import TrainParams
 from stm.prompts import read_prompts
 from stm.schema import ROWS, write_rows
-from stm.train.adapter import train_adapter
+from stm.train.adapter import CODE, train_adapter
 from stm.train.batches import Example, PromptSource, make_batch, make_examples, plan_steps
 from stm.train.expert import Share, train_expert
 from stm.train.loop import learning_rate
 from stm.train.lora import FoldedLora, Folds
-from stm.train.objective import BatchIds, false_negatives, info_nce
+from stm.train.objective import BatchIds, chance_loss, false_negatives, info_nce
 from stm.train.step import Step
+from tests.closure import ROOT, closure
 from tests.pico import pico_backbone
 
 PARAMS = TrainParams(
@@ -117,6 +119,15 @@ def test_false_negatives_are_same_text_same_concept_and_same_anchor_but_never_th
         [False, False, False, False, False],
         [True, False, False, False, False],
     ]
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_chance_is_the_loss_where_all_embeddings_are_equal(symmetric: bool) -> None:
+    known = ids([0, 1, 2, 0], [10, 11, 12, 12, 13, 14], [5, -1, 5, -1, -1, -1])
+    mask, (q, p) = false_negatives(known), (torch.ones(n, 1) for n in (4, 6))
+    expected = info_nce(q, p, mask, 0.05, symmetric).item()
+    assert chance_loss(known, symmetric) == pytest.approx(expected, abs=1e-5)
+    assert expected < math.log(6), "what is masked does not count"
 
 
 def test_batches_encode_a_text_once_and_number_what_is_equal() -> None:
@@ -247,6 +258,18 @@ def test_a_finished_training_of_the_same_inputs_is_taken_over_and_of_others_is_n
     assert sha256_tree(out / "c") == sha256_tree(out / "a")
     (out / "a" / "adapter_model.safetensors").write_bytes(b"changed")
     assert train(base, out / "d", tmp_path / "w")["same_as"] == "c"
+    monkeypatch.setattr("stm.train.adapter.hash_code", lambda: "of a later version")
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        train(base, out / "e", tmp_path / "w")
+
+
+def test_what_computes_a_training_is_what_its_loop_imports() -> None:
+    known = {
+        "stm/__init__.py", "stm/deltas.py", "stm/errors.py", "stm/files.py", "stm/progress.py", "stm/prompts.py",
+        "stm/schema.py", "stm/params/__init__.py", "stm/params/base.py", "stm/params/train.py", "stages/__init__.py",
+    }  # fmt: skip
+    imported = {path for path in closure(ROOT / "stm/train/loop.py") if not path.startswith("stm/train/")}
+    assert imported - known == {f"stm/{name}.py" for name in CODE}
 
 
 RUN = """

@@ -4,18 +4,20 @@ Processors without bfloat16 instructions emulate them, which is slow but the sam
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from stm.files import sha256_tree
 from stm.models import FusedRMSNorm, compute_in, fuse_norms, load_model
 from stm.schema import write_rows
 from stm.train import loop
 from stm.train.expert import Share, train_expert
 from stm.train.lora import round_by_chance
 from tests.pico import pico_backbone
-from tests.test_train import PARAMS
+from tests.test_train import PARAMS, train
 from tests.test_train_bad_input import rows
 
 BF16 = torch.bfloat16
@@ -46,6 +48,44 @@ def test_training_in_bfloat16_follows_that_in_float32(tmp_path: Path, monkeypatc
     for exact, rounded in zip(reports[0]["history"], reports[1]["history"], strict=True):
         assert rounded["loss"] == pytest.approx(exact["loss"], rel=0.005)
     assert torch.nn.functional.cosine_similarity(deltas[0], deltas[1], dim=0) > 0.99
+
+
+def test_the_kernel_of_a_gpus_optimizer_trains_the_same_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, losses = pico_backbone(tmp_path / "base"), []
+    for name, fused in (("plain", False), ("fused", True)):
+        monkeypatch.setattr(
+            loop, "make_optimizer",
+            lambda parameters, _, fused=fused: torch.optim.AdamW(parameters.values(), weight_decay=0.01, fused=fused),
+        )  # fmt: skip
+        report = train(base, tmp_path / name / "out", tmp_path / "work", max_steps=12, epochs=4)
+        losses.append([entry["loss"] for entry in report["history"]])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert sum(losses[1][-3:]) < 0.9 * sum(losses[1][:3])
+
+
+def test_a_training_in_bfloat16_that_stopped_goes_on_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, advance = pico_backbone(tmp_path / "base"), loop.advance
+    monkeypatch.setattr(loop, "compute_dtype", lambda: BF16)
+    changes = {"dev_rows": 4, "dev_steps": 3, "max_steps": 8, "epochs": 4}
+    train(base, tmp_path / "1/whole", tmp_path / "w", **changes)
+    for stop in (3, 5):  # after a measurement, and between two
+        calls = iter(range(stop))
+
+        def some(*args: Any, calls: Any = calls) -> Any:
+            if next(calls, None) is None:
+                raise InterruptedError
+            return advance(*args)
+
+        monkeypatch.setattr(loop, "advance", some)
+        with pytest.raises(InterruptedError):
+            train(base, tmp_path / f"{stop}/resumed", tmp_path / f"w{stop}", **changes)
+        monkeypatch.setattr(loop, "advance", advance)
+        train(base, tmp_path / f"{stop}/resumed", tmp_path / f"w{stop}", **changes)
+        assert sha256_tree(tmp_path / "1/whole") == sha256_tree(tmp_path / f"{stop}/resumed"), "with all losses"
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "phi3", "mistral"])

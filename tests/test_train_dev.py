@@ -44,6 +44,10 @@ def test_rows_of_one_concept_or_positive_are_held_out_together() -> None:
     assert hold_out(rows, 5, seed=1) == (train_rows, held)
     assert hold_out(rows, 5, seed=2)[1] != held
     assert hold_out(rows, 0, seed=1) == (rows, [])
+    tied = [Example(f"r{i}", f"a{i}", f"q{i}", f"p{i // 2}", (), f"c{i // 4}" if i % 2 else "") for i in range(40)]
+    train_rows, held = hold_out(tied, 5, seed=1)
+    assert len(held) == 8, "four rows are tied by two positives and a concept"
+    assert not {r.positive for r in held} & {r.positive for r in train_rows}
     with pytest.raises(DataError, match="dev_rows is 19, but there are only 20 rows"):
         hold_out(rows, 19, seed=1)
 

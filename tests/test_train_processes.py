@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from stages import train as stage
+from stages import train_all as baseline
 from stm.errors import ModelError, ParamsError
 from stm.files import read_json
 from stm.prompts import read_prompts
@@ -57,6 +58,53 @@ def test_an_expert_of_a_pool_is_trained_with_all_of_it_and_asked_with_the_seed(
     queries = [text for text in seen if "Query: " in text]
     assert {text.split("\n")[0] for text in queries} == {"One way", "Another way"}
     assert read_prompts("models/experts/a-pool").query == "Find it\nQuery: "
+
+
+def test_a_searched_instruction_is_trained_with_where_rows_have_their_own(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("data/instructions/searched").mkdir()
+    Path("data/instructions/searched/a.json").write_text('{"instruction": "The winner", "pool": []}')
+    rows = pl.read_parquet("data/mined/a.parquet").with_columns(instruction=pl.lit("Its own"))
+    write_rows(rows, Path("data/mined/a.parquet"))
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["train"]["instruction_from"] = "row"
+    params["experts"]["a-po"] = {"split": "a", "negatives": "mined", "instruction": "searched"}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    run = Step.run
+    for expert, instruction in (("a-ft", "Its own"), ("a-po", "The winner")):
+        seen: set[str] = set()
+        monkeypatch.setattr(Step, "run", lambda self, ready, seen=seen: run(self, note(seen, ready, ready.batch.texts)))
+        stage.main(expert)
+        assert {text.split("\n")[0] for text in seen if "Query: " in text} == {instruction}
+
+
+def test_the_baseline_gets_the_steps_of_the_experts_in_sum(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = pl.read_parquet("data/mined/a.parquet")
+    write_rows(rows.head(14), Path("data/mined/b.parquet"))
+    Path("data/instructions/seed/b.json").write_text('{"instruction": "Find it", "pool": []}')
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["splits"] = ["a", "b"]
+    params["experts"] |= {"b-ft": {**params["experts"]["a-ft"], "split": "b"}}
+    params["train"] |= {"epochs": 1, "max_steps": 2, "warmup_steps": 3}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    for expert in ("a-ft", "b-ft"):
+        stage.main(expert)
+    assert "b-ft: its 1 steps are all within warmup_steps (3)" in capsys.readouterr().err
+    baseline.main()
+    steps = [read_json(f"reports/{name}.json")["steps"] for name in ("train/a-ft", "train/b-ft", "train_all")]
+    assert steps == [2, 1, 3]
+
+
+def test_processes_that_disagree_say_what_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gather(values: list[object], value: object) -> None:
+        values[:] = [value, 3]
+
+    monkeypatch.setattr("torch.distributed.all_gather_object", gather)
+    Processes(0, 2).agree("the step", 3)
+    with pytest.raises(ModelError, match=r"the step differs between the processes \(0: 4, 1: 3\)"):
+        Processes(0, 2).agree("the step", 4)
+    Processes().agree("alone", 4)
 
 
 def test_two_processes_end_in_the_adapter_of_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,11 @@ variants.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stm.files import atomic_directory, sha256_text, sha256_tree
+from stm.files import atomic_directory, sha256_file, sha256_text, sha256_tree
 from stm.params.train import TrainParams
 from stm.progress import say
 from stm.prompts import Prompts, write_prompts
@@ -19,11 +20,23 @@ from stm.train.dev import best_step, is_at_chance
 from stm.train.finished import copy_adapter, find_same, record_training
 from stm.train.processes import Processes, join_processes
 
+CODE = ("ahead", "encode", "models", "packed", "pooled")  # beside this package's own modules
+LIBRARIES = ("peft", "sentence-transformers", "torch", "transformers")
+
+
+def hash_code() -> str:
+    """A hash of what computes a training: the modules of ours that do, and the versions of the libraries."""
+    package = Path(__file__).parent
+    files = [*sorted(package.glob("*.py")), *(package.parent / f"{name}.py" for name in CODE)]
+    return sha256_text(*map(sha256_file, files), *map(version, LIBRARIES))
+
 
 def describe_origin(base: Path, examples: Sequence[Example], params: TrainParams) -> dict[str, Any]:
-    """What a training depends on, for its checkpoints: base weights, rows and params."""
+    """What a training depends on, for its checkpoints and its siblings: base weights, rows, params and code."""
     rows = sha256_text(*(repr(example) for example in examples))
-    return {"base": sha256_tree(base), "rows": rows, **params.model_dump(exclude={"checkpoint_steps"})}
+    return {
+        "base": sha256_tree(base), "rows": rows, "code": hash_code(), **params.model_dump(exclude={"checkpoint_steps"})
+    }  # fmt: skip
 
 
 def train_adapter(
@@ -31,14 +44,15 @@ def train_adapter(
 ) -> dict[str, Any]:
     """Train an adapter of `base` on the examples and write it to `out`; return the history.
 
-    `work` holds the checkpoint while the training runs. A finished training of the same base, rows and params beside
-    `out` is copied instead of repeated. A loss that is not finite is a `ModelError` with the row ids of its batch.
+    `work` holds the checkpoint while the training runs. A finished training of the same origin beside `out` is copied
+    instead of repeated. A loss that is not finite is a `ModelError` with the row ids of its batch.
     Where a launcher started several processes, all of them call this, and the first writes.
     """
     processes = join_processes()
     origin = describe_origin(base, examples, params)
     same = find_same(out, origin)
-    processes.wait()
+    sibling = same.folder.name if same else "none"
+    processes.agree(f"{name}: base, rows or finished sibling", (origin["base"], origin["rows"], sibling))
     if same:
         say(f"{name}: the same base, rows and params as {same.folder.name}, which is taken over")
         _write(out, processes, prompts, partial(copy_adapter, same.folder))

@@ -24,9 +24,7 @@ def hold_out(examples: Sequence[Example], count: int, seed: int) -> tuple[list[E
     """
     if not count:
         return list(examples), []
-    groups: dict[str, list[int]] = {}
-    for index, example in enumerate(examples):
-        groups.setdefault(f"c{example.concept}" if example.concept else f"p{example.positive}", []).append(index)
+    groups = _group(examples)
     keys = sorted(groups)
     random.Random(f"{seed}:dev").shuffle(keys)
     held: set[int] = set()
@@ -38,6 +36,27 @@ def hold_out(examples: Sequence[Example], count: int, seed: int) -> tuple[list[E
         raise DataError(f"dev_rows is {count}, but there are only {len(examples)} rows; hold out fewer, or 0")
     kept = [example for index, example in enumerate(examples) if index not in held]
     return kept, [examples[index] for index in sorted(held)]
+
+
+def _group(examples: Sequence[Example]) -> dict[str, list[int]]:
+    """The rows by what ties them together: a concept or a positive that they share, directly or over other rows."""
+    parents: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while parents.setdefault(key, key) != key:
+            parents[key] = parents[parents[key]]  # halves the path
+            key = parents[key]
+        return key
+
+    keys = [(f"p{example.positive}", f"c{example.concept}" if example.concept else "") for example in examples]
+    for positive, concept in keys:
+        if concept:
+            first, second = sorted((root(positive), root(concept)))
+            parents[second] = first
+    groups: dict[str, list[int]] = {}
+    for index, (positive, _) in enumerate(keys):
+        groups.setdefault(root(positive), []).append(index)
+    return groups
 
 
 def best_step(history: History) -> int:

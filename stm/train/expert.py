@@ -12,7 +12,7 @@ from stm.params.train import TrainParams
 from stm.prompts import read_instruction, read_prompts, render
 from stm.schema import read_rows
 from stm.train.adapter import train_adapter
-from stm.train.batches import Example, PromptSource, make_examples
+from stm.train.batches import Example, PromptSource, make_examples, plan_steps
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ def read_share(share: Share, base: Path, params: TrainParams) -> tuple[list[Exam
     instruction, pool = read_instruction(share.instructions) if share.instructions else (prompts.instruction, [])
     source = PromptSource(prompts.template, prompts.document, instruction, pool)
     return make_examples(read_rows(share.rows), source, params), instruction
+
+
+def count_steps(rows: Path, params: TrainParams) -> int:
+    """The optimizer steps that a training on these rows alone makes at most."""
+    return len(plan_steps(read_rows(rows).height - params.dev_rows, params))
 
 
 def train_expert(

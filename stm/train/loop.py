@@ -5,6 +5,7 @@ splits, variants or where the result goes.
 """
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from stm.train.batches import Example, make_batch, plan_steps
 from stm.train.checkpoint import load_checkpoint, save_checkpoint
 from stm.train.dev import DEV_LOSS, best_step, hold_out, is_at_chance, is_stale, snapshot
 from stm.train.lora import attach, trainable
+from stm.train.objective import chance_loss
 from stm.train.processes import Processes
 from stm.train.step import Ready, Step
 
@@ -45,17 +47,20 @@ def run_training(
     """Go on from the checkpoint, or begin, and return the model at its last or best step and the history."""
     rows, held = hold_out(examples, params.dev_rows, params.seed)
     steps = plan_steps(len(rows), params)
+    if params.warmup_steps >= len(steps):
+        say(f"{name}: its {len(steps)} steps are all within warmup_steps ({params.warmup_steps}); the rate only rises")
     model = load_model(base)
     adapted = attach(model, params, compute_dtype())
     parameters = trainable(adapted)
     optimizer = make_optimizer(parameters, params)
     state = load_checkpoint(work, origin, parameters, optimizer)
-    processes.wait()
+    processes.agree(f"{name}: the step to go on from", state.steps)
     if state.steps:
         say(f"{name}: going on after step {state.steps}")
     model.train()
     step = Step(model, params, processes)
     dev = step.prepare(make_batch(held)) if held else None
+    seed_rounding(params.seed, state.steps)
     batches = ahead(steps[state.steps :], lambda chosen: step.prepare(make_batch([rows[row] for row in chosen])))
     with Meter(name, len(steps)) as meter:
         meter.advance(state.steps)
@@ -63,6 +68,7 @@ def run_training(
             number = state.steps + 1
             rate = learning_rate(number - 1, len(steps), params)
             state.history.append(advance(step, next(batches), optimizer, parameters, rate))
+            seed_rounding(params.seed, number)
             if dev and (number % params.dev_steps == 0 or number == len(steps)):
                 state.history[-1][DEV_LOSS] = step.measure(dev)
                 if best_step(state.history) == number:
@@ -76,6 +82,11 @@ def run_training(
         for key, tensor in state.best.items():
             parameters[key].copy_(tensor)
     return adapted, state.history
+
+
+def seed_rounding(seed: int, step: int) -> None:
+    """Begin the noise that rounds the folded weights anew, so that it follows from the finished steps alone."""
+    torch.manual_seed(random.Random(f"{seed}:{step}").getrandbits(63))
 
 
 def make_optimizer(parameters: Mapping[str, Tensor], params: TrainParams) -> torch.optim.Optimizer:
@@ -106,8 +117,10 @@ def advance(
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
+    # The fused kernel's writes are not counted (torch 2.13), and weights are folded anew only where writes are counted.
+    torch.autograd.graph.increment_version(list(parameters.values()))
     optimizer.zero_grad()
-    chance = math.log(len(batch.batch.candidates))  # the loss of embeddings that tell nothing apart
     return {
-        "loss": loss, "chance": chance, "tokens": float(tokens), "learning_rate": rate, "gradient_norm": length,
+        "loss": loss, "chance": chance_loss(batch.batch.ids, step.params.symmetric), "tokens": float(tokens),
+        "learning_rate": rate, "gradient_norm": length,
     }  # fmt: skip

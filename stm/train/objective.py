@@ -54,3 +54,9 @@ def info_nce(
     if symmetric:
         loss = (loss + torch.nn.functional.cross_entropy(scores[:, :rows].T, target)) / 2
     return loss
+
+
+def chance_loss(ids: BatchIds, symmetric: bool = False) -> float:
+    """The loss of a batch whose embeddings tell nothing apart: the mean log of the number of unmasked candidates."""
+    rows, candidates = len(ids.anchors_B), len(ids.texts_M)
+    return float(info_nce(torch.zeros(rows, 1), torch.zeros(candidates, 1), false_negatives(ids), 1.0, symmetric))

@@ -46,6 +46,16 @@ class Processes:
         for owner, part in zip(owners, torch.split(total, [p.numel() for p in owners]), strict=True):
             owner.grad = part.view_as(owner).clone()
 
+    def agree(self, what: str, value: object) -> None:
+        """Wait for all processes; `ModelError` in each of them unless they have the same value, which is plain data."""
+        if self.count == 1:
+            return
+        values: list[object] = [None] * self.count
+        torch.distributed.all_gather_object(values, value)
+        if any(other != values[0] for other in values):
+            found = ", ".join(f"{rank}: {other}" for rank, other in enumerate(values))
+            raise ModelError(f"{what} differs between the processes ({found}); they must share one project folder")
+
     def wait(self) -> None:
         """Go on when all processes are here."""
         if self.count > 1:
