@@ -69,7 +69,7 @@ def cap_task(task: Task, max_queries: int, max_passages: int, seed: int) -> Task
     of the corpus is filled at random from the remaining passages. Original sizes go into `notes`.
     """
     rng = random.Random(f"{seed}:{task.name}")
-    judged = sorted(query_id for query_id, passages in task.qrels.items() if any(passages.values()))
+    judged = sorted(query for query, found in task.qrels.items() if any(score > 0 for score in found.values()))
     kept = judged if not max_queries or len(judged) <= max_queries else sorted(rng.sample(judged, max_queries))
     qrels = {query_id: dict(task.qrels[query_id]) for query_id in kept}
     needed = {passage_id for passages in qrels.values() for passage_id in passages}

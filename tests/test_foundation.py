@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -144,6 +145,8 @@ def test_tasks_survive_a_round_trip(tmp_path: Path) -> None:
 
 def test_caps_keep_judged_passages_and_are_the_same_twice() -> None:
     small = cap_task(task(), 3, 4, seed=1)
+    unwanted = replace(task(), qrels={**task().qrels, next(iter(task().queries)): {next(iter(task().corpus)): -1}})
+    assert len(cap_task(unwanted, 0, 0, seed=1).queries) == len(task().queries) - 1, "nothing to find, nothing to score"
     assert len(small.queries) == 3
     assert {p for judged in small.qrels.values() for p in judged} <= set(small.corpus)
     assert small.notes == {"source": "test", "full_queries": 6, "full_passages": 20}

@@ -1,6 +1,7 @@
 """The stand-in and the multi-fidelity search that is guided by it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,6 +79,27 @@ def test_bulk_and_single_scores_agree() -> None:
     np.testing.assert_allclose(
         surrogate.score(weights)[[0, 77, 149]], [surrogate.score(weights[[i]])[0] for i in (0, 77, 149)]
     )
+
+
+def test_a_part_of_large_tasks_ranks_as_the_whole_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    dev, rng = make_dev(), np.random.default_rng(0)
+    anchors = [random_anchor(dev, seed) for seed in range(3)]
+    mixes = rng.dirichlet(np.ones(3), 40)
+    whole = Surrogate(dev, anchors).score(mixes)
+    monkeypatch.setattr("stm.merge.surrogate.MOST_CELLS", 2 * 80)
+    part = Surrogate(dev, anchors)
+    assert [task.gains.shape for task in part._tasks] == [(4, 20)] * 2
+    assert all((task.gains > 0).sum(dim=1).eq(2).all() for task in part._tasks), "what is judged stays"
+    assert rank_correlation(part.score(mixes), whole) > 0.5
+
+
+def test_a_query_without_a_relevant_passage_scores_nothing() -> None:
+    dev = make_dev()
+    task = replace(dev.tasks[0], qrels={q: {"p0": -1} for q in dev.tasks[0].queries})
+    anchors = [random_anchor(dev, seed) for seed in range(2)]
+    scores = Surrogate(replace(dev, tasks=(task, dev.tasks[1])), anchors).score(np.eye(2))
+    assert (scores > 0).all()
+    assert (scores <= 0.5).all()
 
 
 def test_rank_correlation_is_spearmans_and_zero_without_information() -> None:

@@ -160,6 +160,8 @@ def test_a_grid_of_two_holds_the_others_and_leaves_out_what_has_no_weight() -> N
     space = make_space("ties", Interval(0.1, 1.0, 0.1))
     (point,) = grid_of_two(space, Recipe("ties", {"a": 1.0, "b": 1.0}, {"a": 0.3}), ("a", "b"), [0.5])
     assert point == {"weight.a": 0.5, "weight.b": 0.5, "density.a": 0.3, "density.b": 1.0}
+    (fixed,) = grid_of_two(make_space("ties"), Recipe("ties", {"a": 1.0, "b": 1.0}, {"a": 0.3}), ("a", "b"), [0.5])
+    assert make_space("ties").recipe(fixed or {}).densities == {"a": 0.3, "b": 1.0}, "those of the model that is taken"
 
 
 def test_the_share_of_interaction_is_that_of_a_two_way_analysis_of_variance() -> None:
@@ -170,3 +172,5 @@ def test_the_share_of_interaction_is_that_of_a_two_way_analysis_of_variance() ->
     with_hole = np.arange(9.0).reshape(3, 3)
     with_hole[0, 0] = np.nan
     assert interaction_share(with_hole) == pytest.approx(0)
+    np.fill_diagonal(with_hole, np.nan)
+    assert interaction_share(with_hole) is None

@@ -47,6 +47,13 @@ def test_the_point_without_any_weight_may_lack_a_score() -> None:
     assert found["rows"][0][1][0] is None
 
 
+def test_weights_that_cancel_out_leave_no_lines_to_draw() -> None:
+    scores = interaction()["scores"]
+    for index in range(3):
+        scores[index][2 - index] = None
+    assert view(interaction(scores=scores))["interaction"] == {}
+
+
 @pytest.mark.parametrize("found", [None, {}, interaction(values=["<x>"] * 3), interaction(experts=["one"]), "text"])
 def test_what_is_no_interaction_is_left_out(found: Any) -> None:
     assert view(found)["interaction"] == {}

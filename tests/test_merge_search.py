@@ -4,6 +4,8 @@ import multiprocessing
 import sqlite3
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -106,6 +108,39 @@ def test_a_whole_grid_finds_the_best_and_evaluates_each_model_once() -> None:
     assert distinct <= {trial.recipe.key() for trial in trials}
 
 
+def test_a_part_of_a_grid_covers_its_whole_range() -> None:
+    space = make_space("task_arithmetic", step=0.25)
+    for trials in (30, 80, 124):
+        points = [space.recipe(point).key() for point in space.grid()]
+        propose, seen = grid_proposer(space, trials), []
+        while (point := propose([])) is not None:
+            seen.append(space.recipe(point).key())
+        assert sorted(seen) == sorted(points), "spares at the end, for what fixed rows had already"
+        places = [points.index(key) for key in seen[:trials]]
+        assert places == sorted(places)
+        assert places[-1] >= len(points) - 1 - len(points) / trials
+        assert max(after - before for before, after in pairwise(places)) <= -(-len(points) // trials)
+
+
+def test_a_grid_leaves_out_what_cannot_be_normalised() -> None:
+    space = Space("linear", ("a", "b"), Interval(-1.0, 1.0, 1.0), None, 1.0, 1.0, 0, "l1")
+    assert len(list(space.grid())) == 6
+    assert len(list(replace(space, method="task_arithmetic").grid())) == 8
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_cma_goes_on_after_points_that_have_no_model(seed: int) -> None:
+    space = Space("linear", ("a", "b"), Interval(-1.0, 1.0, 0.1), None, 1.0, 1.0, 0, "l1")
+
+    def evaluate(origin: str, recipe: Recipe) -> Trial:
+        value = 1 / (1 + abs(recipe.factors()["a"] - 0.4))
+        return Trial(origin, recipe, make_scores(value, value), 1, 0.1)
+
+    study = open_study(space, "key", InMemoryStorage(), make_sampler("cma", space, seed))
+    trials = run_search(space, study, evaluate, 30, None, is_shared=False)
+    assert len({trial.recipe.key() for trial in trials if trial.origin == "search"}) >= 25
+
+
 def test_same_seed_same_search() -> None:
     for kind in ("random", "tpe", "cma"):
         one = search(make_space(), kind, 10, Bowl())
@@ -155,6 +190,18 @@ def test_a_storage_of_another_search_is_refused_with_the_difference(tmp_path: Pa
         open_study(make_space(step=0.2), "other", url, sampler)
     with pytest.raises(ParamsError, match="other experts, dev tasks or prompts"):
         open_study(make_space(), "other", url, sampler)
+
+
+def test_a_storage_of_another_search_kind_is_refused_and_no_password_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, sampler = f"sqlite:///{tmp_path / 'one.db'}", optuna.samplers.RandomSampler()
+    open_study(make_space(), "key", url, sampler)
+    with pytest.raises(ParamsError, match=r"of another search\.kind"):
+        open_study(make_space(), "key of another kind", url, sampler)
+    monkeypatch.setattr(optuna, "create_study", lambda **_: 1 / 0)
+    with pytest.raises(ParamsError, match=r"postgresql://\*\*\*@host/db: ZeroDivisionError"):
+        open_study(make_space(), "key", "postgresql://user:secret@host/db", sampler)
 
 
 def test_a_storage_that_is_no_database_is_refused(tmp_path: Path) -> None:

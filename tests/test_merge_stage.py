@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
@@ -15,9 +16,11 @@ from sentence_transformers import SentenceTransformer
 from stm.stage import run_stage
 from stages import merge as stage
 from stm.errors import DataError, ParamsError
+from stm.files import write_json
 from stm.merge.dev import HALVES, Floats, cut_in_two, make_dev_set, query_texts, score_embeddings, score_model
 from stm.merge.evaluator import Evaluator
 from stm.merge.methods import METHODS
+from stm.merge.plan import make_space
 from stm.merge.prompt import best_prompt, score_prompts
 from stm.merge.recipe import Recipe
 from stm.merge.run import merge_experts
@@ -29,6 +32,7 @@ from stm.tasks import Passage, Task, write_task
 from tests.pico import pico_adapter, pico_backbone
 
 EXPERTS = ("med_real", "nlu", "search")
+LEARN = {"granularity": "expert", "steps": 3, "learning_rate": 0.05, "pull": 0.1}
 
 
 def make_task(name: str = "toy", queries: int = 6, passages: int = 20) -> Task:
@@ -206,6 +210,34 @@ def test_the_interaction_of_an_unknown_expert_is_refused_before_any_work(root: P
             make_params(interaction={**asked, "experts": bad})
 
 
+@pytest.mark.parametrize("method", ["linear", "ties"])
+def test_weights_that_may_cancel_out_still_give_a_trace(root: Path, tmp_path: Path, method: str) -> None:
+    search = {**make_params().search.model_dump(), "weights": {"low": -1, "high": 1, "step": 0.5}}
+    asked = {"experts": ["search", "nlu"], "step": 0.5, "source": "model"}
+    params = make_params(method=method, search=search, interaction=asked)
+    folders = {name: root / "models/selected" / name for name in ("nlu", "search")}
+    trace = merge_experts(params, root / "models/warm_up", folders, [make_task("one")], tmp_path / "merged", tmp_path)
+    assert None in [score for row in trace["interaction"]["scores"] for score in row]
+    assert trace["interaction"]["share"] is None
+    write_json(tmp_path / "merge.json", trace)
+
+
+def test_the_interaction_is_around_the_model_that_is_taken(root: Path, tmp_path: Path) -> None:
+    fixed = {"weights": {"nlu": 1.0, "search": 0.5}, "densities": {"nlu": 0.1, "search": 0.2}}
+    asked = {"experts": ["nlu", "search"], "step": 0.5, "source": "model"}
+    trace = merge(root, tmp_path, method="ties", **fixed, interaction=asked)
+    assert trace["interaction"]["scores"][2][1] == trace["decision"]["taken"]["search"]
+
+
+def test_a_search_that_cannot_search_its_space_is_refused_before_any_work(root: Path, tmp_path: Path) -> None:
+    search = make_params().search.model_dump()
+    fine = {**search, "kind": "grid", "weights": {"low": 0, "high": 1, "step": 0.01}}
+    with pytest.raises(ParamsError, match="grid of 'linear' has 1,030,301 points"):
+        merge(root, tmp_path, search=fine)
+    with pytest.raises(ParamsError, match="cma, which needs two coefficients"):
+        make_space(make_params(method="task_arithmetic", search={**search, "kind": "cma"}), "task_arithmetic", ["a"])
+
+
 def test_learned_weights_are_one_more_candidate(root: Path, tmp_path: Path) -> None:
     learning = {"granularity": "layer", "steps": 3, "learning_rate": 0.05, "pull": 0.1, "passages": 6}
     search = {**make_params().search.model_dump(), "trials": 0}
@@ -214,6 +246,8 @@ def test_learned_weights_are_one_more_candidate(root: Path, tmp_path: Path) -> N
     assert learned["method"] == "task_arithmetic"
     assert set(learned["layers"]) == {"0", "1"}
     assert len(trace["learned_losses"]) == 3
+    uniform = trace["trials"][0]["tokens"]  # with the choice of the prompts, made again for the model that is taken
+    assert trace["cost"]["tokens"] == sum(trial["tokens"] for trial in trace["trials"]) + uniform
 
 
 def test_a_further_method_of_mergekit_is_taken_by_name(root: Path, tmp_path: Path) -> None:
@@ -221,6 +255,17 @@ def test_a_further_method_of_mergekit_is_taken_by_name(root: Path, tmp_path: Pat
     assert [trial["method"] for trial in trace["trials"]] == ["linear", "mergekit:karcher"]
     assert set(trace["decision"]["difference"]) == {"search", "holdout"}
     assert SentenceTransformer(str(tmp_path / "merged")).prompts == trace["prompts"]["chosen"]
+
+
+def test_a_further_method_is_written_in_the_bases_type_where_a_machine_computes_in_bfloat16(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stm.encode.compute_dtype", lambda: torch.bfloat16)
+    merge(root, tmp_path, mergekit={"method": "karcher"})
+    tensors = load_file(tmp_path / "merged/model.safetensors")
+    base = load_file(root / "models/warm_up/model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    assert torch.equal(tensors["norm.weight"], base["norm.weight"])
 
 
 def test_fixed_weights_are_taken_without_a_search(root: Path, tmp_path: Path) -> None:
@@ -261,6 +306,8 @@ def test_a_single_expert_is_merged_as_it_is(root: Path, tmp_path: Path) -> None:
         ({"densities": {"nlu": 0.5}}, "only together with weights"),
         ({"weights": {"nlu": 1.0}, "method": ["linear", "ties"]}, "exactly one method"),
         ({"weights": {"nlu": 9.0}}, "merge.weights.nlu"),
+        ({"weights": {"nlu": 1.0}, "learn": LEARN}, "fixed weights search nothing"),
+        ({"weights": {"nlu": 1.0}, "mergekit": {"method": "karcher"}}, "goes with neither weights nor learn"),
     ],
 )
 def test_params_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:

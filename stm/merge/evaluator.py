@@ -35,6 +35,7 @@ class Evaluator:
         self.prompts: Mapping[str, str] = next(iter(prompts.values()))
         self._memories = memories or Memories()
         self._choices: list[Memory] = []
+        self._others: list[Memory] = []
         self._known: dict[Key, Trial] = {}
 
     def _key(self, recipe: Recipe | None) -> Key:
@@ -102,11 +103,15 @@ class Evaluator:
         """Whether the embeddings of that model are at hand."""
         return self._memories.find(*self._key(recipe)) is not None
 
+    def add_cost(self, tokens: int, seconds: float) -> None:
+        """Count what was spent elsewhere, such as in learning; it is no evaluation."""
+        self._others.append(Memory((), tokens, seconds))
+
     def cost(self) -> dict[str, float]:
         """What was spent, before interruptions too: evaluations of dev, tokens encoded, the tokens in units of one
         evaluation, seconds.
         """
-        spent = [*self._choices, *self._memories]
+        spent = [*self._choices, *self._others, *self._memories]
         whole = [memory.tokens for memory in self._memories if len(memory.arrays) != 1]  # of one array: a rung's score
         tokens, evaluations = sum(memory.tokens for memory in spent), len(self._choices) + len(whole)
         return {

@@ -13,6 +13,7 @@ import numpy as np
 from stm.errors import ParamsError
 from stm.merge.evaluator import Evaluator
 from stm.merge.interpolation import Doubles
+from stm.merge.methods import find_method
 from stm.merge.recipe import Recipe
 from stm.merge.space import Interval, Point, Space
 from stm.merge.stand_in import StandIn
@@ -40,7 +41,7 @@ def grid_of_two(space: Space, centre: Recipe, pair: tuple[str, str], values: Seq
     for first in values:
         for second in values:
             point = space.point({**others, pair[0]: first, pair[1]: second})
-            if space.searches_densities:
+            if find_method(space.method).uses_density:
                 point |= {f"density.{name}": centre.densities.get(name, 1.0) for name in space.experts}
             is_empty = space.is_normalised and abs(sum(others.values()) + first + second) < 1e-8
             points.append(None if is_empty else point)
@@ -49,11 +50,12 @@ def grid_of_two(space: Space, centre: Recipe, pair: tuple[str, str], values: Seq
 
 def interaction_share(scores: Doubles) -> float | None:
     """The share in [0, 1] of the variance over a two-way grid that row and column means do not explain (two-way ANOVA
-    without replication); None where rows or columns are too few or nothing varies.
+    without replication); None where rows or columns are too few, where more than the first of them lacks a score, or
+    where nothing varies.
     """
-    # The one point without any weight stands in a corner: its row and column are left out.
+    # With weights from 0 the one point without any weight stands in a corner: its row and column are left out.
     whole = scores[1:, 1:] if np.isnan(scores).any() else scores
-    if min(whole.shape) < 2 or np.ptp(whole) == 0:
+    if min(whole.shape) < 2 or np.isnan(whole).any() or np.ptp(whole) == 0:
         return None
     deviations = whole - whole.mean()
     residual = deviations - deviations.mean(axis=1, keepdims=True) - deviations.mean(axis=0, keepdims=True)

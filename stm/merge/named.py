@@ -21,11 +21,11 @@ from stm.models import load_model
 Parameters = Mapping[str, float | bool | Mapping[str, float]]
 
 
-def merge_by_name(experts: Experts, method: str, parameters: Parameters) -> SentenceTransformer:
+def merge_by_name(experts: Experts, method: str, parameters: Parameters, seed: int = 0) -> SentenceTransformer:
     """Merge the experts' full models by mergekit's `method`; models are numbered in name order.
 
-    A parameter that is a mapping gives one value per expert. `ParamsError` for an unknown method or expert, and with
-    mergekit's words for parameters that it refuses.
+    A parameter that is a mapping gives one value per expert; `seed` is for methods that draw. `ParamsError` for an
+    unknown method or expert, and with mergekit's words for parameters that it refuses.
     """
     # Imported here: few merges go this way, and mergekit takes seconds to import.
     from mergekit.merge_methods import BasePolicy
@@ -42,7 +42,7 @@ def merge_by_name(experts: Experts, method: str, parameters: Parameters) -> Sent
     for adapter in experts.adapters.values():
         models.append(load_model(experts.base))
         add_adapter(models[-1], adapter)
-    torch.manual_seed(0)  # some methods draw masks from the global generator
+    torch.manual_seed(seed)  # some methods draw masks from the global generator
     try:
         return SentenceTransformer.merge(models, method, base_model=base, parameters=numbered)
     except (ValueError, TypeError, RuntimeError) as error:

@@ -26,11 +26,13 @@ from stm.merge.stand_in import StandIn
 from stm.merge.trials import Trial, open_study, storage_url
 from stm.params.merge import MergeParams
 
+MOST_POINTS = 200_000  # of a grid that is tried point by point
+
 
 def make_space(params: MergeParams, method: str, experts: Sequence[str]) -> Space:
-    """The space that params describe for one method."""
+    """The space that params describe for one method; `ParamsError` if the search that they ask for cannot search it."""
     weights, densities = params.search.weights, params.search.densities
-    return Space(
+    space = Space(
         method=method,
         experts=tuple(experts),
         weights=Interval(weights.low, weights.high, weights.step),
@@ -40,6 +42,15 @@ def make_space(params: MergeParams, method: str, experts: Sequence[str]) -> Spac
         seed=params.seed,
         rescale=params.rescale,
     )
+    kind, count = params.search.kind, len(space.intervals())
+    if kind == "cma" and count == 1 and not params.weights:
+        raise ParamsError("merge.search.kind is cma, which needs two coefficients, and there is one; take grid or tpe")
+    if kind == "grid" and space.grid_size() > MOST_POINTS and not params.weights:
+        raise ParamsError(
+            f"merge.search.kind is grid, and the grid of {method!r} has {space.grid_size():,} points, more than "
+            f"{MOST_POINTS:,}; raise the steps of merge.search.weights and densities, or take multi_fidelity"
+        )
+    return space
 
 
 def fixed_recipe(params: MergeParams, names: Sequence[str]) -> Recipe | None:

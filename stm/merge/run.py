@@ -5,6 +5,7 @@ Orders the steps (check, choose prompts, search, guard, write) and leaves each t
 
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ def merge_experts(
         first = evaluator.choose_prompts(simplest)
         say(f"merge: query prompt {evaluator.prompts['query']!r}")
         if params.mergekit is not None:
-            return _merge_named(params.mergekit, experts, dev, prompts, evaluator.evaluate("uniform", simplest), output)
+            uniform = evaluator.evaluate("uniform", simplest)
+            return _merge_named(params.mergekit, params.seed, experts, dev, prompts, uniform, output)
         if fixed is None:
             found = _search(params, spaces, evaluator, experts, scratch)
             _learn(params, found, model, mixer, evaluator, experts)
@@ -120,6 +122,7 @@ def _learn(
         return
     mixer.restore()
     learned = learn(model, experts, evaluator.dev, evaluator.prompts, found.best.recipe, settings)
+    evaluator.add_cost(learned.tokens, learned.seconds)
     found.add_learned(learned, evaluator.evaluate("learned", learned.recipe))
 
 
@@ -128,13 +131,14 @@ def _interaction(
 ) -> dict[str, Any] | None:
     if params.interaction is None or len(experts.names) < 2:
         return None
-    space = make_space(params, taken.method, experts.names)
+    space = replace(make_space(params, taken.method, experts.names), scale=taken.scale)
     done = [trial for trial in trials if trial.recipe.method == taken.method and not trial.recipe.layers]
     return measure_interaction(params.interaction, space, evaluator, taken, done)
 
 
 def _merge_named(
     params: NamedParams,
+    seed: int,
     experts: Experts,
     dev: DevSet,
     prompts: Mapping[str, Mapping[str, str]],
@@ -145,8 +149,8 @@ def _merge_named(
     weights.
     """
     started = time.perf_counter()
-    model = merge_by_name(experts, params.method, params.parameters)
-    encoder = Encoder(model)
+    model = merge_by_name(experts, params.method, params.parameters, seed)
+    encoder = Encoder(deepcopy(model))  # which computes in bfloat16 where the machine does; what is written does not
     scored = score_prompts(dev, encoder, prompts)
     best = best_prompt(scored)
     chosen = best.as_model_prompts()

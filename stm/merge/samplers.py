@@ -48,13 +48,13 @@ class CmaSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]
         strategy = cma.CMAEvolutionStrategy(np.full(len(lows), 0.5), 0.3, options)
         done = [
             t
-            for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
             if t.user_attrs.get("origin", "search") == "search"
         ]
         generation = strategy.ask()
         while len(done) >= strategy.popsize:
             told, done = done[: strategy.popsize], done[strategy.popsize :]
-            strategy.tell(generation, [-float(t.value or 0.0) for t in told])
+            strategy.tell(generation, [-float(t.value or 0.0) for t in told])  # no model: no score
             generation = strategy.ask()
         chosen = lows + widths * np.asarray(generation[len(done) % strategy.popsize])
         return {
@@ -124,13 +124,16 @@ def make_sampler(kind: str, space: Space, seed: int) -> optuna.samplers.BaseSamp
 def grid_proposer(space: Space, trials: int) -> Proposer:
     """Propose the grid point by point, leaving out what gives a recipe that has been proposed or evaluated.
 
-    With fewer `trials` than points every n-th point is taken, so that the whole range is covered.
+    With fewer `trials` than points the first ones are spread evenly, so that the whole range is covered.
     """
     seen: set[str] = set()
-    points = _distinct(space)
     total = sum(1 for _ in _distinct(space))
-    stride = max(1, total // trials) if trials else 1
-    chosen = itertools.islice(points, 0, None, stride)
+    first = {index * total // trials for index in range(min(trials, total))} if trials < total else set(range(total))
+    passes = (enumerate(_distinct(space)), enumerate(_distinct(space)))
+    chosen = itertools.chain(
+        (point for index, point in passes[0] if index in first),
+        (point for index, point in passes[1] if index not in first),
+    )
 
     def propose(done: Sequence[Trial]) -> Point | None:
         seen.update(trial.recipe.key() for trial in done)

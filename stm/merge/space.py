@@ -4,6 +4,7 @@ One space belongs to one method. Does not know how points are chosen or what the
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,12 +75,17 @@ class Space:
         }
 
     def grid(self) -> Iterator[Point]:
-        """All grid points but those without any weight."""
+        """All grid points but those without any weight, or whose weights cannot be normalised."""
         names = list(self.intervals())
         for values in itertools.product(*(interval.values() for interval in self.intervals().values())):
             point = dict(zip(names, values, strict=True))
-            if any(value for name, value in point.items() if name.startswith("weight.")):
+            weights = [value for name, value in point.items() if name.startswith("weight.")]
+            if any(weights) and not (self.is_normalised and abs(math.fsum(weights)) < 1e-8):
                 yield point
+
+    def grid_size(self) -> int:
+        """How many points the grid has."""
+        return math.prod(len(interval.values()) for interval in self.intervals().values())
 
     def recipe(self, point: Mapping[str, float]) -> Recipe:
         """The recipe of a point; `ParamsError` where it cannot be merged."""

@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 
 from stm.merge.dev import DevSet, Floats, K
+from stm.progress import Meter
 
 Doubles = npt.NDArray[np.float64]
 CANDIDATES_PER_BLOCK = 64
+MOST_CELLS = 100_000  # query-passage pairs of all tasks together; ten thousand candidates then take half a minute
+MOST_VALUES = 2**27  # inner products of all pairs of anchors: half a GB
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class _TaskGrams:
 class Surrogate:
     """Bulk scores of mixes from the embeddings of `anchors`: one pair (queries, passages) per anchor, as
     `score_model` makes them.
+
+    Of large tasks a part is enough to rank by: every n-th query, and beside the passages judged for these every n-th
+    other one, so that the cost stays below `MOST_CELLS`.
     """
 
     def __init__(self, dev: DevSet, anchors: Sequence[tuple[Floats, Floats]]) -> None:
@@ -41,24 +47,45 @@ class Surrogate:
         queries_AQD = torch.stack([torch.from_numpy(queries) for queries, _ in anchors])
         passages_APD = torch.stack([torch.from_numpy(passages) for _, passages in anchors])
         self._tasks, start = [], 0
+        cells = min(MOST_CELLS, MOST_VALUES // self._size**2) // len(dev.tasks)
         for task in dev.tasks:
-            halves = dev.halves[task.name]
-            kept = [index for index, query_id in enumerate(task.queries) if halves[query_id] == "search"]
-            ids = [query_id for query_id in task.queries if halves[query_id] == "search"]
-            block_AQD = queries_AQD[:, start : start + len(task.queries)][:, kept]
-            start += len(task.queries)
-            gains = _gains([task.qrels[query_id] for query_id in ids], list(task.corpus))
-            self._tasks.append(_make_grams(block_AQD, passages_APD[:, list(dev.rows[task.name])], gains))
+            halves, ids, corpus = dev.halves[task.name], list(task.queries), list(task.corpus)
+            kept = [index for index, query_id in enumerate(ids) if halves[query_id] == "search"]
+            gains = _gains([task.qrels[ids[index]] for index in kept], corpus)
+            queries, passages = _thin(gains, cells)
+            block_AQD = queries_AQD[:, [start + kept[index] for index in queries]]
+            start += len(ids)
+            rows = [dev.rows[task.name][index] for index in passages]
+            self._tasks.append(_make_grams(block_AQD, passages_APD[:, rows], gains[queries][:, passages]))
 
     def score(self, weights_CA: Doubles) -> Doubles:
         """Mean nDCG@10 over tasks on the search half, for C candidates with one weight per anchor."""
         weights = torch.from_numpy(np.asarray(weights_CA, dtype=np.float32))
         pairs = (weights[:, :, None] * weights[:, None, :]).reshape(len(weights), self._size**2)
-        blocks = [
-            torch.stack([_score_block(block, task) for task in self._tasks]).mean(dim=0)
-            for block in torch.split(pairs, CANDIDATES_PER_BLOCK)
-        ]
+        blocks = []
+        with Meter("rank candidates", len(pairs)) as meter:
+            for block in torch.split(pairs, CANDIDATES_PER_BLOCK):
+                blocks.append(torch.stack([_score_block(block, task) for task in self._tasks]).mean(dim=0))
+                meter.advance(len(block))
         return torch.cat(blocks).double().numpy()
+
+
+def _thin(gains: Tensor, cells: int) -> tuple[list[int], list[int]]:
+    """Queries and passages of a task with gains [Q, P], no more than `cells` pairs unless the judged alone are more."""
+    queries, passages = gains.shape
+    if queries * passages <= cells:
+        return list(range(queries)), list(range(passages))
+    kept = _spread(list(range(queries)), max(1, int((cells / 4) ** 0.5)))  # four passages to a query
+    judged = (gains[kept] > 0).any(dim=0)
+    others = [index for index in range(passages) if not judged[index]]
+    chosen = _spread(others, max(K, cells // len(kept) - int(judged.sum())))
+    return kept, sorted([*judged.nonzero().flatten().tolist(), *chosen])
+
+
+def _spread(items: list[int], most: int) -> list[int]:
+    """At most so many of the items, evenly spread."""
+    count = min(most, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 def _gains(judged: Sequence[Mapping[str, int]], passage_ids: Sequence[str]) -> Tensor:
@@ -74,7 +101,7 @@ def _make_grams(queries_AQD: Tensor, passages_APD: Tensor, gains: Tensor) -> _Ta
     scores = torch.einsum("iqd,jpd->ijqp", queries_AQD, passages_APD).reshape(anchors**2, -1)
     norms = torch.einsum("ipd,jpd->ijp", passages_APD, passages_APD).reshape(anchors**2, -1)
     depth = min(K, gains.shape[1])
-    ideal = (gains.topk(depth, dim=1).values * _discounts(depth)).sum(dim=1)
+    ideal = (gains.topk(depth, dim=1).values * _discounts(depth)).sum(dim=1).clamp_min(1e-12)
     return _TaskGrams(scores, norms, gains, ideal)
 
 

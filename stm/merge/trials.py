@@ -6,6 +6,7 @@ anything.
 
 import contextlib
 import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,20 +73,20 @@ def open_study(
     opened.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    name = f"stm-merge-{space.method}"
+    name, shown = f"stm-merge-{space.method}", re.sub(r"://[^@/]*@", "://***@", str(url))  # a URL may hold a password
     try:
         study = optuna.create_study(
             storage=url, study_name=name, direction="maximize", load_if_exists=True, sampler=sampler
         )
     except ModuleNotFoundError as error:
         raise ParamsError(
-            f"the search storage {url} needs the package {error.name}; install it or name another merge.search.storage"
+            f"the search storage {shown} needs the package {error.name}; install it, or take another storage"
         ) from error
     except Exception as error:  # SQLAlchemy raises a different class for every way in which a file is no database
         if is_disk_full(error):
             raise
         raise ParamsError(
-            f"cannot open the search storage {url}: {type(error).__name__}; name another merge.search.storage"
+            f"cannot open the search storage {shown}: {type(error).__name__}; name another merge.search.storage"
         ) from error
     known = study.user_attrs
     if "key" not in known:
@@ -93,7 +94,7 @@ def open_study(
         study.set_user_attr("key", key)
     elif known["key"] != key:
         raise ParamsError(
-            f"the search storage {url} holds a search of {_difference(known['space'], space)}; "
+            f"the search storage {shown} holds a search of {_difference(known['space'], space)}; "
             "name another merge.search.storage"
         )
     return study
@@ -104,7 +105,7 @@ def _difference(known: Mapping[str, Any], space: Space) -> str:
     for name in sorted(set(known) | set(ours)):
         if known.get(name) != ours.get(name):
             return f"another space ({name} {known.get(name)}, now {ours.get(name)})"
-    return "other experts, dev tasks or prompts"
+    return "other experts, dev tasks or prompts, or of another search.kind or search.seed"
 
 
 def finished_trials(study: optuna.Study, space: Space, rows: Sequence[tuple[str, Point]]) -> list[Trial]:

@@ -145,4 +145,8 @@ class MergeParams(Section):
             raise ValueError("densities are fixed only together with weights")
         if self.weights and len(self.methods) != 1:
             raise ValueError("fixed weights need exactly one method")
+        if self.weights and self.learn:
+            raise ValueError("learn begins where a search ends, and fixed weights search nothing; drop one of them")
+        if self.mergekit and (self.weights or self.learn):
+            raise ValueError("mergekit takes the place of the search; it goes with neither weights nor learn")
         return self

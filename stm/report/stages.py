@@ -156,7 +156,9 @@ def interaction_view(report: Mapping[str, Any]) -> dict[str, Any]:
     step, share = -(-len(values) // LEVELS), dig(found, "share")
     columns = [index for index in range(len(values)) if index % step == 0]
     whole = all(_is_number(score) for row in scores for score in row)
-    shown = scores if whole else scores[1:]  # only the point without any weight has no score
+    shown = scores if whole else scores[1:]  # with weights from 0 only the point without any weight has no score
+    if not all(_is_number(score) for row in shown for score in row):
+        return {}
     lines = {f"{experts[1]} {values[index]:g}": [float(row[index]) for row in shown] for index in columns}
     ends = (float(values[0 if whole else 1]), float(values[-1]))
     title = f"Interaction of the weights of {experts[0]} and {experts[1]}, nDCG@10 on the search half"
