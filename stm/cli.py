@@ -137,7 +137,10 @@ def use(profile: Annotated[str, typer.Argument(help="Name of a file in profiles/
         from stm.profiles import use_profile
 
         use_profile(profile)
-        typer.echo(f"params.yaml is now the profile {profile!r}; `git diff params.yaml` shows it, `dvc repro` runs it")
+        typer.echo(
+            f"params.yaml is now the profile {profile!r}; `git diff params.yaml` shows it, "
+            "`dvc repro check` says whether anything is missing, and `dvc repro` runs it"
+        )
 
     _run(body)
 

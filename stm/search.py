@@ -43,7 +43,7 @@ class Hit:
 def read_corpus(path: Path) -> dict[str, Passage]:
     """Read passages from a .jsonl file (text, and perhaps _id and title) or a text file, one passage a line."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # texts may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise DataError(f"cannot read the corpus {path}: {reason}; give a .jsonl file or a text file") from error

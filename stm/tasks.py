@@ -133,7 +133,7 @@ def _parse_judgement(line: str) -> tuple[str, str, int] | None:
 
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         found = sorted(p.stem for p in path.parent.glob("*.tsv"))
         raise DataError(f"cannot read {path}: {error.strerror}; splits there: {found or 'none'}") from error

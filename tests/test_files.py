@@ -1,5 +1,6 @@
 """The table `files`: every path of one's own that a section names is a row there, so that DVC sees it change."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,17 @@ def test_a_branch_of_the_hub_is_no_commit(model: str, revision: str) -> None:
 def test_a_row_without_its_file_is_refused() -> None:
     with pytest.raises(ParamsError, match=r"files\.mine\.path: there is no my/nothing; correct the path or bring"):
         check(files={"mine": {"path": "my/nothing", "read_by": "prepare"}})
+
+
+def test_the_example_of_the_readme_is_complete_but_for_the_commit() -> None:
+    example = re.search(r"## Your own data.*?```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert example
+    changes = yaml.safe_load(example[1].replace("<commit>", COMMIT))
+    data = params()
+    prepare = {**data["prepare"], **changes.pop("prepare")}
+    Path("my/beir-folder").mkdir()
+    Path("my/passages.jsonl").touch()
+    check_complete(parse_section({**data, **changes, "prepare": prepare}, Params, ""))
 
 
 def test_a_neighbour_of_the_same_beginning_is_not_below() -> None:

@@ -96,6 +96,8 @@ FAULTS: list[tuple[str, str, bytes, str]] = [
     ("x.csv", "csv", b"query,text\na,b\n", r"x\.csv has no column 'passage', .*; its columns are query, text"),
     ("x.csv", "csv", b"", r"x\.csv is empty; expected csv rows"),
     ("x.csv", "csv", b'query,passage\n"a,b,c\nd,e,f,g\n', r"x\.csv"),
+    ("x.csv", "csv", b"query;passage\na;b\n", r"x\.csv has no column .*; set `separator` to what stands between them"),
+    ("x.csv", "csv", b"query,passage\na,b,c\n", r"x\.csv is not a readable csv file: [^\n]*$"),
     ("x.parquet", "parquet", b"nonsense", r"x\.parquet is not a readable parquet file"),
     ("x.jsonl", "jsonl", b"\x1f\x8bbroken", r"x\.jsonl is a broken gzip file"),
 ]

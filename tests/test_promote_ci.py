@@ -36,16 +36,19 @@ def repository(tmp_path: Path) -> Path:
     """A clone with a small pipeline, its metrics committed on origin/main, and a stand-in for gh."""
     root, bare = tmp_path / "clone", tmp_path / "bare"
     (root / "bin").mkdir(parents=True)
-    (root / "reports").mkdir()
+    for folder in ("reports", "data/files/prepare"):
+        (root / folder).mkdir(parents=True)
     stand_in = root / "bin" / "gh"
     stand_in.write_text('#!/bin/sh\necho "$@" > gh.log\n', encoding="utf-8")
     stand_in.chmod(0o755)
     (root / "seed.txt").write_text("0.5", encoding="utf-8")
     (root / ".gitignore").write_text("/bin\n/gh.log\n/comment.md\n", encoding="utf-8")
+    own = "data/files/prepare/own.json"
     stages = {
         "report": {
-            "cmd": "printf '{\"ndcg_at_10\": %s}' $(cat seed.txt) > reports/metrics.json", "deps": ["seed.txt"],
-            "metrics": [{"reports/metrics.json": {"cache": False}}],
+            "cmd": f"printf '{{\"ndcg_at_10\": %s}}' $(cat seed.txt) | tee {own} > reports/metrics.json",
+            "deps": ["seed.txt"], "metrics": [{"reports/metrics.json": {"cache": False}}],
+            "outs": [{own: {"cache": False}}],
         },
         "promote": {
             "cmd": "git log -1 --format=%s > reports/promotion.json", "deps": ["reports/metrics.json"],

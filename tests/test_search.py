@@ -90,6 +90,12 @@ def test_bad_corpora_are_named_with_file_and_line(tmp_path: Path, content: str, 
     assert str(path) in str(caught.value)
 
 
+def test_texts_may_hold_ends_of_lines_that_json_does_not_know(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"_id": "a", "text": "one\u2028two\x85three"}\r\n{"_id": "b", "text": "four"}\n', newline="")
+    assert [passage.text for passage in read_corpus(path).values()] == ["one\u2028two\x85three", "four"]
+
+
 def test_a_missing_or_binary_corpus_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read the corpus .*none\.txt"):
         read_corpus(tmp_path / "none.txt")

@@ -15,6 +15,7 @@ from stm.params.all import Params
 from stm.params.backbone import FolderSource
 from stm.params.backbone import HubSource as HubBackbone
 from stm.params.files import Reader
+from stm.params.names import unknown_names
 from stm.params.prepare import EmbeddedSource, EmbeddedTask, HubSource
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -58,6 +59,12 @@ def _named_models(params: Params) -> Iterator[tuple[str, str, Reader, str, str]]
         yield f"{where}model", f"{where}revision", "synthesize", validation.dense_model, validation.dense_revision
 
 
+def _neither(params: Params) -> Iterator[str]:
+    for where, key, _, name, revision in _named_models(params):
+        if not revision and not Path(name).exists():
+            yield f"{where}: there is no folder {name}; correct the path or, if it is a model of a hub, set {key}"
+
+
 def _same_rows(params: Params) -> Iterator[str]:
     seen: list[tuple[str, dict[str, Any], set[str]]] = []
     for where, split, source in _hub_sources(params):
@@ -89,8 +96,8 @@ def _local_paths(params: Params) -> Iterator[tuple[str, Reader, str]]:
         for name, task in tasks.items():
             if not isinstance(task, EmbeddedTask):
                 yield f"prepare.tasks.{part}.{name}.path", "prepare", task.path
-    for where, _, reader, name, revision in _named_models(params):
-        if not revision or Path(name).exists():
+    for where, _, reader, name, _ in _named_models(params):
+        if Path(name).exists():
             yield where, reader, name
     if params.evaluate.hub_folder:
         yield "evaluate.hub_folder", "evaluate", params.evaluate.hub_folder
@@ -118,13 +125,13 @@ def _absent(params: Params) -> Iterator[str]:
 
 def check_complete(params: Params) -> None:
     """`ParamsError`, one line per fault: a hub id without a commit, splits that share a source's rows, a path without
-    a row in `files`, a row there without its file.
+    a row in `files`, a row there without its file, a name that stands for nothing.
     """
     faults = [
         f"{key} {PIN.format(name=name, given=given)}"
         for key, name, given in _pins(params)
         if not COMMIT.fullmatch(given)
     ]
-    faults += [*_same_rows(params), *_unseen(params), *_absent(params)]
+    faults += [*_neither(params), *_same_rows(params), *_unseen(params), *_absent(params), *unknown_names(params)]
     if faults:
         raise ParamsError("params.yaml is not complete:\n" + "\n".join(faults))

@@ -6,6 +6,7 @@ Does not know which split the pairs are for.
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -37,7 +38,8 @@ def require_columns(wanted: Iterable[str], there: Sequence[str], where: str) -> 
     missing = [name for name in wanted if name not in there]
     if missing:
         found = ", ".join(sorted(there)) or "none"
-        raise DataError(f"{where} has no column {', '.join(map(repr, missing))}; its columns are {found}")
+        hint = "; set `separator` to what stands between them" if len(there) == 1 and re.search("[;\t|]", found) else ""
+        raise DataError(f"{where} has no column {', '.join(map(repr, missing))}; its columns are {found}{hint}")
 
 
 def _read_jsonl(path: Path, names: Mapping[str, str]) -> pl.DataFrame:
@@ -82,7 +84,8 @@ def _read_table(path: Path, kind: str, separator: str) -> pl.DataFrame:
             return pl.read_csv(data, separator=separator, infer_schema=False)
         return pl.read_parquet(data)
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"{path} is not a readable {kind} file: {error}") from error
+        reason = str(error).strip().split("\n")[0]  # what follows is advice about arguments of polars
+        raise DataError(f"{path} is not a readable {kind} file: {reason}") from error
 
 
 def read_pairs(path: Path | str, kind: str, names: Mapping[str, str], separator: str = ",") -> pl.DataFrame:

@@ -25,7 +25,7 @@ LIBRARIES = (
     "torch", "transformers",
 )  # fmt: skip
 # Written by the pipeline itself while it runs, so a change there is no change of code or params.
-OUTPUTS = ("dvc.lock", "reports")
+OUTPUTS = ("dvc.lock", "reports", "data/files")
 SECRET_NAME = re.compile(r"(^|_)(API)?(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
 SHORTEST_SECRET = 8
 

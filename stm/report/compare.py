@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from stm.errors import ParamsError
 from stm.report.scores import SCOPES, ModelInfo, Table
 from stm.significance import Comparison, Interval, Resampled, holm, resample
 
@@ -61,9 +62,13 @@ class Analysis:
 
 
 def choose_subject(table: Table, name: str) -> ModelInfo:
-    """Return the model of that name, else the one of role "merged", else the first of the table."""
-    by_role = next((model for model in table.models if model.role == "merged"), table.models[0])
-    return next((model for model in table.models if model.name == name), by_role)
+    """Return the model of that name; `ParamsError` with the names that there are for another."""
+    position = table.position(name)
+    if position is None:
+        why = f" ({table.left_out[name]})" if name in table.left_out else ""
+        known = ", ".join(model.name for model in table.models)
+        raise ParamsError(f"report.subject is {name!r}, which is not among the compared models{why}; there are {known}")
+    return table.models[position]
 
 
 def _correct(rows: Mapping[str, list[Tested]], family: list[str]) -> dict[str, list[Tested]]:

@@ -1,0 +1,69 @@
+"""Names in one section that stand for rows of another, checked before any work: a typo in `merge` must not show after
+the training.
+
+Params go in, a line per fault comes out.
+"""
+
+from collections.abc import Collection, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import get_args
+
+from stm.params.all import Params
+from stm.params.prepare import EmbeddedTask, EmbeddedTaskName
+
+CHAMPION, LEXICAL = "@champion", "bm25"
+MADE = ("models/backbone", "models/warm_up", "models/merged", "models/baselines/all")
+
+
+def unknown_names(params: Params) -> Iterator[str]:
+    """A line per name that stands for nothing, with the names that there are."""
+    models = [*params.models, *params.outside, LEXICAL]
+    roles = [*(row.role for row in params.models.values()), *(["outside"] if params.outside else [])]
+    merge, dev = params.merge, params.prepare.tasks.dev
+    interaction = merge.interaction.experts if merge.interaction else []
+    named: list[tuple[str, Collection[str], Collection[str]]] = [
+        ("merge.weights", merge.weights, params.splits), ("merge.densities", merge.densities, params.splits),
+        ("merge.interaction.experts", interaction, params.splits), ("merge.tasks", merge.tasks, dev),
+        ("select.tasks", params.select.tasks, dev), ("search_prompts.tasks", params.search_prompts.tasks, dev),
+        ("promote.model", [params.promote.model], params.models), ("report.subject", [params.report.subject], models),
+    ]  # fmt: skip
+    for where, names, known in named:
+        for name in names:
+            if name not in known:
+                yield f"{where} names {name!r}; there are {', '.join(known)}"
+    for gate, row in params.promote.gates.comparisons.items():
+        for pattern in row.against:
+            if pattern != CHAMPION and not any(fnmatchcase(name, pattern) for name in (*models, *roles)):
+                yield (
+                    f"promote.gates.comparisons.{gate}.against has {pattern!r}, which is no role, name or pattern of "
+                    f"an evaluated model; there are {', '.join(sorted({*models, *roles, CHAMPION}))}"
+                )
+    yield from _models(params)
+    yield from _tasks(params)
+
+
+def _models(params: Params) -> Iterator[str]:
+    selected, experts = (
+        [f"models/{folder}/{name}" for name in names]
+        for folder, names in (("selected", params.splits), ("experts", params.experts))
+    )
+    for name, row in params.models.items():
+        path = Path(row.path).as_posix()
+        if path in (*MADE, *selected, *experts):
+            continue
+        if path.startswith("models/"):
+            yield f"models.{name}.path is {row.path!r}, which no stage makes; they make {', '.join((*MADE, *selected))}"
+        elif not Path(path).exists():
+            yield f"models.{name}.path: there is no {row.path}; correct the path or bring the folder"
+
+
+def _tasks(params: Params) -> Iterator[str]:
+    known = get_args(EmbeddedTaskName)
+    for part, tasks in (("dev", params.prepare.tasks.dev), ("test", params.prepare.tasks.test)):
+        for name, task in tasks.items():
+            if isinstance(task, EmbeddedTask) and (task.name or name) not in known:
+                yield (
+                    f"prepare.tasks.{part}.{name} is no embedded task; call it one of {', '.join(known)}, or say which "
+                    "as its `name`"
+                )

@@ -1,0 +1,66 @@
+"""Names that stand for rows of other tables, which `check` refuses where there is no such row."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stm.errors import ParamsError
+from stm.params.all import Params
+from stm.params.base import parse_section
+from stm.params.complete import check_complete
+from tests.test_files import params
+
+INTERACTION = {"experts": ["nlu", "nobody"], "step": 0.1, "source": "surrogate"}
+WRONG = [
+    (
+        {"merge__weights": {"nobody": 1.0}, "merge__method": "linear"},
+        "merge.weights names 'nobody'; there are",
+    ),
+    ({"merge__interaction": INTERACTION}, "merge.interaction.experts names 'nobody'; there are med_real"),
+    ({"merge__tasks": ["med-hpo"]}, "merge.tasks names 'med-hpo'; there are med-hpo-lay"),
+    ({"select__tasks": ["x"]}, "select.tasks names 'x'"),
+    ({"search_prompts__tasks": ["x"]}, "search_prompts.tasks names 'x'"),
+    ({"promote__model": "mergd"}, "promote.model names 'mergd'; there are base, warm_up"),
+    ({"report__subject": "mergd"}, "report.subject names 'mergd'"),
+    (
+        {"promote__gates__comparisons__base__against": ["bsae"]},
+        "promote.gates.comparisons.base.against has 'bsae', which is no role",
+    ),
+    (
+        {"models__med_real__path": "models/selected/medreal"},
+        "models.med_real.path is 'models/selected/medreal'",
+    ),
+    ({"models__other": {"path": "my/nothing"}}, "models.other.path: there is no my/nothing"),
+    (
+        {"prepare__tasks__dev__med-foo": {"kind": "embedded"}},
+        "prepare.tasks.dev.med-foo is no embedded task",
+    ),
+    ({"mine__dense_model": "owner/model"}, "mine.dense_model: there is no folder owner/model; correct the path or"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG)
+def test_a_name_that_stands_for_nothing_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ParamsError) as refused:
+        check_complete(parse_section(params(**changes), Params, ""))
+    assert len(str(refused.value).splitlines()) == 2
+    assert message in str(refused.value)
+
+
+def test_names_patterns_and_folders_that_are_there_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my/model").mkdir(parents=True)
+    check_complete(
+        parse_section(
+            params(
+                models__other={"path": "my/model"}, models__one={"path": "models/experts/nlu-ft"},
+                promote__gates__comparisons__base__against=["med_*", "outside", "@champion", "bm25"],
+                report__subject="other", merge__tasks=["gen-wiki"],
+            ),
+            Params, "",
+        )
+    )  # fmt: skip
