@@ -58,7 +58,7 @@ def test_names_patterns_and_folders_that_are_there_pass(tmp_path: Path, monkeypa
         parse_section(
             params(
                 models__other={"path": "my/model"}, models__one={"path": "models/experts/nlu-ft"},
-                promote__gates__comparisons__base__against=["med_*", "outside", "@champion", "bm25"],
+                promote__gates__comparisons__base__against=["med_*", "outside", "all_data", "@champion", "bm25"],
                 report__subject="other", merge__tasks=["gen-wiki"],
             ),
             Params, "",

@@ -49,7 +49,7 @@ def params_of(base_url: str) -> dict[str, Any]:
         f"texts-{name}": {"split": "texts", "negatives": kind, "instruction": "seed"}
         for name, kind in (("ft", "mined"), ("shn", "synthetic"))
     }
-    params["models"] = {"base": {"path": "models/backbone", "role": "base"}}
+    params["models"] = {name: params["models"][name] for name in ("base", "merged")}
     params["prepare"] |= {
         "splits": {"texts": [{"kind": "corpus", "path": "own/texts.jsonl", "text": "body"}]},
         "warm_up_splits": ["texts"],

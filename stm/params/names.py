@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from stm.params.all import Params
+from stm.params.evaluate import Role
 from stm.params.prepare import EmbeddedTask, EmbeddedTaskName
 
 CHAMPION, LEXICAL = "@champion", "bm25"
@@ -19,7 +20,7 @@ MADE = ("models/backbone", "models/warm_up", "models/merged", "models/baselines/
 def unknown_names(params: Params) -> Iterator[str]:
     """A line per name that stands for nothing, with the names that there are."""
     models = [*params.models, *params.outside, LEXICAL]
-    roles = [*(row.role for row in params.models.values()), *(["outside"] if params.outside else [])]
+    roles = get_args(Role)
     merge, dev = params.merge, params.prepare.tasks.dev
     interaction = merge.interaction.experts if merge.interaction else []
     named: list[tuple[str, Collection[str], Collection[str]]] = [
