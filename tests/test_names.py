@@ -53,11 +53,13 @@ def test_a_name_that_stands_for_nothing_is_one_line(
 
 def test_names_patterns_and_folders_that_are_there_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("my/model").mkdir(parents=True)
+    for folder in ("my/model", "models/seed-2"):
+        Path(folder).mkdir(parents=True)
     check_complete(
         parse_section(
             params(
                 models__other={"path": "my/model"}, models__one={"path": "models/experts/nlu-ft"},
+                models__two={"path": "models/seed-2"},
                 promote__gates__comparisons__base__against=["med_*", "outside", "all_data", "@champion", "bm25"],
                 report__subject="other", merge__tasks=["gen-wiki"],
             ),

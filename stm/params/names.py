@@ -53,7 +53,9 @@ def _models(params: Params) -> Iterator[str]:
         path = Path(row.path).as_posix()
         if path in (*MADE, *selected, *experts):
             continue
-        if path.startswith("models/"):
+        if path.startswith(
+            ("models/selected/", "models/experts/", "models/baselines/")
+        ):  # perhaps left by a former split
             yield f"models.{name}.path is {row.path!r}, which no stage makes; they make {', '.join((*MADE, *selected))}"
         elif not Path(path).exists():
             yield f"models.{name}.path: there is no {row.path}; correct the path or bring the folder"
