@@ -6,9 +6,9 @@ Per seed: a warm-up, one expert per split from it, the all-data baseline of as m
 of as many steps as a single expert, which says what the longer path is worth), a coefficient search per merge method on
 the search half of dev with the guard on the other half, learned weights, and every model scored on dev and test. Beside
 them: the plain sum of the experts' deltas, and the all-data delta at the length and with the prompt that are best on
-dev, as the merges have theirs. With --join, the
-merge once more with the all-data model as one of the experts. Models, what the searches found, and the scores per
-model lie under --work, so that an interrupted run goes on and the same recipes can be scored on more queries.
+dev, as the merges have theirs. With --join, those methods once more with the all-data model as one of the experts.
+Models, what the searches found, and the scores per model lie under --work, so that an interrupted run goes on and the
+same recipes can be scored on more queries.
 What is made of the scores: `benchmarks.merge_summary`.
 """
 
@@ -228,16 +228,18 @@ def run_seed(options: Options, splits: Sequence[str], data: Path, folder: Path, 
     recipe = Recipe("task_arithmetic", {ALL: scaled["scale"]})
     tables |= score_recipes(whole, {f"{ALL} scaled": recipe}, scaled["prompts"], scoring)
 
-    def merge(experts: Experts, where: Path, prefix: str) -> dict[str, Any]:
+    def merge(options: Options, experts: Experts, where: Path, prefix: str, rows: tuple[str, ...]) -> dict[str, Any]:
         found = keep(where / "found.json", partial(find_merges, options, experts, dev, where))
-        recipes = {f"{prefix}{name}": as_recipe(data) for name, data in found["recipes"].items()}
+        recipes = {f"{prefix}{n}": as_recipe(data) for n, data in found["recipes"].items() if n.startswith(rows)}
         tables.update(score_recipes(experts, recipes, found["prompts"], scoring))
         return dict(found)
 
-    result = {"trainings": trainings, "all_data_scale": scaled["scale"], **merge(experts, searches, "")}
+    result = {"trainings": trainings, "all_data_scale": scaled["scale"], **merge(options, experts, searches, "", ("",))}
     if options.join:
         joined = read_experts(base, {name: adapters[name] for name in (*splits, ALL)})
-        result["joined"] = merge(joined, searches / "joined", "joined ")
+        changed = Options(**{**vars(options), "methods": options.join, "learn_steps": 0})
+        where = searches / f"joined-{'-'.join(options.join)}"
+        result["joined"] = merge(changed, joined, where, "joined ", ("merged", "uniform"))
     return {**result, "tables": tables}
 
 
@@ -270,7 +272,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=5, help="candidates per method beside the fixed rows")
     parser.add_argument("--scales", type=float, nargs="+", default=[0.5, 0.75, 1.0, 1.25, 1.5], help="of all data")
     parser.add_argument("--learn-steps", type=int, default=24, help="0 learns nothing")
-    parser.add_argument("--join", action="store_true", help="also merge the experts with the all-data model")
+    parser.add_argument("--join", nargs="+", default=[], help="methods that also merge experts and all-data model")
     parser.add_argument("--work", default=".stm/benchmarks/merge_seeds")
     parser.add_argument("--output", default="benchmarks/results/merge_seeds.json")
     options = parser.parse_args()

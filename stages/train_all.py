@@ -1,5 +1,5 @@
 """Train the baseline that merging must beat: one adapter on the rows of all splits together, for as many steps as the
-experts in sum.
+experts in sum. The stage `select` gives it its prompts.
 """
 
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 from stm.stage import run_stage
 from stm.files import write_json
 from stm.params.base import load_section
-from stm.params.experts import load_splits
+from stm.params.experts import BASELINE, load_splits
 from stm.params.train import TrainParams
 from stm.train.expert import Share, count_steps, train_expert
 from stm.train.processes import join_processes, launch
@@ -21,7 +21,7 @@ def main() -> None:
     shares = [Share(Path(f"data/mined/{s}.parquet"), Path(f"data/instructions/seed/{s}.json")) for s in splits]
     steps = sum(count_steps(share.rows, params) for share in shares)
     budget = params.model_copy(update={"max_steps": steps})
-    report = train_expert("models/warm_up", shares, budget, "models/baselines/all", ".stm/train_all", "all")
+    report = train_expert("models/warm_up", shares, budget, f"models/experts/{BASELINE}", ".stm/train_all", BASELINE)
     if join_processes().is_main:
         write_json("reports/train_all.json", report)
 

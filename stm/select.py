@@ -1,4 +1,5 @@
-"""Selection: the variants of each split scored on the dev tasks, and the best of each copied out.
+"""Selection: the variants of each split scored on the dev tasks and the best of each copied out, and prompts chosen for
+the baseline.
 
 Takes variants as plain values and model folders; does not know how they were trained, nor the params file.
 """
@@ -13,10 +14,13 @@ from stm.encode import Encoder
 from stm.errors import ModelError
 from stm.files import atomic_directory, sha256_file, sha256_text
 from stm.merge.dev import DevSet, Scores, as_texts, score_model
+from stm.merge.prompt import score_prompts
+from stm.metrics import mean
 from stm.models import load_model
 from stm.progress import say
+from stm.prompts import FILE, read_prompts
 
-COPIED = ("adapter_config.json", "adapter_model.safetensors", "prompts.json")
+COPIED = ("adapter_config.json", "adapter_model.safetensors", FILE)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def score_variant(variant: Variant, folder: Path, dev: DevSet) -> Scored:
     encoder = Encoder(model)
     scores: Scores = score_model(dev, encoder, as_texts(model.prompts))
     by_task = scores.tasks_overall()
-    return Scored(variant, by_task, sum(by_task.values()) / len(by_task), encoder.tokens)
+    return Scored(variant, by_task, mean(by_task), encoder.tokens)
 
 
 def choose(scored: Sequence[Scored]) -> dict[str, Scored]:
@@ -91,6 +95,34 @@ def select_experts(variants: Sequence[Variant], folder: Path | str, dev: DevSet,
         "experts": {s.variant.name: _row(s, best[s.variant.split] is s) for s in scored},
         "dev": {"tasks": dev.sizes, "metric": "ndcg_at_10"},
     }
+
+
+def prompt_baseline(
+    name: str, experts: Sequence[str], folder: Path | str, dev: DevSet, output: Path | str
+) -> dict[str, Any]:
+    """Score the adapter `folder/<name>` with its own prompts and with those of `experts`, and write it with the best to
+    `output/<name>`; return the table.
+
+    A merge chooses among the prompts of the base and of the experts on dev; the baseline that it must beat has the
+    same choice. Passages are encoded once. `ModelError` if the baseline has not been trained.
+    """
+    source = Path(folder) / name
+    if not (source / COPIED[0]).exists():
+        raise ModelError(f"the baseline is not in {source}; run `dvc repro train_all` to train it")
+    candidates = {proposer: read_prompts(Path(folder) / proposer).as_model_prompts() for proposer in (name, *experts)}
+    scored = score_prompts(dev, Encoder(load_model(source)), candidates)
+    means = [mean(candidate.scores.tasks_overall()) for candidate in scored]
+    best = means.index(max(means))
+    proposer = scored[best].proposed_by[0]
+    with atomic_directory(Path(output) / name) as scratch:
+        for file in COPIED:
+            shutil.copyfile((Path(folder) / proposer if file == FILE else source) / file, scratch / file)
+    say(f"select: {name} {means[best]:.4f} with the prompts of {proposer}")
+    rows = [
+        {"proposed_by": list(candidate.proposed_by), **candidate.as_model_prompts(), "mean": value}
+        for candidate, value in zip(scored, means, strict=True)
+    ]
+    return {"name": name, "mean": means[best], "tasks": scored[best].scores.tasks_overall(), "prompts": rows}
 
 
 def _row(scored: Scored, is_selected: bool) -> dict[str, Any]:

@@ -123,7 +123,10 @@ def write_reports(root: Path) -> None:
     write_json(reports / "merge.json", merge_report())
     write_json(reports / "search_prompts" / "search.json", prompts_report())
     expert = {"split": "search", "negatives": "mined", "instruction": "seed", "mean": 0.4, "is_selected": True}
-    write_json(reports / "select.json", {"experts": {"search-ft": expert}, "selected": {"search": "search-ft"}})
+    tried = [{"proposed_by": [name], "mean": mean} for name, mean in (("all", 0.35), ("search-ft", 0.37))]
+    baseline = {"name": "all", "mean": 0.37, "prompts": tried}
+    select = {"experts": {"search-ft": expert}, "selected": {"search": "search-ft"}, "baseline": baseline}
+    write_json(reports / "select.json", select)
     guarded = {"bm25": {"too_close": 2100, "same_concept": 41}, "given": {"duplicate": 7}}
     mined = {"rows": 640, "negatives_by_origin": {"bm25": 900, "given": 300}, "guarded_out": guarded}
     write_json(reports / "mine" / "search.json", mined)

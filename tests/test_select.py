@@ -1,4 +1,4 @@
-"""Selection: the best variant per split, ties, the copied folders, and what is refused."""
+"""Selection: the best variant per split, ties, the copied folders, the baseline's prompts, and what is refused."""
 
 import json
 from pathlib import Path
@@ -10,10 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import select as stage
+from stm.encode import Encoder
 from stm.errors import ModelError, ParamsError
-from stm.merge.dev import make_dev_set
+from stm.files import read_json
+from stm.merge.dev import make_dev_set, score_model
+from stm.metrics import mean
 from stm.models import load_model
-from stm.select import Scored, Variant, choose, score_variant, select_experts
+from stm.prompts import read_prompts, render, write_prompts
+from stm.select import Scored, Variant, choose, prompt_baseline, score_variant, select_experts
 from stm.tasks import Passage, Task, write_task
 from tests.pico import pico_adapter, pico_backbone
 
@@ -37,8 +41,11 @@ def scored(variant: Variant, mean: float) -> Scored:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("select")
     base = pico_backbone(folder / "models/warm_up")
-    for index, name in enumerate(["a-ft", "a-shn", "b-ft"]):
+    for index, name in enumerate(["a-ft", "a-shn", "b-ft", "all"]):
         pico_adapter(base, folder / "models/experts" / name, seed=index, scale=0.3)
+    for name in ("a-ft", "a-shn", "b-ft"):
+        prompts = read_prompts(base)
+        write_prompts(render(prompts.template, f"Instruction of {name[0]}"), folder / "models/experts" / name)
     write_task(make_task(), folder / "data/tasks/dev/toy", "dev")
     return folder
 
@@ -82,6 +89,41 @@ def test_the_stage_copies_the_winner_and_writes_the_table(root: Path, monkeypatc
     assert load_model(root / "models/selected/a").prompts["query"]
 
 
+def test_the_baseline_gets_the_prompt_that_is_best_on_dev(root: Path, tmp_path: Path) -> None:
+    dev = make_dev_set([make_task()], [], 0, 0, 0)
+    folder = root / "models/experts"
+    report = prompt_baseline("all", ["a-ft", "b-ft", "a-shn"], folder, dev, tmp_path)
+    assert [row["proposed_by"] for row in report["prompts"]] == [["all"], ["a-ft", "a-shn"], ["b-ft"]]
+    model = load_model(folder / "all")
+    for row in report["prompts"]:
+        expected = mean(score_model(dev, Encoder(model), row).tasks_overall())
+        assert row["mean"] == pytest.approx(expected, abs=1e-6)
+    best = max(report["prompts"], key=lambda row: row["mean"])
+    assert report["mean"] == best["mean"] > min(row["mean"] for row in report["prompts"])
+    written = tmp_path / "all"
+    assert (written / "prompts.json").read_bytes() == (folder / best["proposed_by"][0] / "prompts.json").read_bytes()
+    assert (written / "adapter_model.safetensors").read_bytes() == (
+        folder / "all/adapter_model.safetensors"
+    ).read_bytes()
+    assert load_model(written).prompts["query"] == best["query"]
+
+
+def test_the_stage_writes_the_baseline_with_the_prompts_of_selected_experts(root: Path) -> None:
+    report = read_json(root / "reports/select.json")
+    proposers = [name for row in report["baseline"]["prompts"] for name in row["proposed_by"]]
+    assert sorted(proposers) == sorted(["all", *report["selected"].values()])
+    assert load_model(root / "models/baselines/all").prompts["query"] in [
+        r["query"] for r in report["baseline"]["prompts"]
+    ]
+
+
+def test_a_baseline_that_is_not_trained_is_refused(root: Path, tmp_path: Path) -> None:
+    dev = make_dev_set([make_task()], [], 0, 0, 0)
+    with pytest.raises(ModelError, match="run `dvc repro train_all`"):
+        prompt_baseline("none", ["a-ft"], root / "models/experts", dev, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_scores_are_per_task_and_counted_in_tokens(root: Path) -> None:
     dev = make_dev_set([make_task()], [], 0, 0, 0)
     result = score_variant(FT, root / "models/experts/a-ft", dev)
@@ -105,6 +147,7 @@ def test_an_untrained_variant_is_refused_before_any_work(root: Path, tmp_path: P
         ({}, "experts"),
         ({"a-ft": {"split": "a", "negatives": "none", "instruction": "seed"}}, r"experts\.a-ft\.negatives"),
         ({"a-ft": {"split": "a", "negatives": "mined"}}, r"experts\.a-ft\.instruction"),
+        ({"all": {"split": "a", "negatives": "mined", "instruction": "seed"}}, "is the baseline on all splits"),
     ],
 )
 def test_a_wrong_table_is_refused(experts: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from stm.params.backbone import BackboneParams
 from stm.params.base import PARAMS_FILE, Section, parse_section, read_params
 from stm.params.evaluate import EvaluateParams, ModelEntry, OutsideEntry
-from stm.params.experts import ExpertRow, Name
+from stm.params.experts import ExpertTable, Name
 from stm.params.files import FileRow
 from stm.params.merge import MergeParams
 from stm.params.mine import MineParams
@@ -29,7 +29,7 @@ class Params(Section):
     splits: list[Name] = Field(min_length=1, description="names of the training splits")
     synthesize_splits: list[Name] = Field(description="splits that get synthetic negatives")
     search_prompts_splits: list[Name] = Field(description="splits whose instruction is searched")
-    experts: dict[Name, ExpertRow] = Field(min_length=1, description="expert name -> how it is trained")
+    experts: ExpertTable = Field(min_length=1, description="expert name -> how it is trained")
     models: dict[Name, ModelEntry] = Field(min_length=1, description="model name -> what is evaluated")
     outside: dict[Name, OutsideEntry] = Field({}, description="model name -> a model of the hub that is evaluated too")
     files: dict[Name, FileRow] = Field({}, description="file name -> a file or folder that a stage reads")

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from stm.errors import ParamsError
 from stm.params.base import PARAMS_FILE, Section, parse_section, read_params
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
+
+BASELINE = "all"  # the model of all splits, which is trained beside the experts
 
 
 class ExpertRow(Section):
@@ -21,11 +23,20 @@ class ExpertRow(Section):
     )
 
 
+def _without_baseline(table: dict[str, ExpertRow]) -> dict[str, ExpertRow]:
+    if BASELINE in table:
+        raise ValueError(f"{BASELINE!r} is the baseline on all splits, which `train_all` makes; choose another name")
+    return table
+
+
+ExpertTable = Annotated[dict[Name, ExpertRow], AfterValidator(_without_baseline)]
+
+
 class Tables(Section):
     """The two tables as one."""
 
     splits: list[Name] = Field(min_length=1, description="names of the training splits")
-    experts: dict[Name, ExpertRow] = Field(min_length=1, description="expert name -> how it is trained")
+    experts: ExpertTable = Field(min_length=1, description="expert name -> how it is trained")
 
 
 def load_tables(path: Path | str = PARAMS_FILE) -> Tables:

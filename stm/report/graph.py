@@ -21,7 +21,7 @@ EDGES = (
     ("prepare", "mine"), ("prepare", "warm_up"), ("backbone", "warm_up"), ("mine", "synthesize"), ("mine", "train"),
     ("synthesize", "train"), ("warm_up", "train"), ("warm_up", "train_all"), ("train", "search_prompts"),
     ("search_prompts", "train"), ("train", "select"), ("select", "merge"), ("merge", "evaluate"),
-    ("train_all", "evaluate"), ("bm25", "report"), ("evaluate", "report"), ("report", "promote"),
+    ("train_all", "select"), ("bm25", "report"), ("evaluate", "report"), ("report", "promote"),
 )  # fmt: skip
 BOX_WIDTH, BOX_HEIGHT, COLUMN, LINE = 116, 40, 138, 62
 UNREPORTED = {"backbone": "", "report": "this page", "promote": "comes next"}

@@ -115,10 +115,18 @@ def prompts_view(reports: Reports) -> list[dict[str, Any]]:
 
 
 def select_view(reports: Reports) -> list[dict[str, Any]]:
-    """Return the experts with their dev scores, the best first within a split."""
+    """Return the experts with their dev scores, the best first within a split; last the baseline by prompt."""
     experts = dig(reports.select, "experts", default={})
     rows = [{"name": name, **row} for name, row in experts.items() if isinstance(row, Mapping)]
-    return sorted(rows, key=lambda row: (str(row.get("split")), -float(row.get("mean") or 0), row["name"]))
+    rows.sort(key=lambda row: (str(row.get("split")), -float(row.get("mean") or 0), row["name"]))
+    baseline = dig(reports.select, "baseline", default={})
+    for row in sorted(baseline.get("prompts", []), key=lambda row: -row["mean"]):
+        owners = ["the base" if owner == baseline["name"] else owner for owner in row["proposed_by"]]
+        rows.append({
+            "name": baseline["name"], "split": "all", "negatives": "mined", "mean": row["mean"], "is_selected": False,
+            "instruction": f"that of {', '.join(owners)}",
+        })  # fmt: skip
+    return rows
 
 
 def merge_view(reports: Reports) -> dict[str, Any]:
