@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from torch import Tensor
 from transformers import AttentionInterface
 
@@ -41,10 +42,14 @@ class Packed:
 
 
 def is_packable(model: SentenceTransformer) -> bool:
-    """Whether the model can take packed texts here: a decoder of known form, in bfloat16, on a GPU."""
+    """Whether the model can take packed texts here: a bidirectional decoder of known form whose states are pooled and
+    no more, in bfloat16, on a GPU.
+    """
     if model.device.type != "cuda" or next(model.parameters()).dtype != torch.bfloat16 or not skip_unpooled(model):
         return False
     config = model[0].model.config
+    if getattr(config, "is_causal", True) or not all(isinstance(m, (Pooling, Normalize)) for m in list(model)[1:]):
+        return False
     window = getattr(config, "sliding_window", None)
     return getattr(config, "attn_logit_softcapping", None) is None and (
         not window or window >= (model.max_seq_length or window + 1)
@@ -99,11 +104,12 @@ def _attention(config: Any, name: str) -> Iterator[None]:
 
 def _attend(
     _: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-    scaling: float | None = None, bounds: Tensor | None = None, longest: int = 0, **__: Any,
+    scaling: float | None = None, bounds: Tensor | None = None, longest: int = 0, is_causal: bool = False, **__: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Attention as transformers asks for it: query [1, H, T, D], keys and values [1, H / G, T, D], out [1, T, H, D]."""
     assert bounds is not None
     assert attention_mask is None
+    assert not is_causal
     heads, size = query.shape[1], query.shape[3]
     q, k, v = (
         x[0].repeat_interleave(heads // x.shape[1], 0) if x.shape[1] < heads else x[0] for x in (query, key, value)

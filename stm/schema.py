@@ -4,6 +4,8 @@ Every reader and writer of pair files goes through here; a file of another form 
 file, the column and the row. Does not know where rows come from or what they are used for.
 """
 
+import re
+import unicodedata
 from pathlib import Path
 
 import polars as pl
@@ -24,6 +26,13 @@ _COLUMNS: dict[str, DataType | DataTypeClass] = {
 }
 ROWS = pl.Schema(_COLUMNS)
 ORIGINS = ("given", "bm25", "dense", "synthetic")
+_BETWEEN_WORDS = re.compile(r"[\W_]+")
+
+
+def normalise(text: str) -> str:
+    """The form in which two texts count as the same: NFKC, without case and punctuation, words single-spaced."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return _BETWEEN_WORDS.sub(" ", folded).strip()
 
 
 def _fail_row(frame: pl.DataFrame, bad: pl.Expr, where: str, message: str) -> None:

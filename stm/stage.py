@@ -45,7 +45,6 @@ def run_stage(body: Callable[..., None], *arguments: str) -> None:
 
 def guard(action: Callable[[], None]) -> int:
     """Run `action`; return the exit code and print a user's error in plain words on stderr."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
@@ -26,6 +27,7 @@ from stm.files import (
     write_json,
     write_text,
 )
+from stm.models import quiet_libraries
 from stm.params.base import Section, load_section
 from stm.progress import track
 from stm.schema import ROWS, check_rows, read_rows, write_rows
@@ -226,6 +228,17 @@ def test_a_users_error_has_no_traceback(capsys: pytest.CaptureFixture[str]) -> N
 
     assert (guard(fail), guard(interrupt), guard(lambda: None)) == (1, 130, 0)
     assert capsys.readouterr().err.splitlines()[0] == "error: the file x is empty; fill it"
+
+
+@pytest.mark.parametrize(("where", "parallel"), [("cuda", "true"), ("cpu", "false")])
+def test_a_stage_lets_the_device_decide_how_tokenizers_work(
+    where: str, parallel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(os.environ, "TOKENIZERS_PARALLELISM", "")
+    del os.environ["TOKENIZERS_PARALLELISM"]
+    monkeypatch.setattr("stm.models.device", lambda: torch.device(where))
+    assert guard(quiet_libraries) == 0
+    assert os.environ["TOKENIZERS_PARALLELISM"] == parallel
 
 
 @pytest.mark.parametrize("script", ["train", "check", "mine"])

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stm.errors import ParamsError
-from stm.mine.pool import normalise
 from stm.mine.rows import mine
 from stm.params.base import parse_section
 from stm.params.mine import MineParams
-from stm.schema import ROWS, check_rows, read_rows, write_rows
+from stm.schema import ROWS, check_rows, normalise, read_rows, write_rows
 from tests.pico import pico_backbone
 
 WIDE = MineParams(rank_from=1, rank_to=100, max_ratio=0.999, negatives=20, max_given=20)

@@ -71,5 +71,13 @@ def test_only_known_decoders_on_a_gpu_are_packed(tmp_path: Path, monkeypatch: py
     assert not is_packable(model), "flash attention takes no float32"
     model.bfloat16()
     assert is_packable(model)
-    model[0].model.config.attn_logit_softcapping = 50.0
+    config = model[0].model.config
+    config.is_causal = True
+    assert not is_packable(model), "packed attention sees both sides"
+    config.is_causal = False
+    model.append(torch.nn.Identity())
+    assert not is_packable(model), "what follows the pooling would be left out"
+    del model[-1]
+    assert is_packable(model)
+    config.attn_logit_softcapping = 50.0
     assert not is_packable(model), "flash attention of variable lengths knows no soft cap"

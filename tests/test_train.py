@@ -24,7 +24,7 @@ from peft import LoraConfig, get_peft_model
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from stm.errors import DataError, ModelError
-from stm.files import sha256_tree
+from stm.files import read_json, sha256_tree, write_json
 from stm.models import load_model
 from stm.params.train import TrainParams
 from stm.prompts import read_prompts
@@ -107,26 +107,26 @@ def test_the_objective_equals_the_written_formula_with_masks_and_the_symmetric_t
 
 
 def test_false_negatives_are_same_text_same_concept_and_same_anchor_but_never_the_own_positive() -> None:
-    mask = false_negatives(ids([0, 1, 0], [10, 11, 12, 10, 13], [5, -1, 5, -1, -1]))
-    assert mask.tolist() == [
-        [
-            False,
-            False,
-            True,
-            True,
-            False,
-        ],  # row 2 shares the concept and the anchor; candidate 3 is its positive's text
+    mask = false_negatives(ids([0, 1, 2], [10, 11, 12, 10, 13], [5, -1, 5]))
+    same = false_negatives(ids([0, 1, 0], [10, 11, 12, 10, 13], [-1, -1, -1]))
+    expected = [
+        [False, False, True, True, False],  # row 2 has the concept, or the anchor; candidate 3 is row 0's positive
         [False, False, False, False, False],
-        [True, False, False, False, False],
+        [True, False, False, True, False],
     ]
+    assert mask.tolist() == same.tolist() == expected
+
+
+def test_a_query_is_not_contrasted_with_itself() -> None:
+    assert false_negatives(ids([0, 1], [1, 2, 0], [-1, -1])).tolist() == [[False, False, True], [True, False, False]]
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_chance_is_the_loss_where_all_embeddings_are_equal(symmetric: bool) -> None:
-    known = ids([0, 1, 2, 0], [10, 11, 12, 12, 13, 14], [5, -1, 5, -1, -1, -1])
+    known = ids([0, 1, 2, 0], [10, 11, 12, 12, 13, 14], [5, -1, 5, -1])
     mask, (q, p) = false_negatives(known), (torch.ones(n, 1) for n in (4, 6))
     expected = info_nce(q, p, mask, 0.05, symmetric).item()
-    assert chance_loss(known, symmetric) == pytest.approx(expected, abs=1e-5)
+    assert chance_loss(mask, symmetric) == pytest.approx(expected, abs=1e-5)
     assert expected < math.log(6), "what is masked does not count"
 
 
@@ -138,7 +138,16 @@ def test_batches_encode_a_text_once_and_number_what_is_equal() -> None:
     assert batch.queries.tolist() == [0, 0]
     assert batch.candidates.tolist() == [1, 2, 3, 1]
     mask = false_negatives(batch.ids)
-    assert mask.tolist() == [[False, True, False, True], [True, False, False, False]]
+    assert mask.tolist() == [[False, True, False, True], [True, False, False, True]]
+
+
+def test_texts_that_mining_counts_as_one_are_one_here_too() -> None:
+    one = Example("a", "Fever", "find Fever", "passage: P.", ("passage: N",), "", "passage: ")
+    two = Example("b", "fever!", "find fever!", "passage: Q", ("passage: p", "passage: (Fever)"), "", "passage: ")
+    assert false_negatives(make_batch([one, two]).ids).tolist() == [
+        [False, True, False, True, True],
+        [True, False, False, True, True],
+    ]
 
 
 def test_steps_cover_every_row_once_per_epoch_and_repeat_by_seed() -> None:
@@ -220,6 +229,18 @@ def test_gradient_caching_gives_the_gradients_of_the_whole_batch(tmp_path: Path)
         found.append((float(loss), parameter.grad))
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
     assert torch.allclose(found[0][1], found[1][1], rtol=1e-3, atol=1e-6)
+
+
+def test_dropout_of_a_backbone_is_off_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = pico_backbone(tmp_path / "base")
+    config = read_json(base / "config.json")
+    write_json(base / "config.json", {**config, "attention_dropout": 0.5})
+    cached, plain = (
+        train(base, tmp_path / name, tmp_path / "work", cache_gradients=name == "cached")
+        for name in ("cached", "plain")
+    )
+    losses = [[entry["loss"] for entry in report["history"]] for report in (cached, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_the_rate_rises_then_falls_to_zero() -> None:

@@ -1,6 +1,7 @@
 """Held-out rows: who is held out, which step is kept, when training stops, and that a resumed one decides the same."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from stm.errors import DataError, ParamsError
+from stm.files import read_json
 from stm.params.base import parse_section
 from stm.params.train import TrainParams
 from stm.prompts import read_prompts
@@ -106,6 +108,27 @@ def test_held_out_rows_are_measured_and_never_trained_on(tmp_path: Path, monkeyp
     assert len(measured) == 6
     assert not measured & seen
     assert all(0 < entry["dev_loss"] < 20 for entry in report["history"] if "dev_loss" in entry)
+
+
+def test_the_seconds_are_those_of_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, work = pico_backbone(tmp_path / "base"), tmp_path / "work"
+    run, clock = Step.run, iter(range(0, 10_000, 10))
+    monkeypatch.setattr("stm.train.loop.time", SimpleNamespace(monotonic=lambda: next(clock)))  # ten seconds a look
+    steps: list[int] = []
+
+    def interrupted(self: Step, batch: Any) -> tuple[torch.Tensor, int]:
+        steps.append(1)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return run(self, batch)
+
+    monkeypatch.setattr(Step, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(base, tmp_path / "out", work, dev_rows=0)
+    spent = read_json(work / "state.json")["seconds"]
+    assert spent == 30  # a look at the start, and one per checkpoint
+    report = train(base, tmp_path / "out", work, dev_rows=0)
+    assert report["seconds"] == spent + 10 * (len(report["history"]) - 3 + 1)
 
 
 def test_an_interrupted_training_keeps_the_same_best_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,10 @@ from stages import train as stage
 from stages import train_all as baseline
 from stm.errors import ModelError, ParamsError
 from stm.files import read_json
+from stm.models import load_model
 from stm.prompts import read_prompts
 from stm.schema import ROWS, write_rows
+from stm.train.batches import make_batch
 from stm.train.processes import Processes, join_processes, launch, wanted_processes
 from stm.train.step import Step
 from tests.closure import ROOT
@@ -146,6 +148,33 @@ def test_the_number_of_processes_is_that_of_the_variable_or_of_the_gpus(monkeypa
         monkeypatch.setenv("STM_PROCESSES", text)
         with pytest.raises(ParamsError, match="STM_PROCESSES"):
             wanted_processes()
+
+
+@pytest.mark.parametrize(("count", "most"), [(2, 65536), (8, 65536), (8, 300), (1, 300)])
+def test_every_process_gets_its_share_of_a_batch(tmp_path: Path, count: int, most: int) -> None:
+    model = load_model(pico_backbone(tmp_path / "base"))
+    params = PARAMS.model_copy(update={"chunk_tokens": most})
+    ready = [Step(model, params, Processes(rank, count)).prepare(make_batch(examples(32))) for rank in range(count)]
+    shares = [sum(int(inputs["attention_mask"].sum()) for inputs in one.inputs) for one in ready]  # type: ignore[misc]
+    assert sum(shares) == ready[0].tokens
+    assert min(shares) > 0
+    assert max(shares) < 2 * ready[0].tokens / count
+    assert sorted(index for one in ready for chunk in one.chunks for index in chunk) == list(
+        range(len(ready[0].batch.texts))
+    )
+    assert all(inputs["input_ids"].numel() <= most for one in ready for inputs in one.inputs)
+
+
+def test_gpus_that_cannot_talk_directly_are_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NCCL_P2P_DISABLE", "NCCL_IB_DISABLE", "STM_PROCESSES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("accelerate.utils.check_cuda_p2p_ib_support", lambda: False)
+    seen: dict[str, str] = {}
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lambda *_: lambda *__: seen.update(os.environ))
+    assert launch("stages.train", "x")
+    assert (seen["NCCL_P2P_DISABLE"], seen["NCCL_IB_DISABLE"]) == ("1", "1")
 
 
 def test_alone_nothing_is_exchanged() -> None:

@@ -3,19 +3,13 @@
 Rows go in; positions in a list of unique passages stand for texts from here on. Knows nothing of retrieval.
 """
 
-import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field
 
 import polars as pl
 
 from stm.params.mine import MineParams
-
-
-def normalise(text: str) -> str:
-    """The form in which two texts count as the same: NFKC, without case and punctuation, words single-spaced."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join("".join(c if c.isalnum() else " " for c in folded).split())
+from stm.schema import normalise
 
 
 @dataclass

@@ -4,7 +4,6 @@ What only training needs is imported when it is needed, for a sibling is found i
 variants.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -61,17 +60,16 @@ def train_adapter(
     from stm.train.loop import run_training
     from stm.train.lora import save_adapter
 
-    started = time.monotonic()
-    adapted, history = run_training(base, examples, params, origin, work, name, processes)
+    adapted, state = run_training(base, examples, params, origin, work, name, processes)
 
     def save(scratch: Path) -> None:
         save_adapter(adapted, base.as_posix(), scratch)
-        record_training(scratch, origin, history)
+        record_training(scratch, origin, state.history)
 
     _write(out, processes, prompts, save)
     if processes.is_main:
         drop_checkpoint(work)
-    return summarise(history, len(examples), time.monotonic() - started)
+    return summarise(state.history, len(examples), state.seconds)
 
 
 def _write(out: Path, processes: Processes, prompts: Prompts, save: Callable[[Path], None]) -> None:

@@ -15,12 +15,15 @@ from torch import Tensor
 from stm.errors import DataError
 from stm.params.train import TrainParams
 from stm.prompts import render
+from stm.schema import normalise
 from stm.train.objective import BatchIds
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row as it is trained on: prompts applied, negatives cut to the number used."""
+    """One row as it is trained on: prompts applied, `passage_prompt` to all passages; negatives cut to the number
+    used.
+    """
 
     id: str
     anchor: str
@@ -28,6 +31,11 @@ class Example:
     positive: str
     negatives: tuple[str, ...]
     concept: str
+    passage_prompt: str = ""
+
+    def form(self, passage: str) -> str:
+        """The form in which one of its passages is compared with other texts."""
+        return _form(passage.removeprefix(self.passage_prompt))
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,9 @@ def make_examples(rows: pl.DataFrame, prompts: PromptSource, params: TrainParams
         query = render(prompts.template, instruction).query + row["anchor"]
         negatives = tuple(prompts.passage_prompt + text for text in row["negatives"][: params.negatives])
         positive = prompts.passage_prompt + row["positive"]
-        examples.append(Example(row["id"], row["anchor"], query, positive, negatives, row["concept"]))
+        examples.append(
+            Example(row["id"], row["anchor"], query, positive, negatives, row["concept"], prompts.passage_prompt)
+        )
     return examples
 
 
@@ -98,6 +108,10 @@ def plan_steps(count: int, params: TrainParams) -> list[list[int]]:
     return steps[: params.max_steps] if params.max_steps else steps
 
 
+def _form(text: str) -> str:
+    return normalise(text) or text  # signs alone are no words, and differ
+
+
 def _number(values: Sequence[str]) -> list[int]:
     seen: dict[str, int] = {}
     return [seen.setdefault(value, len(seen)) for value in values]
@@ -112,11 +126,11 @@ def make_batch(examples: Sequence[Example]) -> Batch:
         places.setdefault(text, len(places))
     concepts = _number([example.concept for example in examples])
     known = [number if example.concept else -1 for number, example in zip(concepts, examples, strict=True)]
-    ids = BatchIds(
-        torch.tensor(_number([example.anchor for example in examples])),
-        torch.tensor(_number(candidates)),
-        torch.tensor(known + [-1] * len(negatives)),
-    )
+    forms = [_form(example.anchor) for example in examples]
+    forms += [example.form(example.positive) for example in examples]
+    forms += [example.form(text) for example in examples for text in example.negatives]
+    numbers = torch.tensor(_number(forms))
+    ids = BatchIds(numbers[: len(examples)], numbers[len(examples) :], torch.tensor(known))
     queries = torch.tensor([places[example.query] for example in examples])
     where = torch.tensor([places[text] for text in candidates])
     return Batch(list(places), queries, where, ids, [example.id for example in examples])

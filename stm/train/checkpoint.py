@@ -21,10 +21,13 @@ from stm.files import atomic_directory, read_json, remove_directory, write_json
 
 @dataclass
 class State:
-    """How far a training is: the history of its finished steps, and the factors at the best of them if known."""
+    """How far a training is: the history of its finished steps, the factors at the best of them if known, and the
+    seconds that processes before this one took.
+    """
 
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -44,7 +47,8 @@ def save_checkpoint(
             tensors[f"moment/{index}/{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
     with atomic_directory(folder) as scratch:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, scratch / "state.safetensors")
-        write_json(scratch / "state.json", {"origin": dict(origin), "step": state.steps, "history": state.history})
+        told = {"step": state.steps, "history": state.history, "seconds": state.seconds}
+        write_json(scratch / "state.json", {"origin": dict(origin), **told})
 
 
 def load_checkpoint(
@@ -76,7 +80,7 @@ def load_checkpoint(
             moments.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     best = {name.removeprefix("best/"): tensor for name, tensor in tensors.items() if name.startswith("best/")}
-    return State(list(saved["history"]), best)
+    return State(list(saved["history"]), best, saved["seconds"])
 
 
 def drop_checkpoint(folder: Path) -> None:

@@ -6,7 +6,9 @@ splits, variants or where the result goes.
 
 import math
 import random
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,9 @@ from stm.models import compute_dtype, load_model
 from stm.params.train import TrainParams
 from stm.progress import Meter, say
 from stm.train.batches import Example, make_batch, plan_steps
-from stm.train.checkpoint import load_checkpoint, save_checkpoint
+from stm.train.checkpoint import State, load_checkpoint, save_checkpoint
 from stm.train.dev import DEV_LOSS, best_step, hold_out, is_at_chance, is_stale, snapshot
 from stm.train.lora import attach, trainable
-from stm.train.objective import chance_loss
 from stm.train.processes import Processes
 from stm.train.step import Ready, Step
 
@@ -43,8 +44,9 @@ def learning_rate(step: int, total: int, params: TrainParams) -> float:
 def run_training(
     base: Path, examples: Sequence[Example], params: TrainParams, origin: Mapping[str, Any], work: Path, name: str,
     processes: Processes,
-) -> tuple[PeftModel, list[dict[str, float]]]:  # fmt: skip
-    """Go on from the checkpoint, or begin, and return the model at its last or best step and the history."""
+) -> tuple[PeftModel, State]:  # fmt: skip
+    """Go on from the checkpoint, or begin, and return the model at its last or best step and the final state."""
+    began = time.monotonic()
     rows, held = hold_out(examples, params.dev_rows, params.seed)
     steps = plan_steps(len(rows), params)
     if params.warmup_steps >= len(steps):
@@ -57,7 +59,7 @@ def run_training(
     processes.agree(f"{name}: the step to go on from", state.steps)
     if state.steps:
         say(f"{name}: going on after step {state.steps}")
-    model.train()
+    model.eval()  # no dropout of the backbone: GradCache encodes twice and must see the same
     step = Step(model, params, processes)
     dev = step.prepare(make_batch(held)) if held else None
     seed_rounding(params.seed, state.steps)
@@ -74,14 +76,16 @@ def run_training(
                 if best_step(state.history) == number:
                     state.best = snapshot(parameters)
             if number % params.checkpoint_steps == 0 and processes.is_main:
-                save_checkpoint(work, origin, state, parameters, optimizer)
+                spent = state.seconds + time.monotonic() - began
+                save_checkpoint(work, origin, replace(state, seconds=spent), parameters, optimizer)
             meter.advance(note=f"loss {state.history[-1]['loss']:.3f}")
     if is_at_chance(state.history):
         say(f"{name}: {AT_CHANCE}")
     with torch.no_grad():
         for key, tensor in state.best.items():
             parameters[key].copy_(tensor)
-    return adapted, state.history
+    state.seconds += time.monotonic() - began
+    return adapted, state
 
 
 def seed_rounding(seed: int, step: int) -> None:
@@ -121,6 +125,6 @@ def advance(
     torch.autograd.graph.increment_version(list(parameters.values()))
     optimizer.zero_grad()
     return {
-        "loss": loss, "chance": chance_loss(batch.batch.ids, step.params.symmetric), "tokens": float(tokens),
+        "loss": loss, "chance": batch.chance, "tokens": float(tokens),
         "learning_rate": rate, "gradient_norm": length,
     }  # fmt: skip

@@ -13,26 +13,29 @@ from torch import Tensor
 class BatchIds:
     """What is the same in a batch of B rows and M >= B candidates, whose first B are the rows' positives.
 
-    `anchors_B` and `texts_M` are ids of equal texts, `concepts_M` ids of equal concepts, -1 where unknown.
+    `anchors_B` and `texts_M` number texts in one table, equal texts alike; `concepts_B` numbers concepts, -1 where
+    unknown.
     """
 
     anchors_B: Tensor
     texts_M: Tensor
-    concepts_M: Tensor
+    concepts_B: Tensor
 
 
 def false_negatives(ids: BatchIds) -> Tensor:
     """Return the mask [B, M] of candidates that must not be contrasted with a row.
 
-    Masked are candidates with the text or the concept of the row's positive, and the positives of rows with the same
-    anchor. A row's own positive is never masked.
+    Whatever answers a row is no negative of it, wherever in the batch the text stands: its positive, the positives of
+    rows with its anchor or its concept, and the anchor itself. A row's own positive is never masked.
     """
-    rows = ids.anchors_B.shape[0]
-    same_text = ids.texts_M[:rows, None] == ids.texts_M[None, :]
-    concepts = ids.concepts_M[:rows, None]
-    same_concept = (concepts == ids.concepts_M[None, :]) & (concepts >= 0)
-    mask = same_text | same_concept
-    mask[:, :rows] |= ids.anchors_B[:, None] == ids.anchors_B[None, :]
+    rows, texts, concepts = len(ids.anchors_B), ids.texts_M, ids.concepts_B
+    same_concept = (concepts[:, None] == concepts) & (concepts >= 0)
+    answers = (ids.anchors_B[:, None] == ids.anchors_B) | same_concept
+    row, other = (answers | torch.eye(rows, dtype=torch.bool)).nonzero(as_tuple=True)
+    known = torch.zeros(rows, int(max(texts.max(), ids.anchors_B.max())) + 1, dtype=torch.bool)  # [B, texts]
+    known[row, texts[other]] = True
+    known[torch.arange(rows), ids.anchors_B] = True
+    mask = known[:, texts]
     mask[torch.arange(rows), torch.arange(rows)] = False
     return mask
 
@@ -56,7 +59,10 @@ def info_nce(
     return loss
 
 
-def chance_loss(ids: BatchIds, symmetric: bool = False) -> float:
+def chance_loss(mask_BM: Tensor, symmetric: bool = False) -> float:
     """The loss of a batch whose embeddings tell nothing apart: the mean log of the number of unmasked candidates."""
-    rows, candidates = len(ids.anchors_B), len(ids.texts_M)
-    return float(info_nce(torch.zeros(rows, 1), torch.zeros(candidates, 1), false_negatives(ids), 1.0, symmetric))
+    rows, candidates = mask_BM.shape
+    loss = (candidates - mask_BM.sum(1)).double().log().mean()
+    if symmetric:
+        loss = (loss + (rows - mask_BM[:, :rows].sum(0)).double().log().mean()) / 2
+    return float(loss)

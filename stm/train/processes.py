@@ -95,6 +95,11 @@ def launch(script: str, *arguments: str) -> bool:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     say(f"{script}: {count} processes")
+    from accelerate.utils import check_cuda_p2p_ib_support
+
+    if torch.cuda.is_available() and not check_cuda_p2p_ib_support():  # as `accelerate launch` does for such GPUs
+        for variable in ("NCCL_P2P_DISABLE", "NCCL_IB_DISABLE"):
+            os.environ.setdefault(variable, "1")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=count, max_restarts=0, run_id=script, rdzv_backend="c10d",

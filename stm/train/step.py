@@ -4,6 +4,7 @@ No padding to speak of is computed, and the loss sees all embeddings of all proc
 steps or files.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from stm.encode import Inputs, Passes
 from stm.params.train import TrainParams
 from stm.train.batches import Batch
-from stm.train.objective import false_negatives, info_nce
+from stm.train.objective import chance_loss, false_negatives, info_nce
 from stm.train.processes import Processes
 
 ALONE = Processes()
@@ -28,6 +29,16 @@ class Ready:
     tokens: int  # of all texts, without padding
     chunks: list[list[int]]
     inputs: list[Inputs]
+    mask: Tensor  # [B, M]: what must not be contrasted
+    chance: float  # the loss of embeddings that tell nothing apart
+
+
+def fair_share(lengths: Sequence[int], max_tokens: int, processes: int) -> int:
+    """The tokens of a chunk, at most `max_tokens`, that give every process as many chunks of about the same size."""
+    if processes == 1:
+        return max_tokens
+    rounds = math.ceil(sum(lengths) / (processes * max_tokens))
+    return min(max_tokens, math.ceil(sum(lengths) / (rounds * processes)) + max(lengths))
 
 
 class Step:
@@ -45,15 +56,16 @@ class Step:
     def prepare(self, batch: Batch) -> Ready:
         """Tokenize the batch and cut it into chunks; may run in a thread of its own."""
         ids = self.passes.tokenize(batch.texts)
-        # The budget is the same for all processes, so their chunks are as long.
-        chunks = self.passes.cut([len(row) for row in ids], self.params.chunk_tokens)
+        lengths = [len(row) for row in ids]
+        chunks = self.passes.cut(lengths, fair_share(lengths, self.params.chunk_tokens, self.processes.count))
         chunks = chunks[self.processes.rank :: self.processes.count]
         inputs = [self.passes.arrange([ids[index] for index in chunk]) for chunk in chunks]
-        return Ready(batch, sum(map(len, ids)), chunks, inputs)
+        mask = false_negatives(batch.ids)
+        return Ready(batch, sum(lengths), chunks, inputs, mask, chance_loss(mask, self.params.symmetric))
 
-    def _loss(self, vectors: Tensor, batch: Batch) -> Tensor:
-        mask = false_negatives(batch.ids).to(self.device)
-        queries, candidates = vectors[batch.queries], vectors[batch.candidates]
+    def _loss(self, vectors: Tensor, ready: Ready) -> Tensor:
+        queries, candidates = vectors[ready.batch.queries], vectors[ready.batch.candidates]
+        mask = ready.mask.to(self.device)
         return info_nce(queries, candidates, mask, self.params.temperature, self.params.symmetric)
 
     def _gather(self, count: int, chunks: Sequence[list[int]], vectors: Sequence[Tensor]) -> Tensor:
@@ -73,7 +85,7 @@ class Step:
         with torch.set_grad_enabled(not cached):
             encoded = [self.passes.embed(inputs) for inputs in ready.inputs]
         flat = self._gather(len(ready.batch.texts), chunks, encoded).requires_grad_()
-        loss = self._loss(flat, ready.batch)
+        loss = self._loss(flat, ready)
         (grads,) = torch.autograd.grad(loss, flat)
         for place in reversed(range(len(chunks))):
             vectors = encoded.pop()
@@ -86,4 +98,4 @@ class Step:
     def measure(self, ready: Ready) -> float:
         """The loss of the batch alone."""
         encoded = [self.passes.embed(inputs) for inputs in ready.inputs]
-        return float(self._loss(self._gather(len(ready.batch.texts), ready.chunks, encoded), ready.batch))
+        return float(self._loss(self._gather(len(ready.batch.texts), ready.chunks, encoded), ready))
