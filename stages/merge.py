@@ -8,6 +8,7 @@ from stm.stage import run_stage
 from stm.files import write_json
 from stm.merge.run import merge_experts
 from stm.params.base import load_section
+from stm.params.experts import BASELINE
 from stm.params.merge import MergeParams
 from stm.tasks import read_tasks
 
@@ -20,6 +21,8 @@ def main() -> None:
     folders = {
         path.name: path for path in sorted(SELECTED.glob("*")) if path.is_dir() and not path.name.startswith(".")
     }
+    if params.with_baseline:
+        folders[BASELINE] = Path("models/baselines") / BASELINE
     tasks = read_tasks("data/tasks/dev", "dev")
     trace = merge_experts(params, "models/warm_up", folders, tasks, "models/merged", ".stm/merge")
     write_json("reports/merge.json", trace)

@@ -41,6 +41,11 @@ class Task:
     qrels: Qrels
     notes: Mapping[str, Any] = field(default_factory=dict)  # provenance: source, full sizes, caps
 
+    @property
+    def ignores_identical_ids(self) -> bool:
+        """Whether the passage whose id is the query's own does not count (ArguAna's rule); the notes say so."""
+        return bool(self.notes.get("ignore_identical_ids", False))
+
     def check(self) -> "Task":
         """Return self, or raise `DataError` for a task without qrels or with qrels that name nothing."""
         if not any(self.qrels.values()):

@@ -131,6 +131,24 @@ def test_answers_come_in_order_and_are_stored(store: AnswerStore) -> None:
     assert store.batches(endpoint.base_url) == []
 
 
+def test_another_job_leaves_an_open_batch_to_the_one_that_paid_for_it(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    other = [Request([{"role": "user", "content": "another job"}])]
+    with batch_api() as (api, endpoint):
+        with monkeypatch.context() as patched:
+            patched.setattr(batch_module, "_collect", killed)
+            with pytest.raises(KeyboardInterrupt):
+                complete_all(ask(4), endpoint, store)
+        assert [o.text for o in complete_all(other, endpoint, store)] == ["batched another job"]
+        assert [o.text for o in complete_all(ask(4), endpoint, store)] == [f"batched q{i}" for i in range(4)]
+        assert len(api.batches) == 2
+    assert store.batches(endpoint.base_url) == []
+
+
 def test_error_lines_are_retried_and_rejections_are_not(store: AnswerStore) -> None:
     def judge(text: str, number: int) -> dict[str, Any] | None:
         if text == "q1" and number == 0:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stm.errors import EndpointError
+from stm.errors import DataError, EndpointError
 from stm.llm.answers import Answer, Budget, Failure, Request, canonical_request
 from stm.llm.client import complete, complete_all
 from stm.llm.faults import parse_retry_after
@@ -134,6 +134,21 @@ def test_rate_limits_narrow_the_gate_and_are_waited_for(store: AnswerStore) -> N
         outcomes = complete_all(ask(*map(str, range(60))), endpoint_of(server, concurrency=16), store)
     assert all(isinstance(o, Answer) for o in outcomes)
     assert server.kinds == {"429": 4, "ok": 60}
+
+
+def test_a_store_that_fails_is_one_error_with_many_workers_too(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = store.put
+
+    def full(canonical: str, answer: Answer) -> None:
+        if "q0" not in canonical:
+            raise DataError("the disk is full")
+        put(canonical, answer)
+
+    monkeypatch.setattr(store, "put", full)
+    with fault_server() as server, pytest.raises(DataError, match="the disk is full"):
+        complete_all(ask(*(f"q{i}" for i in range(8))), endpoint_of(server), store)
 
 
 def test_budget_stops_hard_and_keeps_what_there_is(store: AnswerStore) -> None:

@@ -25,6 +25,7 @@ from stm.merge.prompt import best_prompt, score_prompts
 from stm.merge.recipe import Recipe
 from stm.merge.run import merge_experts
 from stm.merge.trials import Trial
+from stm.models import load_model
 from stm.params.base import parse_section
 from stm.params.merge import MergeParams, MethodName
 from stm.prompts import Prompts, write_prompts
@@ -86,6 +87,21 @@ def test_the_stage_writes_model_and_trace(root: Path, monkeypatch: pytest.Monkey
     model = SentenceTransformer(str(root / "models/merged"))
     assert model.prompts["query"] == trace["prompts"]["chosen"]["query"]
     assert np.isfinite(model.encode_query(["hello"])).all()
+
+
+def test_the_baseline_is_one_more_expert_where_params_say_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    pico_adapter(root / "models/warm_up", root / "models/baselines/all", seed=9)
+    weights = {"med_real": 0.0, "nlu": 0.0, "search": 0.0, "all": 1.0}
+    params = make_params(with_baseline=True, weights=weights).model_dump(by_alias=True)
+    (root / "params.yaml").write_text(yaml.safe_dump({"merge": params}))
+    stage.main()
+    trace = json.loads((root / "reports/merge.json").read_text())
+    assert set(trace["experts"]) == {*EXPERTS, "all"}
+    baseline, merged = load_model(root / "models/baselines/all"), load_model(root / "models/merged")
+    assert np.allclose(baseline.encode(["some text"]), merged.encode(["some text"]), atol=1e-5)
+    other = load_model(root / "models/selected/nlu")
+    assert not np.allclose(other.encode(["some text"]), merged.encode(["some text"]), atol=1e-3)
 
 
 def test_the_prompt_is_one_of_the_candidates_and_the_best_on_the_search_half(root: Path, tmp_path: Path) -> None:

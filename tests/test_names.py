@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from stm.errors import ParamsError
 from stm.params.all import Params
@@ -17,6 +18,7 @@ WRONG = [
         {"merge__weights": {"nobody": 1.0}, "merge__method": "linear"},
         "merge.weights names 'nobody'; there are",
     ),
+    ({"merge__weights": {"all": 1.0}}, "merge.weights names 'all'; there are"),
     ({"merge__interaction": INTERACTION}, "merge.interaction.experts names 'nobody'; there are med_real"),
     ({"merge__tasks": ["med-hpo"]}, "merge.tasks names 'med-hpo'; there are med-hpo-lay"),
     ({"select__tasks": ["x"]}, "select.tasks names 'x'"),
@@ -61,8 +63,17 @@ def test_names_patterns_and_folders_that_are_there_pass(tmp_path: Path, monkeypa
                 models__other={"path": "my/model"}, models__one={"path": "models/experts/nlu-ft"},
                 models__two={"path": "models/seed-2"},
                 promote__gates__comparisons__base__against=["med_*", "outside", "all_data", "@champion", "bm25"],
-                report__subject="other", merge__tasks=["gen-wiki"],
+                report__subject="other", merge__tasks=["gen-wiki"], merge__with_baseline=True,
+                merge__weights={"all": 1.0},
             ),
             Params, "",
         )
     )  # fmt: skip
+
+
+def test_a_split_and_the_baseline_cannot_be_merged_under_one_name() -> None:
+    values = yaml.safe_load(yaml.safe_dump(params()).replace("nlu", "all"))
+    parse_section(values, Params, "")
+    values["merge"]["with_baseline"] = True
+    with pytest.raises(ParamsError, match="a split is called 'all', as the baseline is"):
+        parse_section(values, Params, "")

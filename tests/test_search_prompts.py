@@ -12,11 +12,12 @@ import pytest
 from stages import search_prompts as stage
 from stm.encode import Encoder
 from stm.errors import EndpointError, ParamsError
-from stm.llm.answers import Answer, Request
+from stm.llm.answers import Answer, Failure, Request
 from stm.models import load_model
 from stm.params.base import parse_section
 from stm.params.search_prompts import SearchPromptsParams
 from stm.prompts import read_instruction, read_prompts, render
+from stm.search_prompts.adapter import RetrievalAdapter
 from stm.search_prompts.budgets import BUDGETS
 from stm.search_prompts.halves import split_halves
 from stm.search_prompts.ledger import Ask, Ledger
@@ -187,6 +188,48 @@ def test_samples_of_one_reflection_are_independent_requests() -> None:
     _, _, log = run(knows("drawer"), ["no"], samples=3)
     reflections = [request for request in log if is_reflection(request)]
     assert [request.attempt for request in reflections[:3]] == [0, 1, 2]
+
+
+def test_the_same_messages_again_ask_for_another_reply() -> None:
+    only = "colours wish 0"  # the one query that fails, so that every reflection sees the same
+    _, _, log = run(lambda prompt, query: query != only, ["no"], budget="light", samples=2, pool_size=20)
+    asked = [(str(request.messages), request.attempt) for request in log if is_reflection(request)]
+    assert len({messages for messages, _ in asked}) < len(asked) / 2
+    assert len(set(asked)) == len(asked)
+
+
+def test_a_query_is_shown_once_per_reflection() -> None:
+    found, _, _ = run(lambda prompt, query: False, ["no"], budget="heavy", samples=1)
+    for attempt in found.report["attempts"]:
+        queries = [record["query"] for record in attempt["feedback"]]
+        assert len(set(queries)) == len(queries)
+
+
+@pytest.mark.parametrize("where", ["ask", "record"])
+def test_an_error_that_gepa_would_swallow_ends_the_search(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask, _ = scripted(["no"])
+
+    def failing(requests: Sequence[Request]) -> Sequence[Answer | Failure]:
+        if where == "ask" and is_reflection(requests[0]):
+            raise ValueError("a fault of ours")
+        return ask(requests)
+
+    def broken(*_: object) -> dict[str, str]:
+        raise ValueError("a fault of ours")
+
+    if where == "record":
+        monkeypatch.setattr(RetrievalAdapter, "_record", broken)
+    tasks = [make_task("colours")]
+    encoder = FakeEncoder(tasks, knows("drawer"))
+    with pytest.raises(ValueError, match="a fault of ours"):
+        search_instruction(tasks, SEED, encoder, str, Ledger(failing), make_params())
+
+
+def test_a_budget_that_the_dev_tasks_cannot_fill_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    run(knows("drawer"), [BEST], budget="heavy")
+    said = capsys.readouterr().err
+    assert "the budget heavy allows 300 dev queries per half, of which there are 10 (max_queries and tasks)" in said
+    assert "allows 50 pool instructions, of which there are 5 (pool_size)" in said
 
 
 def test_the_same_answers_give_the_same_result() -> None:

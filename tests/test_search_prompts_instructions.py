@@ -12,6 +12,8 @@ GOOD = [
     "Given a lay phrase, retrieve the medical definition that it stands for.",
     "Search for texts with the same meaning as the statement.",
     "Using the findings of a patient, identify the disease that explains them.",
+    "Find passages on type I diabetes and its complications",
+    "Retrieve questions that rephrase the given question.",
 ]
 
 
@@ -33,6 +35,7 @@ def test_plain_instructions_pass(text: str) -> None:
         ("Find the passage. Then show it to the user.", "more than one sentence"),
         ("Find a better instruction for the search engine", "talk about the task"),
         ("Find the text that I asked you for", "talk about the task"),
+        (f"Find the {'a' * 300} of it", "more than 300 characters"),
         ("The passage that answers the question is best", "not imperative"),
         ("Given a phrase, the definition of the phrase", "not imperative"),
         ("Search engines show the best content for a query", "talk about the task"),

@@ -75,11 +75,34 @@ def test_a_model_without_sense_gives_an_empty_pool_and_the_reasons() -> None:
     assert len(pool.samples) == 12
 
 
-def test_failed_requests_are_counted_and_an_endpoint_that_is_down_is_an_error() -> None:
-    ledger = Ledger(lambda requests: [Failure("timeout", "after 120 s") for _ in requests])
-    assert write_pool(2, 1, 1, ledger).instructions == []
-    assert ledger.as_report() == {"requests": 3, "tokens_in": 0, "tokens_out": 0, "failures": {"timeout": 3}}
+def test_refused_requests_are_counted_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    good = replying("Find passages that answer the question.")
+    ledger = Ledger(lambda requests: [*good(requests[:1]), *(Failure("rejected", "a filter") for _ in requests[1:])])
+    assert write_pool(2, 1, 1, ledger).instructions == ["Find passages that answer the question."]
+    assert ledger.as_report() == {"requests": 3, "tokens_in": 10, "tokens_out": 5, "failures": {"rejected": 2}}
+    assert capsys.readouterr().err.count("the endpoint refused a request") == 1
 
+
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [("rejected", r"refuses what it is asked \(no max_tokens"), ("timeout", "no answer .* run the same command")],
+)
+def test_an_endpoint_that_answers_nothing_is_an_error_and_no_empty_pool(reason: str, message: str) -> None:
+    with pytest.raises(EndpointError, match=message):
+        write_pool(2, 1, 1, Ledger(lambda requests: [Failure(reason, "no max_tokens") for _ in requests]))
+
+
+def test_a_reply_that_the_limit_cut_ends_with_its_last_sentence() -> None:
+    def cut(text: str) -> list[str]:
+        return Ledger(lambda requests: [Answer(text, "length", 1, 1)]).ask([Request(())])
+
+    assert cut("Find the passages that answer. Show the texts that best describe the overall") == [
+        "Find the passages that answer."
+    ]
+    assert cut("Find the passages that best describe the overall") == [""]
+
+
+def test_an_endpoint_that_is_down_is_an_error() -> None:
     def down(requests: Sequence[Request]) -> list[Answer]:
         raise EndpointError("no endpoint at 127.0.0.1:1")
 

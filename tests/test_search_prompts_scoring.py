@@ -132,6 +132,44 @@ def test_scores_are_those_of_the_metrics_module() -> None:
     assert scorer.reencoding_ratio("Find it", items) > 2
 
 
+def test_what_was_wanted_is_the_first_relevant_passage_that_another_precedes() -> None:
+    task = make_task("colours", 6)
+    task = Task(task.name, task.domain, task.corpus, task.queries, {"q00": {"p00": 1, "p05": 1}, "q01": {"p01": 1}})
+    encoder = FakeEncoder([task], always)
+    (both, alone) = Scorer([task], encoder, str).outcomes("Find it", [Item("colours", "q00"), Item("colours", "q01")])
+    rows = encoder.encode_passages([passage.full_text() for passage in task.corpus.values()])
+    place = 1 + int((rows @ rows[0] > rows[5] @ rows[0]).sum())
+    assert place > 2
+    assert (both.top[0], both.wanted, both.position) == ("p00", "p05", place)
+    assert (alone.wanted, alone.position, alone.score) == ("p01", 1, 1)
+
+
+def test_a_query_is_not_its_own_answer_where_the_task_says_so() -> None:
+    task = make_task("colours", 6)
+    corpus = {**task.corpus, "q00": Passage("", task.queries["q00"])}
+    notes = {"ignore_identical_ids": True}
+    plain, ignoring = (Task("t", "general", corpus, task.queries, {"q00": {"p01": 1}}, n) for n in ({}, notes))
+
+    class Same(FakeEncoder):
+        def encode(self, texts: Sequence[str], prompt: str = "", description: str = "") -> npt.NDArray[np.float32]:
+            return np.stack([self._row(text) for text in texts])
+
+    outcomes = [
+        Scorer([t], Same([t], always), str).outcomes("Find it", [Item("t", "q00")])[0] for t in (plain, ignoring)
+    ]
+    assert outcomes[0].top[0] == "q00"
+    assert "q00" not in outcomes[1].top
+    assert outcomes[1].position == outcomes[0].position - 1
+
+
+def test_titles_and_compounds_are_dev_content_and_single_words_are_not() -> None:
+    corpus = {"p": Passage("Acute otitis media", "an inflammation"), "r": Passage("Answer", "beta-blocker overdose")}
+    guard = CopyGuard([Task("t", "medical", corpus, {"q": "the answer"}, {"q": {"p": 1}})], "", 3)
+    assert guard.copied("Find passages about acute otitis media or the like") == "acute otitis media"
+    assert guard.copied("Find passages on beta blocker overdose cases") == "beta blocker overdose"
+    assert guard.copied("Find the passage with the answer") is None
+
+
 def test_copies_of_dev_content_are_found() -> None:
     task = make_task("colours")
     guard = CopyGuard([task], "Find the kind of colours that is meant", copy_words=4)

@@ -82,7 +82,7 @@ def _slices(corpus: Mapping[str, Passage]) -> Iterator[tuple[list[str], list[str
 
 def _search(model: DenseModel, task: Task, ids: list[str], seed: int) -> dict[str, dict[str, dict[str, float]]]:
     """The best passages of each query in each kind: `run[kind][query_id][passage_id] = score`."""
-    prompt, ignores = model.prompts["query"], bool(task.notes.get("ignore_identical_ids", False))
+    prompt, ignores = model.prompts["query"], task.ignores_identical_ids
     queries = {}
     for kind, (change, other) in KINDS.items():
         if other is None or prompt:

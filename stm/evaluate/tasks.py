@@ -47,7 +47,7 @@ class LocalTask(AbsTaskRetrieval):  # type: ignore[misc]
 
     def __init__(self, task: Task, revision: str) -> None:
         self.metadata = _metadata(task, revision)
-        self.ignore_identical_ids = bool(task.notes.get("ignore_identical_ids", False))
+        self.ignore_identical_ids = task.ignores_identical_ids
         super().__init__()
         self._task = task
 

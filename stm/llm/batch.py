@@ -27,7 +27,7 @@ from stm.llm.answers import (
 )
 from stm.llm.connect import open_client
 from stm.llm.faults import FaultError, explain_error, one_line, read_answer
-from stm.llm.store import AnswerStore
+from stm.llm.store import AnswerStore, BatchRecord
 from stm.params.llm import Endpoint
 from stm.progress import say
 
@@ -76,7 +76,7 @@ def run_batches(
     failures: dict[str, Failure] = {}
     for _ in range(endpoint.retries + 1):
         missing = _missing(requests, store)
-        pending = {key for record in store.batches(endpoint.base_url) for key in record.keys}
+        pending = {key for record in _own(requests, endpoint, store) for key in record.keys}
         fresh = [key for key in missing if key not in pending and _is_retryable(failures.get(key))]
         if not missing or not (fresh or pending):
             break
@@ -95,6 +95,11 @@ def run_batches(
 def _missing(requests: Mapping[str, Request], store: AnswerStore) -> list[str]:
     there = store.get(list(requests))
     return [key for key in requests if key not in there]
+
+
+def _own(requests: Mapping[str, Request], endpoint: Endpoint, store: AnswerStore) -> list[BatchRecord]:
+    """The open batches with any of these requests; those of another job are left for it, which alone can store them."""
+    return [record for record in store.batches(endpoint.base_url) if not requests.keys().isdisjoint(record.keys)]
 
 
 def _is_retryable(failure: Failure | None) -> bool:
@@ -120,9 +125,9 @@ def _submit(
 def _collect(
     requests: Mapping[str, Request], client: openai.OpenAI, endpoint: Endpoint, store: AnswerStore
 ) -> dict[str, Failure]:
-    """Wait for all open batches, store their answers, return the failures."""
+    """Wait for the open batches of these requests, store their answers, return the failures."""
     failures: dict[str, Failure] = {}
-    for record in store.batches(endpoint.base_url):
+    for record in _own(requests, endpoint, store):
         batch_id = record.batch_id or _find(client, record.tag)
         try:
             if batch_id:

@@ -119,9 +119,12 @@ class _Job:
             # One request goes first and alone, so that a wrong address or key costs one call and not a storm.
             while not self.answered and await self._step(queue):
                 pass
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self.endpoint.concurrency, len(todo))):
-                    group.create_task(self._work(queue))
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(self.endpoint.concurrency, len(todo))):
+                        group.create_task(self._work(queue))
+            except ExceptionGroup as group_error:  # such as a full disk under the store: one error, as of one worker
+                raise group_error.exceptions[0] from None
 
     async def _work(self, queue: Queue) -> None:
         # Workers share one iterator: memory holds only what is in flight. After a stop they end by themselves.

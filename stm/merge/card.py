@@ -60,7 +60,7 @@ def folder_card(
         FRONT, "# A merged retriever", "## Use", usage("models/merged", prompts),
         "## Recipe", recipe_line(method, weights, scale),
         "## Training data",
-        f"One expert was trained on each of these splits: {', '.join(plain(name) for name in experts)}. "
+        f"An expert each, named after the split it was trained on: {', '.join(plain(name) for name in experts)}. "
         "Their sources are in reports/prepare.json of the project, and licences in ATTRIBUTION.md.",
         "## Scores",
         "With intervals, against the other models of the run: reports/model_card.md of the project. That card takes "

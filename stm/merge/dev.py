@@ -125,8 +125,9 @@ def score_embeddings(dev: DevSet, queries_QD: Floats, passages_PD: Floats) -> Sc
         block_QD = queries_QD[start : start + len(task.queries)]
         start += len(task.queries)
         passages = passages_PD[list(dev.rows[task.name])]
-        run = rank(block_QD, passages, list(task.queries), list(task.corpus), K)
-        scores = ndcg_at_k(task.qrels, run, K)
+        ignores = task.ignores_identical_ids
+        run = rank(block_QD, passages, list(task.queries), list(task.corpus), K, ignore_identical_ids=ignores)
+        scores = ndcg_at_k(task.qrels, run, K, ignore_identical_ids=ignores)
         halves = dev.halves[task.name]
         per_query[task.name] = {half: {q: s for q, s in scores.items() if halves[q] == half} for half in HALVES}
     return Scores(per_query)

@@ -49,7 +49,7 @@ def make_rung(dev: DevSet, share: float, anchors: Sequence[tuple[Floats, Floats]
         rows_by_task[task.name] = tuple(texts.setdefault(rows[passage_id], len(texts)) for passage_id in corpus)
         queries = {query_id: task.queries[query_id] for query_id in kept}
         judged = {query_id: task.qrels[query_id] for query_id in kept}
-        tasks.append(Task(task.name, task.domain, corpus, queries, judged))
+        tasks.append(Task(task.name, task.domain, corpus, queries, judged, task.notes))
         query_rows += places
     halves_by_task = {task.name: dict.fromkeys(task.queries, "search") for task in tasks}
     reduced = DevSet(tuple(tasks), halves_by_task, tuple(dev.texts[row] for row in texts), rows_by_task)
@@ -62,6 +62,9 @@ def _pool(
 ) -> set[str]:  # fmt: skip
     found = {passage_id for query_id in kept for passage_id in task.qrels[query_id]}
     for queries, passages in anchors:
-        run = rank(queries[list(places)], passages[list(rows)], list(kept), list(task.corpus), K)
+        run = rank(
+            queries[list(places)], passages[list(rows)], list(kept), list(task.corpus), K,
+            ignore_identical_ids=task.ignores_identical_ids,
+        )  # fmt: skip
         found |= {passage_id for scores in run.values() for passage_id in scores}
     return found

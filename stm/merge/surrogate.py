@@ -32,6 +32,7 @@ class _TaskGrams:
     norms: Tensor  # [A * A, P]: passage of anchor i with the same passage of anchor j
     gains: Tensor  # [Q, P]: judged relevance
     ideal: Tensor  # [Q]: the best DCG@10
+    ignored: Tensor  # [Q, P]: whether the passage does not count for the query
 
 
 class Surrogate:
@@ -52,11 +53,15 @@ class Surrogate:
             halves, ids, corpus = dev.halves[task.name], list(task.queries), list(task.corpus)
             kept = [index for index, query_id in enumerate(ids) if halves[query_id] == "search"]
             gains = _gains([task.qrels[ids[index]] for index in kept], corpus)
+            ignored = torch.zeros_like(gains, dtype=torch.bool)
+            if task.ignores_identical_ids:
+                ignored = torch.tensor([[passage_id == ids[index] for passage_id in corpus] for index in kept])
             queries, passages = _thin(gains, cells)
             block_AQD = queries_AQD[:, [start + kept[index] for index in queries]]
             start += len(ids)
             rows = [dev.rows[task.name][index] for index in passages]
-            self._tasks.append(_make_grams(block_AQD, passages_APD[:, rows], gains[queries][:, passages]))
+            gains, ignored = gains[queries][:, passages], ignored[queries][:, passages]
+            self._tasks.append(_make_grams(block_AQD, passages_APD[:, rows], gains, ignored))
 
     def score(self, weights_CA: Doubles) -> Doubles:
         """Mean nDCG@10 over tasks on the search half, for C candidates with one weight per anchor."""
@@ -96,13 +101,13 @@ def _discounts(depth: int) -> Tensor:
     return 1 / torch.log2(torch.arange(depth) + 2.0)
 
 
-def _make_grams(queries_AQD: Tensor, passages_APD: Tensor, gains: Tensor) -> _TaskGrams:
+def _make_grams(queries_AQD: Tensor, passages_APD: Tensor, gains: Tensor, ignored: Tensor) -> _TaskGrams:
     anchors = len(queries_AQD)
     scores = torch.einsum("iqd,jpd->ijqp", queries_AQD, passages_APD).reshape(anchors**2, -1)
     norms = torch.einsum("ipd,jpd->ijp", passages_APD, passages_APD).reshape(anchors**2, -1)
     depth = min(K, gains.shape[1])
     ideal = (gains.topk(depth, dim=1).values * _discounts(depth)).sum(dim=1).clamp_min(1e-12)
-    return _TaskGrams(scores, norms, gains, ideal)
+    return _TaskGrams(scores, norms, gains.masked_fill(ignored, 0), ideal, ignored)
 
 
 def _score_block(pairs: Tensor, task: _TaskGrams) -> Tensor:
@@ -111,6 +116,6 @@ def _score_block(pairs: Tensor, task: _TaskGrams) -> Tensor:
     scores = (pairs @ task.scores).view(len(pairs), queries, passages)
     norms = (pairs @ task.norms).clamp_min(1e-12).sqrt()
     depth = min(K, passages)
-    top = (scores / norms[:, None, :]).topk(depth, dim=2).indices
+    top = (scores / norms[:, None, :]).masked_fill(task.ignored, -torch.inf).topk(depth, dim=2).indices
     gains = task.gains.expand(len(pairs), -1, -1).gather(2, top)
     return ((gains * _discounts(depth)).sum(dim=2) / task.ideal).mean(dim=1)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from stm.params.backbone import BackboneParams
 from stm.params.base import PARAMS_FILE, Section, parse_section, read_params
 from stm.params.evaluate import EvaluateParams, ModelEntry, OutsideEntry
-from stm.params.experts import ExpertTable, Name
+from stm.params.experts import BASELINE, ExpertTable, Name
 from stm.params.files import FileRow
 from stm.params.merge import MergeParams
 from stm.params.mine import MineParams
@@ -60,6 +60,10 @@ class Params(Section):
             raise ValueError(
                 f"two evaluated models are called {taken[0]!r}; names are unique over the tables models and outside, "
                 "and bm25 is the lexical baseline: give one another name"
+            )
+        if self.merge.with_baseline and BASELINE in splits:
+            raise ValueError(
+                f"merge.with_baseline is true, and a split is called {BASELINE!r}, as the baseline is; rename the split"
             )
         self._agree_on_lists(splits)
         if "pool" in (self.warm_up.instruction_from, self.train.instruction_from):

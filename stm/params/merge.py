@@ -110,6 +110,9 @@ class MergeParams(Section):
         description="DARE: restore the L1 norm as mergekit does, or divide by the density as the paper does",
     )
     seed: int = Field(ge=0, description="seed of DARE masks, of the cut of dev and of the caps, a whole number")
+    with_baseline: bool = Field(
+        default=False, description="whether the model trained on all splits is one more expert, called all"
+    )
     weights: dict[str, Weight] = Field(
         default_factory=dict, description="fixed weight per expert, a plain factor; empty searches them"
     )

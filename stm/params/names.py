@@ -11,6 +11,7 @@ from typing import get_args
 
 from stm.params.all import Params
 from stm.params.evaluate import Role
+from stm.params.experts import BASELINE
 from stm.params.prepare import EmbeddedTask, EmbeddedTaskName
 
 CHAMPION, LEXICAL = "@champion", "bm25"
@@ -22,10 +23,11 @@ def unknown_names(params: Params) -> Iterator[str]:
     models = [*params.models, *params.outside, LEXICAL]
     roles = get_args(Role)
     merge, dev = params.merge, params.prepare.tasks.dev
+    experts = [*params.splits, *([BASELINE] if merge.with_baseline else [])]
     interaction = merge.interaction.experts if merge.interaction else []
     named: list[tuple[str, Collection[str], Collection[str]]] = [
-        ("merge.weights", merge.weights, params.splits), ("merge.densities", merge.densities, params.splits),
-        ("merge.interaction.experts", interaction, params.splits), ("merge.tasks", merge.tasks, dev),
+        ("merge.weights", merge.weights, experts), ("merge.densities", merge.densities, experts),
+        ("merge.interaction.experts", interaction, experts), ("merge.tasks", merge.tasks, dev),
         ("select.tasks", params.select.tasks, dev), ("search_prompts.tasks", params.search_prompts.tasks, dev),
         ("promote.model", [params.promote.model], params.models), ("report.subject", [params.report.subject], models),
     ]  # fmt: skip

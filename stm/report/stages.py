@@ -109,6 +109,7 @@ def prompts_view(reports: Reports) -> list[dict[str, Any]]:
         rows.append({
             "split": split, "seed": report.get("seed_instruction", ""), "chosen": report.get("instruction", ""),
             "reason": report.get("reason", ""), "candidates": candidates,
+            "failed": sum(numbers(dig(report, "llm", "failures")).values()),
             "chart": chart if len(scores) == len(candidates) and len(scores) > 1 else "",
         })  # fmt: skip
     return rows

@@ -46,9 +46,14 @@ class RetrievalAdapter:
         components_to_update: list[str],
     ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
         """Return the queries that fail, worst first: the query, what was wanted, what came up instead."""
-        failed = [trace for trace in eval_batch.trajectories or [] if trace[1].score < PERFECT]
-        failed.sort(key=lambda trace: (trace[1].score, trace[0]))
-        return {COMPONENT: [self._record(item, outcome) for item, outcome in failed]}
+        # GEPA fills its last minibatch up with queries that are in it already.
+        failed = {item: outcome for item, outcome in eval_batch.trajectories or [] if outcome.score < PERFECT}
+        ordered = sorted(failed, key=lambda item: (failed[item].score, item))
+        try:
+            return {COMPONENT: [self._record(item, failed[item]) for item in ordered]}
+        except Exception as error:  # which GEPA would log, and go on
+            self.proposer.failure = error
+            raise
 
     def _record(self, item: Item, outcome: Outcome) -> dict[str, Any]:
         task = self._scorer.tasks[item.task]
@@ -77,7 +82,7 @@ def run_gepa(start: str, items: Sequence[Item], adapter: RetrievalAdapter, budge
 
     The examples serve both reflection and the Pareto front; whether a candidate holds is decided on others, outside.
     Candidates that tie on a minibatch are accepted, since three queries tie often and a full score is cheap. Raises
-    the endpoint's error if it failed.
+    the error that ended the search, if one did.
     """
     proposer = adapter.proposer
 

@@ -17,21 +17,31 @@ _FUNCTION = frozenset(
 )
 
 
+def _words(text: str) -> list[str]:
+    return words_of(text.replace("-", " "))
+
+
 def spread(text: str) -> str:
-    """The words of a text between single blanks, with one at either end: what runs of words are looked up in."""
-    return f" {' '.join(words_of(text))} "
+    """The words of a text between single blanks, with one at either end: what runs of words are looked up in; the parts
+    of a compound are words.
+    """
+    return f" {' '.join(_words(text))} "
+
+
+def _says_something(words: Iterable[str]) -> bool:
+    """Whether there are two words of content; anything less is everybody's."""
+    return sum(word not in _FUNCTION for word in words) > 1
 
 
 def shared_run(instruction: str, text: str, length: int, allowed: str = "") -> str | None:
-    """Return the first run of `length` words that also stands in `text` and not in `allowed`, both spread, or None.
-
-    A run with fewer than two words of content is everybody's.
+    """Return the first run of `length` words, two of them of content, that also stands in `text` and not in `allowed`,
+    both spread, or None.
     """
-    words = words_of(instruction)
+    words = _words(instruction)
     for start in range(len(words) - length + 1):
         run = words[start : start + length]
         found = f" {' '.join(run)} "
-        if sum(word not in _FUNCTION for word in run) > 1 and found in text and found not in allowed:
+        if _says_something(run) and found in text and found not in allowed:
             return found.strip()
     return None
 
@@ -39,18 +49,19 @@ def shared_run(instruction: str, text: str, length: int, allowed: str = "") -> s
 class CopyGuard:
     """Finds dev content in instructions.
 
-    Copied is a run of `copy_words` words that also stands in a query or passage, or a whole query of two words or more.
-    What the seed instruction says itself may be said again.
+    Copied is a run of `copy_words` words that also stands in a query or passage, or a whole query or title with two
+    words of content. What the seed instruction says itself may be said again.
     """
 
     def __init__(self, tasks: Iterable[Task], seed_instruction: str, copy_words: int) -> None:
-        queries, passages = [], []
+        names, passages = [], []
         for task in tasks:
-            queries += [spread(text) for text in task.queries.values()]
+            names += [spread(text) for text in task.queries.values()]
+            names += [spread(passage.title) for passage in task.corpus.values()]
             passages += [spread(passage.full_text()) for passage in task.corpus.values()]
         self._copy_words = copy_words
-        self._text = "\n".join(queries + passages)
-        self._queries = sorted({query for query in queries if len(query.split()) > 1})
+        self._text = "\n".join(names + passages)
+        self._names = sorted({name for name in names if _says_something(name.split())})
         self._seed = spread(seed_instruction)
 
     def copied(self, instruction: str) -> str | None:
@@ -58,4 +69,4 @@ class CopyGuard:
         if run := shared_run(instruction, self._text, self._copy_words, self._seed):
             return run
         whole = spread(instruction)
-        return next((query.strip() for query in self._queries if query in whole and query not in self._seed), None)
+        return next((name.strip() for name in self._names if name in whole and name not in self._seed), None)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 
 MIN_WORDS, MAX_WORDS = 4, 30
+MAX_CHARACTERS = 300
 MIN_DISTINCT = 0.6  # distinct words over words; below it a small model is going round in circles
 
 _VERBS = frozenset(
@@ -33,8 +34,9 @@ _DOMAINS = frozenset(
     """.split()
 )
 _META = re.compile(
-    r"\b(instructions?|prompts?|assistant|language model|search engines?|as an ai|sorry|certainly|rewrit\w+|rephras\w+|"
-    r"for example|e\.g|the following|here (is|are)|sure|i|i'm|i'll|my|we|our)\b",
+    r"\b(instructions?|prompts?|assistant|language model|search engines?|as an ai|sorry|certainly|rewrit\w+|"
+    r"for example|e\.g|the following|here (is|are)|sure|i'm|i'll|my|we|our)\b|"
+    r"(?<!type )(?<!stage )(?<!phase )(?<!class )(?<!grade )\bi\b",  # a pronoun, and no numeral
     re.IGNORECASE,
 )
 _PLACEHOLDER = re.compile(
@@ -97,6 +99,7 @@ def fault(text: str) -> str | None:
         (not text.isprintable() or not text.strip(), "not plain text"),
         (len(words) < MIN_WORDS, f"fewer than {MIN_WORDS} words"),
         (len(words) > MAX_WORDS, f"more than {MAX_WORDS} words"),
+        (len(text) > MAX_CHARACTERS, f"more than {MAX_CHARACTERS} characters"),
         (bool(_PLACEHOLDER.search(text)), "a placeholder or markup"),
         (text.rstrip().endswith("?"), "a question"),
         (bool(re.search(r"[.!?:;]\s+\S|\s[-\u2013\u2014]+\s", text)), "more than one sentence"),

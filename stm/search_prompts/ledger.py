@@ -1,17 +1,25 @@
 """The seam to the language model: a function from requests to answers, and a count of what went through it.
 
-Counts requests, tokens and failures, all of them functions of the answers, so that a replay gives the same figures.
-Does not know which endpoint answers.
+Counts requests, tokens and refusals, all of them functions of the answers, so that a replay gives the same figures (it
+asks again for what was refused, which no store keeps). Does not know which endpoint answers.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from stm.errors import EndpointError
 from stm.llm.answers import Answer, Failure, Request
+from stm.progress import say
 
 Ask = Callable[
     [Sequence[Request]], Sequence[Answer | Failure]
 ]  # answers in the order of the requests; raises EndpointError
+
+REFUSED = "rejected"
+
+
+def _whole_sentences(text: str) -> str:
+    return text[: 1 + max(text.rfind(end) for end in ".!?\n")]
 
 
 class Ledger:
@@ -19,24 +27,42 @@ class Ledger:
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
-        self.requests = self.tokens_in = self.tokens_out = 0
+        self.requests = self.tokens_in = self.tokens_out = self.answered = 0
         self.failures: Counter[str] = Counter()
 
     def ask(self, requests: Sequence[Request]) -> list[str]:
-        """Return the reply texts in the order of the requests, "" where one failed; raises what the endpoint
-        raises.
+        """Return the reply texts in the order of the requests, "" where the endpoint refused one.
+
+        A reply that the token limit cut ends with its last whole sentence. Raises what the endpoint raises, and
+        `EndpointError` where a request failed in a way that may pass, or none has been answered at all.
         """
         texts = []
-        for answer in self._ask(requests) if requests else ():
+        for outcome in self._ask(requests) if requests else ():
             self.requests += 1
-            if isinstance(answer, Answer):
-                self.tokens_in += answer.tokens_in
-                self.tokens_out += answer.tokens_out
-                texts.append(answer.text)
+            if isinstance(outcome, Answer):
+                self.answered += 1
+                self.tokens_in += outcome.tokens_in
+                self.tokens_out += outcome.tokens_out
+                texts.append(_whole_sentences(outcome.text) if outcome.finish_reason == "length" else outcome.text)
             else:
-                self.failures[answer.reason] += 1
+                self._fail(outcome)
                 texts.append("")
         return texts
+
+    def _fail(self, failure: Failure) -> None:
+        """Count a refusal; an error where asking again may help, or where nothing has worked so far."""
+        if failure.reason != REFUSED:
+            raise EndpointError(
+                f"a request got no answer ({failure.reason}: {failure.detail}); the answers that came are kept, run "
+                "the same command to go on"
+            )
+        if not self.answered:
+            raise EndpointError(
+                f"the endpoint refuses what it is asked ({failure.detail}); mend search_prompts.endpoint in params.yaml"
+            )
+        if not self.failures[failure.reason]:
+            say(f"the endpoint refused a request, which counts as an empty reply: {failure.detail}")
+        self.failures[failure.reason] += 1
 
     def as_report(self) -> dict[str, object]:
         """The sums as plain data."""

@@ -5,12 +5,11 @@ falls back on the next unused pool instruction when there is none. Keeps a recor
 scores.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stm.errors import STMError
 from stm.llm.answers import Request
 from stm.search_prompts.copying import shared_run, spread
 from stm.search_prompts.instructions import extract, fault, key_of
@@ -35,7 +34,7 @@ class Attempt:
 
 @dataclass
 class Proposer:
-    """GEPA's `propose_new_texts`; an error of the endpoint ends the search through `failure`."""
+    """GEPA's `propose_new_texts`; an error ends the search through `failure`, for GEPA itself would go on."""
 
     ledger: Ledger
     samples: int
@@ -43,7 +42,8 @@ class Proposer:
     spare: deque[str]  # pool instructions that have not been tried
     known: set[str]  # keys of what has been tried
     attempts: list[Attempt] = field(default_factory=list)
-    failure: STMError | None = None
+    failure: Exception | None = None
+    asked: Counter[str] = field(default_factory=Counter)  # how often the same messages were sent
 
     def __call__(
         self,
@@ -54,9 +54,11 @@ class Proposer:
         """Return {"instruction": new text}, or {} when there is nothing to propose."""
         parent, records = candidate[COMPONENT], list(reflective_dataset[COMPONENT])
         messages = reflection_messages(parent, records)
+        first = self.asked[str(messages)]  # the same messages again are to bring other replies
+        self.asked[str(messages)] += self.samples
         try:
-            replies = self.ledger.ask([Request(messages, attempt=number) for number in range(self.samples)])
-        except STMError as error:
+            replies = self.ledger.ask([Request(messages, attempt=first + number) for number in range(self.samples)])
+        except Exception as error:
             # GEPA logs what a proposer raises and goes on; an endpoint that is down must not pass unseen.
             self.failure = error
             return {}

@@ -41,7 +41,7 @@ class Outcome:
 
     score: float  # nDCG@10 in [0, 1]
     top: tuple[str, ...]  # ids of the first passages, best first
-    wanted: str  # id of the best-placed relevant passage
+    wanted: str  # id of the best-placed relevant passage that an irrelevant one precedes; if none, of the best-placed
     position: int  # its rank from 1
 
 
@@ -79,12 +79,19 @@ class Scorer:
         task, passages_PD = self.tasks[name], self._passages[name]
         ids = list(task.corpus)
         place = {passage_id: index for index, passage_id in enumerate(ids)}
-        run = rank(queries_QD, passages_PD, query_ids, ids, CUT)
-        scores = ndcg_at_k({query_id: task.qrels[query_id] for query_id in query_ids}, run, CUT)
+        ignores = task.ignores_identical_ids
+        run = rank(queries_QD, passages_PD, query_ids, ids, CUT, ignore_identical_ids=ignores)
+        qrels = {query_id: task.qrels[query_id] for query_id in query_ids}
+        scores = ndcg_at_k(qrels, run, CUT, ignore_identical_ids=ignores)
         for query_id, query_D in zip(query_ids, queries_QD, strict=True):
             similarity_P = passages_PD @ query_D
-            relevant = [passage_id for passage_id, score in sorted(task.qrels[query_id].items()) if score > 0]
-            wanted = max(relevant, key=lambda passage_id: similarity_P[place[passage_id]])
+            if ignores and query_id in place:
+                similarity_P[place[query_id]] = -np.inf
+            relevant = [place[passage_id] for passage_id, score in sorted(task.qrels[query_id].items()) if score > 0]
+            others_P = similarity_P.copy()
+            others_P[relevant] = -np.inf
+            late = [index for index in relevant if similarity_P[index] <= others_P.max()]
+            wanted = ids[max(late or relevant, key=lambda index: similarity_P[index])]
             position = 1 + int((similarity_P > similarity_P[place[wanted]]).sum())
             outcome = Outcome(scores[query_id], tuple(run[query_id])[:SHOWN], wanted, position)
             self._outcomes[instruction, Item(name, query_id)] = outcome

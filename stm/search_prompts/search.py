@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stm.params.search_prompts import SearchPromptsParams
+from stm.progress import say
 from stm.search_prompts.adapter import RetrievalAdapter, run_gepa
 from stm.search_prompts.budgets import BUDGETS
 from stm.search_prompts.copying import CopyGuard
@@ -48,6 +49,7 @@ def search_instruction(
     Raises `DataError` for tasks with fewer than two usable queries, and what the endpoint raises.
     """
     halves = split_halves(tasks, BUDGETS[params.budget].queries, params.seed)
+    _say_shortfall(params, len(halves[0]))
     pool = write_pool(params.pool_size, params.seed, params.pool_rounds, ledger)
     copied = CopyGuard(tasks, seed_instruction, params.copy_words).copied
     scorer = Scorer(tasks, encoder, render)
@@ -63,6 +65,17 @@ def search_instruction(
     report |= {"seed_instruction": seed_instruction, "budget": params.budget}
     report |= {"gepa": {**gepa, "start": candidates.index(start)}, "pool": pool.as_report(), "llm": ledger.as_report()}
     return Found(winner.instruction, pool.instructions, report)
+
+
+def _say_shortfall(params: SearchPromptsParams, queries: int) -> None:
+    """Say where the dev tasks or the pool are smaller than the budget allows for."""
+    budget = BUDGETS[params.budget]
+    for has, wants, what, where in (
+        (queries, budget.queries, "dev queries per half", "max_queries and tasks"),
+        (params.pool_size, budget.screened, "pool instructions", "pool_size"),
+    ):
+        if has < wants and params.budget != "small":
+            say(f"search_prompts: the budget {params.budget} allows {wants} {what}, of which there are {has} ({where})")
 
 
 def _screen(
