@@ -22,7 +22,7 @@ import numpy as np
 import pytrec_eval
 
 from benchmarks.figures import write_figures
-from stm.evaluate.dense import open_model, own_prompts
+from stm.evaluate.dense import open_model
 from stm.evaluate.lexical import LexicalModel
 from stm.evaluate.models import DenseModel, Floats
 from stm.evaluate.record import hash_model
@@ -31,6 +31,7 @@ from stm.evaluate.tasks import SPLIT, SUBSET, LocalTask
 from stm.files import read_json, sha256_tree
 from stm.models import load_model
 from stm.progress import say
+from stm.prompts import own_prompts
 from stm.tasks import Task, cap_task, read_task
 
 PUBLISHED = {"nfcorpus": {"all-MiniLM-L6-v2": 0.316, "BM25": 0.321}}  # whole test split

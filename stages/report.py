@@ -12,6 +12,7 @@ from stm.stage import run_stage
 from stm.files import atomic_directory, write_json, write_text
 from stm.params.base import load_section
 from stm.params.report import ReportParams
+from stm.params.rows import known_reports
 from stm.progress import say
 from stm.report.build import build_report
 from stm.report.collect import collect
@@ -40,7 +41,7 @@ def main() -> None:
     """Run the stage."""
     params = load_section("report", ReportParams)
     tasks = {task.name: task for task in read_tasks(TASKS, "test")} if TASKS.exists() else {}
-    built = build_report(collect(REPORTS, run_start()), tasks, params)
+    built = build_report(collect(REPORTS, run_start(), known_reports()), tasks, params)
     with atomic_directory(REPORTS / "plots") as scratch:
         for name, text in built.plots.items():
             write_text(scratch / name, text)

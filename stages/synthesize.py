@@ -15,14 +15,17 @@ from stm.params.base import load_section
 from stm.params.synthesize import SynthesizeParams
 from stm.schema import read_rows, write_rows
 from stm.synthesize.negatives import released_negatives, synthesize
+from stm.tasks import read_tasks
 
 
 def main(split: str) -> None:
     """Read the mined rows of `split`, synthesize, write rows, report and the answers used."""
     params = load_section("synthesize", SynthesizeParams)
     rows, pairs = (read_rows(Path("data") / kind / f"{split}.parquet") for kind in ("mined", "pairs"))
+    parts = ("dev", "test") if params.queries.rows else ()
+    tasks = [task for part in parts for task in read_tasks(f"data/tasks/{part}", part)]
     with tracked_answers(Path("data/answers") / f"{split}.parquet") as store, keep_serving():
-        result = synthesize(rows, params, store, split, released_negatives(pairs))
+        result = synthesize(rows, params, store, split, released_negatives(pairs), tasks)
     write_rows(result.rows, Path("data/synthetic") / f"{split}.parquet")
     write_json(Path("reports/synthesize") / f"{split}.json", result.report)
 

@@ -146,6 +146,12 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sha256_modules(names: Iterable[str]) -> str:
+    """The hash of the source of modules of ours, as "encode" or "train/loop"."""
+    package = Path(__file__).parent
+    return sha256_text(*(sha256_file(package / f"{name}.py") for name in names))
+
+
 def sha256_tree(path: Path | str) -> str:
     """Hex digest of a file, or of a folder: the sorted relative names and the bytes of all files in it."""
     path = Path(path)

@@ -4,6 +4,7 @@ The form in which models carry them: `prompts.json` in an adapter folder, `promp
 Does not know how instructions are found.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from stm.errors import DataError, ParamsError
 from stm.files import read_json, write_json
 
 FILE = "prompts.json"
+PASSAGE_PROMPTS = ("document", "passage", "corpus")  # names, in the order in which sentence-transformers looks
 
 
 @dataclass(frozen=True)
@@ -56,3 +58,9 @@ def read_instruction(path: Path | str) -> tuple[str, list[str]]:
     if not isinstance(values, dict) or not isinstance(values.get("instruction"), str):
         raise DataError(f"{path} must hold an object with 'instruction' (text) and 'pool' (list of texts)")
     return values["instruction"], [str(item) for item in values.get("pool", [])]
+
+
+def own_prompts(prompts: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the prompts "query" and "document" that sentence-transformers itself would use for the two sides."""
+    passage = next((prompts[name] for name in PASSAGE_PROMPTS if name in prompts), "")
+    return {"query": prompts.get("query") or "", "document": passage or ""}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from stm.files import sha256_tree
 from stm.params.promote import PromoteParams
 from stm.promote.history import Actor
 
@@ -83,8 +84,13 @@ def write_report(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True), encoding="utf-8")
 
 
-def evaluation(name: str, role: str, level: float, tasks: tuple[str, ...] = ("med-a", "gen-b")) -> dict[str, Any]:
-    """An evaluation report: every query scores around `level`, all models alike in which queries are hard."""
+def evaluation(
+    name: str, role: str, level: float, tasks: tuple[str, ...] = ("med-a", "gen-b"), model: Path | None = None
+) -> dict[str, Any]:
+    """An evaluation report: every query scores around `level`, all models alike in which queries are hard.
+
+    `model` is the folder that was scored; by default the pico model that `write_project` writes.
+    """
     rows = {}
     for task in tasks:
         scores = {f"q{index}": min(1.0, max(0.0, level + 0.1 * ((index * 7) % 5 - 2) / 2)) for index in range(QUERIES)}
@@ -93,7 +99,8 @@ def evaluation(name: str, role: str, level: float, tasks: tuple[str, ...] = ("me
             "domain": "medical" if task.startswith("med") else "general", "data": "d" * 64, "ndcg_at_10": mean,
             "recall_at_10": mean, "per_query": {"ndcg_at_10": scores, "recall_at_10": scores}, "queries": QUERIES,
         }  # fmt: skip
-    return {"model": name, "role": role, "tasks": rows, "averages": {"all": {"ndcg_at_10": level}}}
+    hashes = {"model": sha256_tree(model or pico())}
+    return {"model": name, "role": role, "tasks": rows, "averages": {"all": {"ndcg_at_10": level}}, "hashes": hashes}
 
 
 def write_project(root: Path, model: Path | None = None, levels: dict[str, tuple[str, float]] | None = None) -> Path:
@@ -102,7 +109,7 @@ def write_project(root: Path, model: Path | None = None, levels: dict[str, tuple
         copy_store(root)
     reports = root / "reports"
     for name, (role, level) in (levels or LEVELS).items():
-        write_report(reports / "evaluation" / f"{name}.json", evaluation(name, role, level))
+        write_report(reports / "evaluation" / f"{name}.json", evaluation(name, role, level, model=model))
     write_report(reports / "metrics.json", {"models": {"merged": {"averages": {"all": {"ndcg_at_10": 0.5}}}}})
     history = [{"step": step, "loss": 1.0 / step, "tokens": 10 * step} for step in range(1, 6)]
     for expert in ("med_real-ft", "nlu-ft"):

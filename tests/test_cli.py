@@ -65,7 +65,9 @@ def test_the_life_of_a_champion(project: Path) -> None:
 
     shutil.rmtree(project / "models" / "merged")
     shutil.copytree(pico(1), project / "models" / "merged")
-    write_report(project / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.43))
+    write_report(
+        project / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.43, model=pico(1))
+    )
     assert guard(stage.main) == 0  # held back, and still a success
     report = json.loads((project / "reports" / "promotion.json").read_text(encoding="utf-8"))
     assert (report["decision"], report["version"], report["champion"]) == ("held", 2, 1)

@@ -223,7 +223,7 @@ def test_names_of_mteb_are_resolved_or_refused(monkeypatch: pytest.MonkeyPatch) 
     went: list[bool] = []
     monkeypatch.setattr(named, "is_hub_reachable", lambda: False)
     monkeypatch.setattr(named, "go_offline", lambda: went.append(True))
-    params = {"batch_tokens": 0, "store_megabytes": 0, "hub_tasks": [{"name": "NFCorpus"}, {"name": "NFCorpus"}]}
+    params = {"batch_tokens": 0, "store_megabytes": 0, "hub_tasks": [{"name": "NFCorpus"}]}
     found = named.load_named_tasks(EvaluateParams.model_validate(params))
     assert [task.task.metadata.name for task in found] == ["NFCorpus"]
     assert went == [True]

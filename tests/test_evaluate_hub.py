@@ -14,6 +14,7 @@ from stm.evaluate.lexical import LexicalModel
 from stm.evaluate.named import load_named_tasks
 from stm.evaluate.record import Evaluation, run_hub
 from stm.files import sha256_tree
+from stm.params.base import parse_section
 from stm.params.evaluate import EvaluateParams
 from tests.closure import ROOT
 
@@ -125,6 +126,30 @@ def test_a_benchmark_by_name_runs_what_is_at_hand_and_names_the_rest(tmp_path: P
     assert set(found.not_run) == everything - {"NFCorpus"}
     assert found.not_run["CMedQAv2-reranking"] == "it is a Reranking task; only retrieval tasks run here"
     assert found.not_run["TRECCOVID"].startswith("the data of TRECCOVID cannot be loaded")
+
+
+def test_a_row_that_would_lose_something_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="names 'CUREv1' twice"):
+        parse_section(
+            params(tmp_path).model_dump() | {"hub_tasks": [{"name": "CUREv1"}, {"name": "CUREv1", "subsets": ["es"]}]},
+            EvaluateParams, "evaluate",
+        )  # fmt: skip
+    with pytest.raises(ParamsError, match=r"'CUREv1' has no subset 'xx'; it has en, es, fr"):
+        load_named_tasks(params(tmp_path, {"name": "CUREv1", "subsets": ["en", "xx"]}))
+
+
+def test_an_aggregate_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="an aggregate of other tasks"):
+        load_named_tasks(params(tmp_path, {"name": "CQADupstackRetrieval"}))
+
+
+def test_data_that_is_cached_in_part_is_no_end_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("Couldn't find cache for mteb/nfcorpus")
+
+    monkeypatch.setattr("mteb.abstasks.retrieval.AbsTaskRetrieval.load_data", refuse)
+    found = evaluate(params(tmp_path, {"name": "NFCorpus"}))
+    assert "Couldn't find cache" in found.not_run["NFCorpus"]
 
 
 def test_without_hub_and_copy_every_task_is_named(tmp_path: Path) -> None:

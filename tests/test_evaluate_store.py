@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stm.errors import STMError
+from stm.errors import ModelError, STMError
 from stm.evaluate import dense
 from stm.evaluate.models import Floats
 from stm.evaluate.store import EmbeddingStore, StoredEncoder
+from stm.files import read_json, write_json
 from tests.pico import pico_backbone
 
 
@@ -101,3 +102,25 @@ def test_an_opened_model_uses_the_store_by_its_weights(tmp_path: Path, monkeypat
         sides.append((model.encoder.encoded, model.encoder.reused))
         assert rows.shape == (2, 32)
     assert sides == [(2, 0), (0, 2), (2, 0)]
+    monkeypatch.setattr(dense, "sha256_modules", lambda names: "other code")
+    model = dense.open_model("pico", folder, "one", 0, 10)
+    model.encode([{"text": ["heart", "lung"]}], task_metadata=model.mteb_model_meta)
+    assert isinstance(model.encoder, StoredEncoder)
+    assert (model.encoder.encoded, model.encoder.reused) == (2, 0)
+
+
+def test_a_model_that_is_compared_in_another_way_is_refused(tmp_path: Path) -> None:
+    folder = pico_backbone(tmp_path / "backbone")
+    config = folder / "config_sentence_transformers.json"
+    values = read_json(config)
+    for name, fits in (("dot", True), ("euclidean", False), ("cosine", True)):
+        write_json(config, {**values, "similarity_fn_name": name})
+        if fits:
+            dense.open_model("pico", folder, "hash", 0, 0)
+        else:
+            with pytest.raises(ModelError, match="made for the similarity 'euclidean'"):
+                dense.open_model("pico", folder, "hash", 0, 0)
+    pooling = next(folder.glob("*Pooling*/config.json"))
+    write_json(pooling, {**read_json(pooling), "include_prompt": False})
+    with pytest.raises(ModelError, match="leaves its prompt out"):
+        dense.open_model("pico", folder, "hash", 0, 0)

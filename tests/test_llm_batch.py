@@ -131,6 +131,12 @@ def test_answers_come_in_order_and_are_stored(store: AnswerStore) -> None:
     assert store.batches(endpoint.base_url) == []
 
 
+def test_a_batch_of_which_all_is_refused_is_an_error(store: AnswerStore) -> None:
+    refused = {"response": {"status_code": 400, "body": {"error": "no such field: max_tokens"}}, "error": None}
+    with batch_api(lambda text, number: refused) as (_, endpoint), pytest.raises(EndpointError, match="no such field"):
+        complete_all(ask(3), endpoint, store)
+
+
 def test_another_job_leaves_an_open_batch_to_the_one_that_paid_for_it(
     store: AnswerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,6 +136,13 @@ def test_rate_limits_narrow_the_gate_and_are_waited_for(store: AnswerStore) -> N
     assert server.kinds == {"429": 4, "ok": 60}
 
 
+def test_an_endpoint_that_refuses_everything_stops_the_job_soon(store: AnswerStore) -> None:
+    with fault_server(lambda number, body: "400") as server:
+        with pytest.raises(EndpointError, match="HTTP 400"):
+            complete_all(ask(*(f"q{i}" for i in range(100))), endpoint_of(server), store)
+        assert len(server.asked) == 8
+
+
 def test_a_store_that_fails_is_one_error_with_many_workers_too(
     store: AnswerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Judges in the false-negative guard: a real cross-encoder, an LLM behind an endpoint, both, budget and replay."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import torch
 from sentence_transformers import CrossEncoder
 from transformers import BertConfig, BertForSequenceClassification
 
-from stm.errors import ModelError
+from stm.errors import EndpointError, ModelError
 from stm.llm.store import AnswerStore
-from stm.mine.judges import LIMIT_REACHED, make_judges
+from stm.mine.judges import LIMIT_REACHED, describe_cost, make_judges
 from stm.mine.rows import mine
 from stm.params.llm import Endpoint
 from stm.params.mine import JudgeParams, MineParams
 from stm.schema import write_rows
+from stm.synthesize.judge import read_opinion
 from tests.fault_server import fault_server
 from tests.pico import pico_backbone, pico_tokenizer
 from tests.test_mine import rows_of
@@ -90,7 +92,7 @@ def test_the_llm_refuses_answers_and_the_next_candidate_is_asked_about(tmp_path:
         params = WIDE.model_copy(update={"judge": judge})
         mined, report = mine(ROWS, params, make_judges(judge, store))
         asked = len(server.asked)
-        assert all(body["temperature"] == 0.0 and body["max_tokens"] == 8 for body in server.asked)
+        assert all(body["temperature"] == 0.0 for body in server.asked)
     for kept in negatives_of(mined):
         assert not [text for text in kept if text.endswith(("item0", "item1", "item2", "item4", "item8"))]
         assert len(kept) == 4  # refused ones were replaced
@@ -123,6 +125,37 @@ def test_both_judges_see_every_negative_that_is_kept(tmp_path: Path) -> None:
         scores = model.predict(pairs, activation_fn=torch.nn.Sigmoid()).tolist()
         assert all(score < 0.9 * scores[0] for score in scores[1:])
         assert not [text for text in kept if text.endswith(("item0", "item2", "item4", "item8"))]
+
+
+def test_a_judge_that_cannot_answer_is_an_error_and_takes_no_negative(tmp_path: Path) -> None:
+    with fault_server(lambda number, body: "400") as server, AnswerStore(tmp_path / "a.sqlite") as store:
+        judge = JudgeParams(llm=True, endpoint=Endpoint(base_url=server.base_url, retries=0))
+        with pytest.raises(EndpointError, match="HTTP 400"):
+            mine(ROWS, WIDE, make_judges(judge, store))
+        assert len(server.asked) == 8
+
+
+def test_a_model_without_a_temperature_is_sent_none_by_the_judge(tmp_path: Path) -> None:
+    with fault_server(answer=lambda body: "no") as server, AnswerStore(tmp_path / "a.sqlite") as store:
+        judge = JudgeParams(llm=True, endpoint=Endpoint(base_url=server.base_url, temperature=None, max_tokens=500))
+        mine(ROWS, WIDE, make_judges(judge, store))
+        assert all("temperature" not in body and body["max_tokens"] == 500 for body in server.asked)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [("No.", ""), (" **no**", ""), ("Yes, it does", "answers_query"), ("Not sure", "unjudged"), ("None", "unjudged"),
+     ("no idea", "unjudged"), ("Yesterday", "unjudged"), ("", "unjudged"), ("No - it is about lungs", "")],
+)  # fmt: skip
+def test_one_word_is_read_and_nothing_else(reply: str, reason: str) -> None:
+    assert read_opinion(reply) == reason
+
+
+def test_the_estimate_counts_what_is_sent() -> None:
+    judge = JudgeParams(llm=True)
+    latin, chinese = (ROWS.with_columns(pl.lit(letter * 100).alias("anchor")) for letter in ("a", "\u80ba"))
+    counts = [int(re.findall(r"about (\d+) prompt", describe_cost(rows, 3, judge))[0]) for rows in (latin, chinese)]
+    assert counts[1] - counts[0] >= 0.98 * 3 * ROWS.height * 100 * (3 - 1) / 3.5
 
 
 def test_at_the_limit_negatives_stay_unjudged_and_are_counted(tmp_path: Path) -> None:

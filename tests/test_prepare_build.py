@@ -191,7 +191,25 @@ def test_a_leaked_passage_is_removed_and_counted(tmp_path: Path) -> None:
     assert sorted(kept.pairs["own"]["anchor"]) == ["fine", "new words"]
     counts = kept.report["splits"]["own"]["sources"]["own"]["contamination"]
     assert counts == {**found, "removed": 0, "negatives_removed": 0}
-    assert kept.report["contamination"]["left"] == 2
+    assert kept.report["contamination"]["left"] == 4, "two in the split, and the same two in the warm-up"
+
+
+def test_what_is_left_in_the_warm_up_alone_counts(tmp_path: Path) -> None:
+    passage = next(iter(build_task(Corpora(), "x", "gen-wiki", "test").corpus.values())).full_text()
+    rows = [{"anchor": f"query {i}", "positive": f"clean {i}"} for i in range(40)]
+    own = {"kind": "jsonl", "path": str(tmp_path / "own.jsonl")}
+    changes = {"splits": {"own": [own]}, "instructions": {}, "warm_up_splits": ["own"], "max_pairs": 3}
+    left = []
+    for place in range(40):
+        leaked = [{**row, "positive": passage} if place == index else row for index, row in enumerate(rows)]
+        (tmp_path / "own.jsonl").write_text("\n".join(json.dumps(row) for row in leaked))
+        built = build(**changes, warm_up_pairs=3, decontaminate=False)
+        held = [passage in frame["positive"].to_list() for frame in (built.pairs["own"], built.warm_up)]
+        assert built.report["contamination"]["left"] == sum(held)
+        left.append(tuple(held))
+        if (False, True) in left and (True, False) in left:
+            break
+    assert (False, True) in left
 
 
 def test_queries_that_training_candidates_give_away_are_named(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Contamination: exact and near matches, stock phrases, agreement with a plain reference, removal and counts."""
 
 import random
+import unicodedata
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -29,6 +31,17 @@ def find(texts: list[str], *tasks: Task, max_overlap: float = 0.5) -> list[tuple
 @pytest.mark.parametrize("text", ["Heart attack", "  heart-ATTACK! ", "HEART\tattack."])
 def test_equal_words_are_found_whatever_case_and_punctuation(text: str) -> None:
     assert find([text, "heart"], make_task("t", [Passage("", "heart attack")])) == [(0, "t")]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKD"])
+def test_equal_words_are_found_whatever_their_unicode_form(form: Literal["NFC", "NFD", "NFKD"]) -> None:
+    task = make_task("t", [Passage("", "Caf\u00e9 au lait spots and \ufb01brosis")])
+    assert find([unicodedata.normalize(form, "caf\u00e9 au lait spots and \ufb01brosis")], task) == [(0, "t")]
+    assert find(["caf au lait spots and fibrosis"], task) == []
+
+
+def test_marks_are_part_of_their_words() -> None:
+    assert find(["\u0915\u093f"], make_task("t", [Passage("", "\u0915\u0940")])) == [], "two vowel signs, two words"
 
 
 def test_a_titled_passage_is_found_with_and_without_its_title() -> None:

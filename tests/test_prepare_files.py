@@ -8,9 +8,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stm.errors import DataError
+from stm.errors import DataError, ParamsError
 from stm.params.base import parse_section
-from stm.params.prepare import CorpusSource, FileTask, HubSource
+from stm.params.prepare import BeirTask, CorpusSource, FileTask, HubSource, TaskTable
 from stm.prepare.beir import make_task, read_beir_pairs
 from stm.prepare.candidates import Candidates, make_frame, tidy
 from stm.prepare.embedded import Corpora
@@ -211,6 +211,26 @@ def test_a_task_of_pairs(tmp_path: Path) -> None:
     judged = {task.queries[query]: sorted(texts[key] for key in keys) for query, keys in task.qrels.items()}
     assert judged == {"q": ["a", "b"], "r": ["a"]}
     assert sorted(texts.values()) == ["a", "b", "n"]
+
+
+def test_arguanas_rule_comes_from_the_row_or_from_the_folder(tmp_path: Path) -> None:
+    folder = beir_folder(tmp_path / "b", "q1\tp1\t1\n")
+    row = {"kind": "beir", "path": str(folder)}
+
+    def ignores(**changes: object) -> bool:
+        source = parse_section({**row, **changes}, BeirTask, "x")
+        return load_task(source, "own", "dev", Corpora()).ignores_identical_ids
+
+    assert (ignores(), ignores(ignore_identical_ids=True)) == (False, True)
+    (folder / "task.json").write_text(json.dumps({"notes": {"ignore_identical_ids": True}}))
+    assert ignores()
+
+
+@pytest.mark.parametrize("name", ["all", "medical", "general"])
+def test_a_task_cannot_be_called_as_an_average(name: str) -> None:
+    own: dict[str, object] = {"kind": "embedded", "name": "gen-wiki"}
+    with pytest.raises(ParamsError, match=f"a task is called '{name}', as an average is"):
+        parse_section({"dev": {"x": own}, "test": {name: own}}, TaskTable, "prepare.tasks")
 
 
 def test_a_task_without_pairs_is_refused() -> None:

@@ -92,6 +92,14 @@ def test_only_what_is_drawn_is_tested_and_lost_rows_are_replaced(monkeypatch: py
     assert [frame.height for frame in taken.values()] == [30, 50]
 
 
+def test_where_nothing_is_removed_the_counts_are_those_of_the_rows_taken() -> None:
+    corpus = {str(i): Passage("", f"a passage {i}") for i in range(0, 600, 2)}
+    index = EvaluationIndex([Task("t", "general", corpus, {"q": "query"}, {"q": {"0": 1}})], 0.5)
+    taken, counts = draw([make_source("a", 600)], index, split="s", total=20, seed=1, remove=False)
+    assert (counts["a"].tested, taken["a"].height) == (20, 20)
+    assert counts["a"].found == sum(row % 2 == 0 for row in taken["a"]["row"]) > 0
+
+
 def test_rows_have_the_schema_and_tidy_negatives() -> None:
     taken, _ = draw([make_source("a", 6), make_source("b", 6)], CLEAN, split="s", total=8, seed=1)
     rows = check_rows(as_rows(taken, "s", 1, 3), "test")

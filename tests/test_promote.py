@@ -66,7 +66,9 @@ def project(published: Path, tmp_path: Path) -> Path:
     write_project(tmp_path, pico(1), FEW)
     for name in ("train", "search_prompts"):
         shutil.rmtree(tmp_path / "reports" / name)
-    write_report(tmp_path / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.6))
+    write_report(
+        tmp_path / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.6, model=pico(1))
+    )
     return tmp_path
 
 
@@ -194,7 +196,9 @@ def test_a_better_model_takes_the_alias_over_and_can_be_rolled_back(project: Pat
 
 @pytest.mark.usefixtures("no_reload")
 def test_a_worse_model_becomes_challenger_and_the_champion_stays(project: Path) -> None:
-    write_report(project / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.43))
+    write_report(
+        project / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.43, model=pico(1))
+    )
     outcome = promote(promote_params(project), ACTOR, root=project)
     assert outcome.decision == "held"
     assert outcome.champion == 1
@@ -234,10 +238,37 @@ def test_a_dirty_tree_is_recorded_and_refused_where_its_gate_is_required(project
 @pytest.mark.usefixtures("no_reload")
 def test_a_champion_measured_on_other_tasks_cannot_be_overtaken_silently(project: Path) -> None:
     for name, (role, level) in FEW.items():
-        write_report(project / "reports" / "evaluation" / f"{name}.json", evaluation(name, role, level, ("med-new",)))
+        report = evaluation(name, role, level, ("med-new",), pico(1))
+        write_report(project / "reports" / "evaluation" / f"{name}.json", report)
     outcome = promote(promote_params(project), ACTOR, root=project)
     assert outcome.decision == "held"
     assert "evaluated on other tasks" in outcome.line()
+
+
+def test_scores_of_other_files_are_refused(project: Path) -> None:
+    report = project / "reports" / "evaluation" / "merged.json"
+    write_report(report, evaluation("merged", "merged", 0.6, model=pico(0)))
+    with pytest.raises(DataError, match=r"merged\.json is of another model than .*run `dvc repro evaluate`"):
+        promote(promote_params(project), ACTOR, root=project)
+    other = {**evaluation("merged", "merged", 0.6, model=pico(1)), "prompts": {"query": "else: ", "document": ""}}
+    write_report(report, other)
+    with pytest.raises(DataError, match=r"was evaluated with the prompts .*else"):
+        promote(promote_params(project), ACTOR, root=project)
+    assert open_registry(project).aliases() == {"champion": 1}
+
+
+@pytest.mark.usefixtures("no_reload")
+def test_a_champion_whose_scores_are_of_another_model_cannot_be_overtaken(project: Path) -> None:
+    assert promote(promote_params(project), ACTOR, root=project).decision == "promoted"
+    registry = open_registry(project)
+    registry.client.set_model_version_tag("stm-retriever", "2", "model", "0" * 64)
+    shutil.rmtree(project / "models" / "merged")
+    shutil.copytree(pico(2), project / "models" / "merged")
+    path = project / "reports" / "evaluation" / "merged.json"
+    write_report(path, evaluation("merged", "merged", 0.9, model=pico(2)))
+    outcome = promote(promote_params(project), ACTOR, root=project)
+    assert outcome.decision == "held"
+    assert "there is no evaluation of champion (version 2) to compare with" in outcome.line()
 
 
 def test_a_model_that_changes_on_reload_is_held(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,20 @@ def test_the_best_of_several_opponents_is_the_one_to_beat() -> None:
     assert run(rule(against=["we*"]), MERGED, weak, strong).figures["opponent_name"] == "weak"
 
 
+def test_an_opponent_that_is_not_there_or_could_not_run_fails_the_gate() -> None:
+    weak, lost = model("weak", "outside", [0.1] * 40, [0.1] * 40), Evaluation("strong", "outside", {})
+    verdict = run(rule(against=["outside"]), MERGED, weak, lost)
+    assert (verdict.passed, verdict.detail) == (False, "there is no evaluation of strong to compare with")
+    assert not run(rule(against=["expert", "@champion"]), MERGED).passed
+    assert run(rule(against=["@champion"]), MERGED).passed
+
+
+def test_one_query_has_no_confidence_bound() -> None:
+    mine, other = model("m", "merged", [0.9], [0.9, 0.8]), model("a", "expert", [0.1], [0.1, 0.1])
+    assert run(rule(significance=0), mine, other).passed
+    assert "a task has one query" in run(rule(), mine, other).detail
+
+
 def test_a_tolerated_loss_lets_a_slightly_worse_model_pass() -> None:
     better = model("a", "expert", [score + 0.01 for score in MERGED.tasks["med"].scores.values()],
                    [score + 0.01 for score in MERGED.tasks["gen"].scores.values()])  # fmt: skip

@@ -17,6 +17,7 @@ from stm.errors import DataError, ParamsError
 from stm.files import read_json, write_json
 from stm.params.base import parse_section
 from stm.params.report import ReportParams
+from stm.params.rows import known_reports
 from stm.report.build import Built, build_report
 from stm.report.cautions import cautions
 from stm.report.charts import Span, bars, curves, histogram, small_bars, spans, ticks, trace
@@ -451,3 +452,15 @@ def test_the_stage_writes_everything_and_twice_the_same(
     told = capsys.readouterr().err
     assert "report: reports/index.html" in told
     assert "average nDCG@10 over 3 test tasks" in told
+
+
+def test_reports_of_rows_that_were_taken_out_are_no_part_of_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.write_reports(tmp_path)
+    (tmp_path / "params.yaml").write_text("models: {merged: {}, all: {}}\nexperts: {search-ft: {}}\n")
+    found = collect(tmp_path / "reports", known=known_reports(tmp_path / "params.yaml"))
+    assert set(found.evaluation) == {"merged", "all", "bm25"} & set(made.MODELS)
+    assert list(found.train) == ["search-ft"]
+    assert found.search_prompts, "a table that params lack leaves nothing out"
+    assert "names no 'med_real-ft' any more" in capsys.readouterr().err

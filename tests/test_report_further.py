@@ -15,6 +15,7 @@ import stages.report
 from stm.errors import DataError
 from stm.files import read_json, write_json
 from stm.report.build import build_report
+from stm.report.cautions import HUB_UNTESTED
 from stm.report.collect import Reports, collect
 from stm.report.compare import Analysis, analyse, verdict
 from stm.report.contaminated import clean_analysis, contaminated_metrics, contaminated_view
@@ -151,10 +152,15 @@ def test_tasks_of_mteb_get_the_same_table_of_their_own() -> None:
     assert "CUREv1 was not run: the hub does not answer" in page.text
     assert built.metrics["hub"]["merged"]["all"]["ndcg_at_10"] == pytest.approx(found.mean("all", "merged"), abs=1e-6)
     own = found.intervals["NFCorpus"][found.table.position("merged") or 0]
-    assert "On tasks of mteb, by its own runner:" in built.card
+    assert "On tasks of mteb, by its own runner." in built.card
     assert f"| {own.mean:.3f} | {own.low:.3f} to {own.high:.3f} |" in built.card
     assert built.plots["hub_scores.csv"].count("\n") == 1 + 3 * (2 + 2)
     assert built.metrics["models"]["merged"]["tasks"].keys() == made.TASKS.keys()
+    assert HUB_UNTESTED in page.text
+    assert HUB_UNTESTED in built.card
+    alone = Reports({"all": with_hub("all"), "merged": made.evaluation("merged")})
+    assert hub_analysis(alone, made.params()) is None
+    assert build_report(alone, {}, made.params()).page
     some = Reports({"all": with_hub("all", ("NFCorpus",)), "merged": with_hub("merged")})
     assert "all is not in this table" in Page(build_report(some, {}, made.params()).page).text
 

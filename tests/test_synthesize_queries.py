@@ -12,6 +12,7 @@ from stm.params.synthesize import QueryParams, SynthesizeParams
 from stm.schema import ROWS, check_rows
 from stm.synthesize.negatives import synthesize
 from stm.synthesize.queries import SOURCE, check_query, tidy_query, write_queries
+from stm.tasks import Passage, Task
 from tests.fault_server import fault_server
 
 PASSAGES = [
@@ -68,6 +69,36 @@ def test_the_same_question_counts_once(store: AnswerStore) -> None:
     with fault_server(answer=lambda body: "Enlarged liver?") as server:
         report = write_queries(ROWS_IN, params, Endpoint(base_url=server.base_url), store, 500).report
     assert report == {"asked": 2, "accepted": 1, "outcomes": {"accepted": 1, "duplicate": 1}}
+
+
+def test_a_query_that_failed_for_one_passage_may_be_that_of_another(store: AnswerStore) -> None:
+    with fault_server(answer=lambda body: "What is a lung fever?") as server:
+        report = write_queries(ROWS_IN, PARAMS, Endpoint(base_url=server.base_url), store, 500).report
+    assert report["outcomes"] == {"accepted": 1, "round_trip": 3}
+
+
+def test_what_answers_the_written_query_is_no_negative_of_it(store: AnswerStore) -> None:
+    other = "A fever of the lung."
+    first = {**ROWS_IN.row(3, named=True), "negatives": [other, "n", PASSAGES[0]], "origins": ["bm25", "given", "bm25"]}
+    second = {**ROWS_IN.row(3, named=True), "id": "r5", "positive": other}
+    known = {**ROWS_IN.row(0, named=True), "anchor": "What is a lung fever?"}
+    rows = pl.DataFrame([first, second, known], schema=ROWS)
+    with fault_server(answer=lambda body: "What is a lung fever?") as server:
+        written = write_queries(
+            rows, PARAMS.model_copy(update={"max_rank": 3}), Endpoint(base_url=server.base_url), store, 500
+        )
+    assert written.rows.row(0, named=True)["negatives"] == ["n"]
+    assert written.rows.row(0, named=True)["origins"] == ["given"]
+
+
+def test_a_query_of_an_evaluation_task_is_not_written(store: AnswerStore) -> None:
+    passage = {"p": Passage("", "something")}
+    task = Task("t", "medical", passage, {"q": "why is my LIVER so enlarged"}, {"q": {"p": 1}})
+    queries = PARAMS.model_copy(update={"replace_rows": True})
+    with fault_server(answer=scripted) as server:
+        params = SynthesizeParams(endpoint=Endpoint(base_url=server.base_url), rows=1, queries=queries)
+        report = synthesize(ROWS_IN, params, store, tasks=[task]).report["queries"]
+    assert (report["accepted"], report["outcomes"]["in_evaluation"]) == (0, 1)
 
 
 def test_the_stage_appends_them_when_asked(store: AnswerStore) -> None:

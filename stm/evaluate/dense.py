@@ -7,19 +7,20 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
 from stm.encode import Encoder
+from stm.errors import ModelError
 from stm.evaluate.models import DenseModel, TextEncoder
 from stm.evaluate.store import EmbeddingStore, StoredEncoder
-from stm.files import sha256_text
+from stm.files import sha256_modules, sha256_text
 from stm.models import compute_dtype, load_model
+from stm.prompts import own_prompts
 
-PASSAGE_PROMPTS = ("document", "passage", "corpus")  # names, in the order in which sentence-transformers looks
-
-
-def own_prompts(prompts: Mapping[str, str | None]) -> dict[str, str]:
-    """Return the prompts "query" and "document" that sentence-transformers itself would use for the two sides."""
-    passage = next((prompts[name] for name in PASSAGE_PROMPTS if name in prompts), "")
-    return {"query": prompts.get("query") or "", "document": passage or ""}
+# What shapes a vector beside the weights.
+ENCODING = ("deltas", "encode", "models", "packed", "pooled")
+LIBRARIES = ("tokenizers", "torch", "transformers", "sentence-transformers")
 
 
 def open_model(
@@ -33,15 +34,26 @@ def open_model(
     """Load the model folder at `path` and return it as a model for mteb.
 
     Its own prompts are used where `prompts` ("query", "document") is None. With a store (`store_megabytes` > 0) texts
-    that these weights have encoded before, in this precision and with these libraries, are not encoded again. Raises
-    `ModelError` if the folder is no model.
+    that these weights have encoded before, in this precision, with this code and these libraries, are not encoded
+    again. Raises `ModelError` if the folder is no model, or one that is compared in another way than by cosine.
     """
     model = load_model(path)
+    _check_comparable(model, path)
     encoder = Encoder(model, batch_tokens)
     inner: TextEncoder = encoder
     if store_megabytes:
-        libraries = [f"{library}={version(library)}" for library in ("torch", "transformers", "sentence-transformers")]
-        key = sha256_text(model_hash, str(model.device.type), str(compute_dtype()), *libraries)
+        libraries = [f"{library}={version(library)}" for library in LIBRARIES]
+        code = sha256_modules(ENCODING)
+        key = sha256_text(model_hash, str(model.device.type), str(compute_dtype()), code, *libraries)
         inner = StoredEncoder(encoder, EmbeddingStore(key, store_megabytes))
     given = {side: text for side, text in (prompts or {}).items() if text is not None}
     return DenseModel(inner, {**own_prompts(model.prompts), **given}, name, model_hash)
+
+
+def _check_comparable(model: SentenceTransformer, path: Path | str) -> None:
+    """`ModelError` for a model whose own scores cosine over all of its tokens would not be."""
+    has_unit_rows = any(isinstance(module, Normalize) for module in model)
+    if model.similarity_fn_name not in (None, "cosine") and not (model.similarity_fn_name == "dot" and has_unit_rows):
+        raise ModelError(f"{path} is made for the similarity {model.similarity_fn_name!r}; only cosine is scored here")
+    if any(isinstance(module, Pooling) and not module.include_prompt for module in model):
+        raise ModelError(f"{path} leaves its prompt out of the pooling (include_prompt: false), which is not done here")

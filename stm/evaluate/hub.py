@@ -34,6 +34,8 @@ class NamedTask:
     def refusal(self) -> str:
         """Why this project cannot run the task; empty if it can. Reranking of given passages is no retrieval."""
         kind = str(self.task.metadata.type)
+        if self.task.is_aggregate:
+            return "it is an aggregate of other tasks; name those"
         return "" if kind == RETRIEVAL else f"it is a {kind} task; only retrieval tasks run here"
 
 
@@ -59,6 +61,10 @@ def _domain(task: AbsTask) -> Domain:
     return "medical" if "Medical" in (task.metadata.domains or []) else "general"
 
 
+def _all_subsets(name: str) -> str:
+    return ", ".join(sorted(map(str, mteb.get_task(name).hf_subsets)))
+
+
 def find_task(name: str, subsets: Sequence[str] = (), splits: Sequence[str] = (), domain: str = "") -> NamedTask:
     """Return the mteb task of that name; `ParamsError` if there is none, it is no retrieval task, or lacks a
     subset.
@@ -68,6 +74,8 @@ def find_task(name: str, subsets: Sequence[str] = (), splits: Sequence[str] = ()
     except (KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ParamsError(f"evaluate.hub_tasks: mteb cannot give the task {name!r}: {reason}") from error
+    if unknown := sorted(set(subsets) - set(task.hf_subsets)):
+        raise ParamsError(f"evaluate.hub_tasks: {name!r} has no subset {unknown[0]!r}; it has {_all_subsets(name)}")
     named = NamedTask(task, cast(Domain, domain) if domain else _domain(task))
     if named.refusal:
         raise ParamsError(f"evaluate.hub_tasks: {name!r} cannot be run: {named.refusal}")

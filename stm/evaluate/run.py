@@ -98,7 +98,7 @@ def run_task(model: Any, task: AbsTaskRetrieval) -> tuple[dict[tuple[str, str], 
     datasets.disable_progress_bars()
     try:
         task.load_data()
-    except OSError as error:  # connection errors and missing cache entries of the hub client are all OSErrors
+    except (OSError, ValueError) as error:  # of the hub client; a data set that is cached in part is a ValueError
         reason = " ".join(str(error).split())[:200]
         raise MissingTaskError(f"the data of {task.metadata.name} cannot be loaded: {reason}") from error
     started = time.monotonic()

@@ -47,6 +47,11 @@ class Failure:
     reason: str
     detail: str
 
+    @property
+    def is_final(self) -> bool:
+        """Whether asking again would change nothing: the endpoint refused it, or the budget is at its end."""
+        return self.reason in ("rejected", "budget")
+
 
 def estimate_tokens(text: str) -> int:
     """Rough number of tokens of a text; only for estimates and reservations."""

@@ -55,6 +55,10 @@ def complete_batch(
     for key, answer in store.get(list(reserved)).items():
         # It was asked for just now, or in a batch of this job before a restart.
         outcomes[key] = dataclasses.replace(answer, is_replayed=False)
+    found = [outcomes[key] for key in reserved]
+    refused = [outcome for outcome in found if isinstance(outcome, Failure) and outcome.reason == "rejected"]
+    if len(refused) == len(found) > 1:
+        raise EndpointError(f"batch API of {endpoint.base_url}: all requests were refused ({refused[0].detail})")
     for key, tokens in reserved.items():
         outcome = outcomes[key]
         budget.settle(tokens, outcome if isinstance(outcome, Answer) else None)

@@ -38,6 +38,7 @@ from stm.progress import Meter
 Outcome = Answer | Failure
 Queue = Iterator[tuple[int, Request]]
 LONGEST_BACKOFF_SECONDS = 60.0
+REFUSALS = 8  # refused requests before any answer, after which the requests as such are taken to be wrong
 
 
 def complete_all(
@@ -107,7 +108,7 @@ class _Job:
         # Given, so that the openai client, whose type for them is private, does not copy its defaults per request.
         self.options: Any = {"headers": {}, "params": {}, "max_retries": 0, "timeout": endpoint.timeout_seconds}
         self.outcomes: list[Outcome] = []
-        self.answered = self.tokens = self.broken = 0
+        self.answered = self.tokens = self.broken = self.refused = 0
         self.stop: FaultError | None = None
 
     async def run(self, todo: Sequence[Request]) -> None:
@@ -162,8 +163,10 @@ class _Job:
         """Record a request that is given up; too many in a row mean that the endpoint itself is broken."""
         if fault.remedy == "retry":
             self.broken += 1
+        elif not self.answered:
+            self.refused += 1
         patience = 1 if not self.answered else max(8, 2 * self.endpoint.concurrency)
-        if fault.remedy == "stop" or self.broken >= patience:
+        if fault.remedy == "stop" or self.broken >= patience or self.refused >= REFUSALS:
             self.stop = self.stop or fault
         return Failure(fault.reason, fault.detail)
 

@@ -119,12 +119,13 @@ class LlmJudge:
 
 def describe_cost(rows: pl.DataFrame, most: int, params: JudgeParams) -> str:
     """One line on what judging `most` negatives of each row can cost at most, before the first call."""
-    from stm.synthesize.judge import MAX_TOKENS, PROMPT
+    from stm.synthesize.judge import PROMPT
 
-    texts = [min(len(text), params.max_passage_chars) for text in (*rows["anchor"], *rows["positive"])]
-    each = estimate_tokens(PROMPT) + estimate_tokens("x" * (sum(texts) // max(1, rows.height)))
+    texts = (*rows["anchor"], *rows["positive"], *rows["instruction"])
+    tokens = sum(estimate_tokens(text[: params.max_passage_chars]) for text in texts)
+    each = estimate_tokens(PROMPT) + tokens // max(1, rows.height)
     asked, endpoint = rows.height * most, params.endpoint
-    cost = asked * (each * endpoint.price_in + MAX_TOKENS * endpoint.price_out) / 1e6
+    cost = asked * (each * endpoint.price_in + endpoint.max_tokens * endpoint.price_out) / 1e6
     price = f", up to {cost:.4g} money units" if cost else ""
     return f"up to {asked} questions to the judge, about {asked * each} prompt tokens{price}; refused ones cost another"
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from stm.errors import ParamsError
 from stm.params.base import PARAMS_FILE, Section, SectionType, parse_section, read_params
@@ -55,6 +55,14 @@ class EvaluateParams(Section):
     hub_folder: str = Field(
         "", description="folder with copies of mteb's data sets under their ids (owner/name); empty: hub and its cache"
     )
+
+    @field_validator("hub_tasks")
+    @classmethod
+    def _once(cls, tasks: list[HubTask]) -> list[HubTask]:
+        names = [task.name for task in tasks]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"names {twice[0]!r} twice; give one row all its subsets and splits")
+        return tasks
 
 
 def _load_row(table: str, name: str, model: type[SectionType], path: Path | str) -> SectionType:

@@ -10,7 +10,10 @@ from pydantic import Field, field_validator
 
 from stm.params.base import Section
 
-RESERVED = frozenset({"messages", "model", "stream", "n"})
+# Fields that have params of their own, which keys and budgets count on.
+RESERVED = frozenset(
+    {"messages", "model", "stream", "n", "seed", "temperature", "top_p", "max_tokens", "max_completion_tokens"}
+)
 
 
 class Endpoint(Section):

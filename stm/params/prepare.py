@@ -4,7 +4,7 @@ A source is a row of a table, told apart by its `kind`; the same kinds serve as 
 judged passages. Knows the names of the embedded corpora, but nothing of how they are read.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -157,6 +157,9 @@ class BeirTask(Section):
     )
     domain: Domain = Field("general", description="Which average the task counts in.")
     open_corpus: bool = Field(False, description="Whether training may use the task's passages, but never its queries.")
+    ignore_identical_ids: bool = Field(
+        False, description="Whether the passage with the query's own id does not count, as in ArguAna."
+    )
 
 
 class FileTask(_File):
@@ -177,6 +180,13 @@ class TaskTable(Section):
         min_length=1, description="Tasks by name for instruction, model and merge search."
     )
     test: dict[TaskName, TaskSource] = Field(min_length=1, description="Tasks by name for the final evaluation.")
+
+    @model_validator(mode="after")
+    def _names_are_no_averages(self) -> "TaskTable":
+        for name in (*self.dev, *self.test):
+            if name in ("all", *get_args(Domain)):
+                raise ValueError(f"a task is called {name!r}, as an average is; choose another name")
+        return self
 
 
 class PrepareParams(Section):

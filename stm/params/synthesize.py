@@ -59,6 +59,9 @@ class QueryParams(Section):
     max_rank: int = Field(
         10, ge=1, le=1000, description="the passage must be found for its query at this rank or better"
     )
+    max_overlap: float = Field(
+        0.5, ge=0, lt=1, description="share of 8-grams above which a query is one of an evaluation task, and refused"
+    )
 
 
 class SynthesizeParams(Section):

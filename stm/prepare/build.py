@@ -47,14 +47,16 @@ def prepare(params: PrepareParams) -> Prepared:
     pairs: dict[str, pl.DataFrame] = {}
     warm_up: dict[str, pl.DataFrame] = {}
     splits: dict[str, Any] = {}
+    left_in_warm_up = 0
     met: set[int] = set()  # evaluation texts that were among the tested rows
     for split, sources in params.splits.items():
         candidates = tidy([load_source(source, corpora) for source in sources], split)
         pairs[split], splits[split], found = draw_split(params, split, candidates, index)
         met |= found
         if split in params.warm_up_splits:
-            warm_up[split], found = draw_warm_up(params, split, candidates, index)
+            warm_up[split], found, left = draw_warm_up(params, split, candidates, index)
             met |= found
+            left_in_warm_up += left
         say(f"prepare: {split}: {pairs[split].height} of {sum(c.frame.height for c in candidates)} pairs")
     mixed = mix([warm_up[split] for split in params.warm_up_splits], params.seed)
     report = {
@@ -64,7 +66,7 @@ def prepare(params: PrepareParams) -> Prepared:
         "splits": splits,
         "warm_up": {"pairs": mixed.height, "splits": {split: rows.height for split, rows in warm_up.items()}},
         "tasks": {part: {task.name: describe_task(task, met) for task in tasks[part]} for part in PARTS},
-        "contamination": summarise(splits, index),
+        "contamination": summarise(splits, left_in_warm_up, index),
     }
     return Prepared(pairs, mixed, {split: params.instruction_of(split) for split in params.splits}, tasks, report)
 
@@ -124,19 +126,21 @@ def describe_split(
 
 def draw_warm_up(
     params: PrepareParams, split: str, candidates: list[Candidates], index: EvaluationIndex
-) -> tuple[pl.DataFrame, set[int]]:
-    """A split's part of the warm-up, from the other end than its own pairs, and the evaluation texts that it met.
+) -> tuple[pl.DataFrame, set[int], int]:
+    """A split's part of the warm-up, from the other end than its own pairs, the evaluation texts that it met, and how
+    many rows and negatives were found and left in.
 
     Less than its share if it has less.
     """
     shares = share_out(params.warm_up_pairs, [params.warm_up_pairs] * len(params.warm_up_splits))
     share = shares[params.warm_up_splits.index(split)]
     if not share:
-        return pl.DataFrame(schema=ROWS), set()
+        return pl.DataFrame(schema=ROWS), set(), 0
     taken, counts = draw(
         candidates, index, split=split, total=share, seed=params.seed, from_end=True, remove=params.decontaminate
     )
-    return as_rows(taken, split, params.seed, params.max_negatives), _met(counts)
+    left = sum(c.found - c.removed + c.negatives_found - c.negatives_removed for c in counts.values())
+    return as_rows(taken, split, params.seed, params.max_negatives), _met(counts), left
 
 
 def mix(frames: list[pl.DataFrame], seed: int) -> pl.DataFrame:
@@ -158,8 +162,8 @@ def describe_task(task: Task, met: set[int]) -> dict[str, Any]:
     }
 
 
-def summarise(splits: dict[str, Any], index: EvaluationIndex) -> dict[str, Any]:
-    """Contamination over all splits: what was tested, found, removed and left, by task."""
+def summarise(splits: dict[str, Any], left_in_warm_up: int, index: EvaluationIndex) -> dict[str, Any]:
+    """Contamination over all splits: what was tested, found, removed and left, by task; left in the warm-up too."""
     counts = [source["contamination"] for split in splits.values() for source in split["sources"].values()]
     by_task: Counter[str] = Counter()
     for count in counts:
@@ -171,6 +175,6 @@ def summarise(splits: dict[str, Any], index: EvaluationIndex) -> dict[str, Any]:
         "max_overlap": index.max_overlap,
         **index.describe(),
         **sums,
-        "left": left,
+        "left": left + left_in_warm_up,
         "found_by_task": dict(sorted(by_task.items())),
     }

@@ -30,8 +30,9 @@ Numbers = npt.NDArray[np.uint32]
 
 
 def normalise(texts: pl.Series) -> pl.Series:
-    """Lower-case words of letters and digits in any script, one space between."""
-    return texts.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars()
+    """Lower-case words of letters, marks and digits in any script, in one Unicode form, one space between."""
+    plain = texts.str.normalize("NFKC").str.to_lowercase()
+    return plain.str.replace_all(r"[^\p{L}\p{M}\p{N}]+", " ").str.strip_chars()
 
 
 def hash_texts(normalised: pl.Series) -> Hashes:

@@ -59,7 +59,9 @@ class Drawer:
     def fill(self, wanted: int) -> None:
         """Test rows until `wanted` are accepted or none is left."""
         while self.count < wanted and self.counts.tested < self._rows.height:
-            step = min(MAX_STEP, max(STEP, (wanted - self.count) * 9 // 8))
+            lacking = wanted - self.count
+            # Where nothing is removed, what is tested is what is taken, so that the counts are those of the rows.
+            step = min(MAX_STEP, max(STEP, lacking * 9 // 8) if self._remove else lacking)
             clean, counts = decontaminate(self._rows.slice(self.counts.tested, step), self._index, self._remove)
             self.counts.add(counts)
             self._accepted.append(clean)

@@ -130,7 +130,8 @@ def load_beir_task(source: BeirTask, name: str, part: str, _: Corpora) -> Task:
     split = source.split or part
     task = read_task(source.path, split, name, source.domain)
     facts = {"kind": source.kind, "path": source.path, "split": split, "sha256": sha256_tree(source.path)}
-    notes = {**facts, "open_corpus": source.open_corpus}
+    ignores = source.ignore_identical_ids or task.ignores_identical_ids
+    notes = {**facts, "open_corpus": source.open_corpus, "ignore_identical_ids": ignores}
     return Task(name, source.domain, task.corpus, task.queries, task.qrels, notes)
 
 

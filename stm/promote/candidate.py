@@ -11,9 +11,12 @@ from typing import Any
 
 from stm.errors import DataError
 from stm.files import read_json, sha256_tree
+from stm.params.base import PARAMS_FILE
 from stm.params.promote import Average
+from stm.params.rows import known_reports
 from stm.promote.evidence import Evaluation, read_contamination, read_evaluations
 from stm.promote.lineage import Lineage, read_lineage
+from stm.prompts import own_prompts
 
 MODEL = Path("models/merged")
 AVERAGES: tuple[Average, ...] = ("all", "medical", "general")
@@ -46,6 +49,21 @@ class Candidate:
         }
 
 
+def _check_scored(evaluation: Evaluation, folder: Path, content: str) -> None:
+    """`DataError` unless the scores are those of the files that would be promoted, with the prompts in them."""
+    if evaluation.content != content:
+        raise DataError(
+            f"reports/evaluation/{evaluation.name}.json is of another model than {folder} (hash "
+            f"{evaluation.content[:12] or 'unknown'}, not {content[:12]}); run `dvc repro evaluate` and promote again"
+        )
+    own, scored = own_prompts(_prompts(folder)), evaluation.prompts
+    if scored and scored != own:
+        raise DataError(
+            f"{evaluation.name} was evaluated with the prompts {dict(scored)}, but {folder} holds {own}; take "
+            f"query_prompt and passage_prompt out of models.{evaluation.name} in params.yaml"
+        )
+
+
 def _prompts(folder: Path) -> Any:
     config = folder / "config_sentence_transformers.json"
     return read_json(config).get("prompts", {}) if config.exists() else {}
@@ -59,18 +77,22 @@ def _recipe(path: Path) -> dict[str, Any]:
 
 
 def read_candidate(root: Path, model: str) -> Candidate:
-    """Collect the model under test; `DataError` if it has no evaluation or no files."""
-    evaluations = read_evaluations(root / "reports" / "evaluation")
-    if model not in evaluations:
+    """Collect the model under test; `DataError` if it has no files, or no evaluation of these files and prompts."""
+    names = known_reports(root / PARAMS_FILE).get("evaluation")
+    evaluations = read_evaluations(root / "reports" / "evaluation", names)
+    if model not in evaluations or not evaluations[model].tasks:
+        known = [name for name, evaluation in evaluations.items() if evaluation.tasks]
         raise DataError(
-            f"reports/evaluation has no model {model!r} (promote.model in params.yaml); it has {', '.join(evaluations)}"
+            f"reports/evaluation has no model {model!r} (promote.model in params.yaml); it has {', '.join(known)}"
         )
     folder = root / MODEL
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist; run `dvc repro merge` or `dvc pull {MODEL}`")
+    content = sha256_tree(folder)
+    _check_scored(evaluations[model], folder, content)
     return Candidate(
         folder=folder,
-        content=sha256_tree(folder),
+        content=content,
         evaluation=evaluations[model],
         others=[other for name, other in evaluations.items() if name != model],
         lineage=read_lineage(root),

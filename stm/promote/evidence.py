@@ -3,8 +3,8 @@
 Reads reports/evaluation/*.json and reports/prepare.json into typed values. Does not know which model is promoted.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,15 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluated model: its role in the comparison and its scores by task name."""
+    """One evaluated model: its role in the comparison, its scores by task name (none: it could not be evaluated), and
+    which files and prompts were scored.
+    """
 
     name: str
     role: str
     tasks: Mapping[str, TaskScores]
+    content: str = ""  # hash of the model folder
+    prompts: Mapping[str, str] = field(default_factory=dict)
 
     def within(self, average: Average) -> dict[str, TaskScores]:
         """The tasks that a named average covers, in name order."""
@@ -59,11 +63,15 @@ class Evaluation:
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """Read one evaluation report; `DataError` if it lacks scores per query."""
+    """Read one evaluation report; `DataError` if it lacks scores per query. A model that could not run has no tasks."""
     data = read_json(path)
     try:
+        name, role = str(data.get("model", path.stem)), str(data.get("role", ""))
+        if data.get("not_run"):
+            return Evaluation(name, role, {})
         tasks = {name: _task(task) for name, task in sorted(data["tasks"].items())}
-        evaluation = Evaluation(str(data.get("model", path.stem)), str(data.get("role", "")), tasks)
+        content = str(data.get("hashes", {}).get("model", ""))
+        evaluation = Evaluation(name, role, tasks, content, dict(data.get("prompts", {})))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path} has no nDCG@10 per query ({error!r}); make it again with `dvc repro -f evaluate`"
@@ -75,20 +83,20 @@ def read_evaluation(path: Path) -> Evaluation:
 
 def _task(task: Mapping[str, Any]) -> TaskScores:
     scores = {str(query_id): float(score) for query_id, score in task["per_query"][METRIC].items()}
+    if wrong := [query_id for query_id, score in scores.items() if not 0 <= score <= 1]:  # NaN is wrong as well
+        raise ValueError(f"the score of query {wrong[0]!r} is {scores[wrong[0]]}")
     return TaskScores(str(task.get("domain", "")), str(task.get("data", "")), scores)
 
 
-def read_evaluations(folder: Path) -> dict[str, Evaluation]:
-    """Read the reports of a folder by model name, without those of models that could not run; none is a `DataError`."""
-    paths = sorted(folder.glob("*.json"))
-    found = [read_evaluation(path) for path in paths if not _is_not_run(read_json(path))]
-    if not found:
+def read_evaluations(folder: Path, names: Collection[str] | None = None) -> dict[str, Evaluation]:
+    """Read the reports of a folder by model name, of those `names` alone (None: all); none of a model that ran is a
+    `DataError`.
+    """
+    paths = [path for path in sorted(folder.glob("*.json")) if names is None or path.stem in names]
+    found = [read_evaluation(path) for path in paths]
+    if not any(evaluation.tasks for evaluation in found):
         raise DataError(f"{folder} holds no evaluation; run `dvc repro evaluate`")
     return {evaluation.name: evaluation for evaluation in found}
-
-
-def _is_not_run(report: Any) -> bool:
-    return isinstance(report, dict) and bool(report.get("not_run"))
 
 
 def read_contamination(path: Path) -> int | None:

@@ -79,19 +79,24 @@ def compare(
     rivals = [other for other in others if any(other.matches(pattern) for pattern in rule.against)]
     rivals = [rival for rival in rivals if rival.name != candidate.name]
     if CHAMPION in rule.against:
-        if champion is None and not rivals:
+        if champion is None and set(rule.against) == {CHAMPION}:
             return Verdict(name, True, rule.required, "there is no other champion to compare with")
         rivals += [champion] if champion else []
     if not rivals:
         return Verdict(name, False, rule.required, f"no evaluated model matches {', '.join(rule.against)}")
     if candidate.average(rule.average) is None:
         return Verdict(name, False, rule.required, f"no test task belongs to the average {rule.average!r}")
+    if unknown := [rival.name for rival in rivals if not rival.tasks]:
+        return Verdict(name, False, rule.required, f"there is no evaluation of {unknown[0]} to compare with")
     comparable = [rival for rival in rivals if candidate.same_queries(rival)]
     if len(comparable) < len(rivals):
         other = next(rival.name for rival in rivals if rival not in comparable)
         return Verdict(
             name, False, rule.required, f"{other} was evaluated on other tasks or queries, so it cannot be compared"
         )
+    least = min(len(task.scores) for task in candidate.within(rule.average).values())
+    if rule.significance and least < 2:
+        return Verdict(name, False, rule.required, "a task has one query, of which no confidence bound can be had")
     rival = max(comparable, key=lambda model: (model.average(rule.average) or 0.0, model.name))
     return _compare_two(name, rule, candidate, rival, resamples, seed)
 

@@ -28,7 +28,7 @@ from stm.promote.registry import (
     quiet_mlflow,
     resolve_uri,
 )
-from stm.promote.versions import RoundTrip, find_version, measure, measure_unregistered, register
+from stm.promote.versions import CONTENT, RoundTrip, find_version, measure, measure_unregistered, register
 
 CARD = Path("reports/model_card.md")
 LOCK = Path(".stm/promotion.lock")
@@ -126,7 +126,9 @@ def _measured(candidate: Candidate, trip: RoundTrip) -> Measured:
 
 
 def _evaluation_of(registry: Registry, version: Version, model: str) -> Evaluation:
-    """The champion's evaluation, from the run that published it; without tasks, comparable to nothing, if lost."""
+    """The champion's evaluation, from the run that published it; without tasks, comparable to nothing, if lost or of
+    other files.
+    """
     import mlflow
 
     name = f"champion (version {version.number})"
@@ -135,7 +137,9 @@ def _evaluation_of(registry: Registry, version: Version, model: str) -> Evaluati
             path = mlflow.artifacts.download_artifacts(
                 run_id=version.tags.get(RUN, version.run_id), artifact_path=f"reports/evaluation/{model}.json"
             )
-        return Evaluation(name, "champion", read_evaluation(Path(path)).tasks)
+        found = read_evaluation(Path(path))
+        is_its_own = found.content == version.tags.get(CONTENT)
+        return Evaluation(name, "champion", found.tasks if is_its_own else {})
     except (RegistryError, DataError, OSError):
         return Evaluation(name, "champion", {})
 

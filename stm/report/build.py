@@ -64,7 +64,7 @@ def _further_scores(analysis: Analysis, cleaned: Cleaned, hub: Analysis | None, 
     return {
         "contaminated": contaminated_view(analysis, cleaned), "seeds": seed_rows(analysis),
         "seed_differences": seed_differences(analysis), "hub": hub_view(hub), "hub_not_run": missing,
-        "cautions": cautions(analysis, reports, missing),
+        "cautions": cautions(analysis, reports, missing, hub is not None),
     }  # fmt: skip
 
 

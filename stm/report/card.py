@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from stm.merge.card import FRONT, plain, recipe_line, usage
 from stm.merge.card import LIMITS as GENERAL_LIMITS
+from stm.report.cautions import HUB_UNTESTED
 from stm.report.collect import Reports
 from stm.report.compare import Analysis, count_of, percent, verdict
 from stm.report.contaminated import Cleaned
@@ -103,7 +104,7 @@ def _hub_scores(hub: Analysis | None, subject: str) -> str:
     """The scores on mteb's own tasks, where the model was run on any."""
     if hub is None or hub.subject.name != subject:
         return ""
-    return f"On tasks of mteb, by its own runner:\n\n{_scores(hub)}"
+    return f"On tasks of mteb, by its own runner. {HUB_UNTESTED}\n\n{_scores(hub)}"
 
 
 def model_card(

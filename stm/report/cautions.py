@@ -10,14 +10,23 @@ from stm.report.compare import OPPONENTS, Analysis, count_of
 from stm.report.seeds import groups
 from stm.report.stages import contamination_view
 
+HUB_UNTESTED = (
+    "Training data was compared with the pipeline's own evaluation tasks, not with mteb's: what it shares with those "
+    "is not known, and not removed."
+)
 
-def cautions(analysis: Analysis, reports: Reports, not_run: list[tuple[str, str]]) -> list[str]:
-    """Return the sentences; `not_run` are mteb's tasks that could not be run, with their reasons."""
+
+def cautions(analysis: Analysis, reports: Reports, not_run: list[tuple[str, str]], has_hub: bool = False) -> list[str]:
+    """Return the sentences; `not_run` are mteb's tasks that could not be run, with their reasons; `has_hub` says
+    whether any was.
+    """
     found = [_resolution(analysis), _left_in(contamination_view(reports)["total"]), _reduced(analysis)]
     if analysis.table.left_out:
         found.append(f"Not compared: {', '.join(analysis.table.left_out)}. The reasons stand above the table.")
     if not_run:
         found.append(f"{len(not_run)} of mteb's tasks could not be run. They are named below the table, with reasons.")
+    if has_hub:
+        found.append(HUB_UNTESTED)
     if analysis.subject.group not in groups(analysis):
         found.append("One training each, with one seed: no interval on this page covers the luck of a seed.")
     return [sentence for sentence in found if sentence]

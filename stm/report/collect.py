@@ -4,13 +4,14 @@ Returns plain data per stage; a stage that did not run is an empty mapping, and 
 names it. Does not interpret what it reads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stm.errors import DataError
 from stm.files import read_json
+from stm.progress import say
 
 Section = Mapping[str, Any]
 
@@ -43,13 +44,26 @@ def _one(path: Path) -> Section:
     return _read(path) if path.exists() else {}
 
 
-def _each(folder: Path) -> dict[str, Section]:
-    return {path.stem: _read(path) for path in sorted(folder.glob("*.json"))}
+Known = Mapping[str, Collection[str]]  # kind of report -> the names that there are; a kind that is missing knows all
 
 
-def _evaluations(folder: Path) -> dict[str, Section]:
+def _paths(folder: Path, known: Known) -> list[Path]:
+    """The reports of a kind, without those that a row left behind which is no longer in params.yaml."""
+    paths = sorted(folder.glob("*.json"))
+    kept = [path for path in paths if path.stem in known.get(folder.name, (path.stem,))]
+    for path in paths:
+        if path not in kept:
+            say(f"report: {path} is left out: params.yaml names no {path.stem!r} any more")
+    return kept
+
+
+def _each(folder: Path, known: Known) -> dict[str, Section]:
+    return {path.stem: _read(path) for path in _paths(folder, known)}
+
+
+def _evaluations(folder: Path, known: Known) -> dict[str, Section]:
     found: dict[str, Section] = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in _paths(folder, known):
         data = _read(path)
         name = data.get("model")
         if not isinstance(name, str) or not isinstance(data.get("tasks"), dict):
@@ -69,22 +83,25 @@ def _fresh(root: Path, since: float | None) -> frozenset[str] | None:
     return frozenset(path.relative_to(root).as_posix() for path in files)
 
 
-def collect(root: Path | str, since: float | None = None) -> Reports:
+def collect(root: Path | str, since: float | None = None, known: Known | None = None) -> Reports:
     """Read all stage reports under `root`; `DataError` without any evaluation, or for a file that is broken.
 
-    `since` is when the run began, in seconds since the epoch; it tells new results from those that were reused.
+    `known` has the names of the rows by kind ("evaluation", "train", "mine", ..): DVC leaves the report of a row that
+    was taken out of params.yaml where it is, and it is no part of this run. `since` is when the run began, in seconds
+    since the epoch; it tells new results from those that were reused.
     """
     root = Path(root)
-    train = _each(root / "train")
+    known = known or {}
+    train = _each(root / "train", known)
     return Reports(
-        evaluation=_evaluations(root / "evaluation"),
+        evaluation=_evaluations(root / "evaluation", known),
         prepare=_one(root / "prepare.json"),
-        mine=_each(root / "mine"),
-        synthesize=_each(root / "synthesize"),
+        mine=_each(root / "mine", known),
+        synthesize=_each(root / "synthesize", known),
         warm_up=_one(root / "warm_up.json"),
         train_all=train.pop("all", {}) or _one(root / "train_all.json"),
         train=train,
-        search_prompts=_each(root / "search_prompts"),
+        search_prompts=_each(root / "search_prompts", known),
         select=_one(root / "select.json"),
         merge=_one(root / "merge.json"),
         fresh=_fresh(root, since),

@@ -15,10 +15,10 @@ from stm.report.views import score_columns, score_rows
 
 
 def hub_analysis(reports: Reports, params: ReportParams) -> Analysis | None:
-    """Return the comparison on mteb's tasks, or None where no model was run on any."""
+    """Return the comparison on mteb's tasks, or None where the report's subject was run on none."""
     found = {name: dig(report, "hub", "tasks", default={}) for name, report in reports.evaluation.items()}
     rows = {name: {**reports.evaluation[name], "tasks": tasks} for name, tasks in found.items() if tasks}
-    if not rows:
+    if params.subject not in rows:
         return None
     return analyse(build_table(rows, params.subject), params.subject, params.level, params.resamples, params.seed)
 

@@ -15,8 +15,6 @@ Ask = Callable[
     [Sequence[Request]], Sequence[Answer | Failure]
 ]  # answers in the order of the requests; raises EndpointError
 
-REFUSED = "rejected"
-
 
 def _whole_sentences(text: str) -> str:
     return text[: 1 + max(text.rfind(end) for end in ".!?\n")]
@@ -51,7 +49,7 @@ class Ledger:
 
     def _fail(self, failure: Failure) -> None:
         """Count a refusal; an error where asking again may help, or where nothing has worked so far."""
-        if failure.reason != REFUSED:
+        if not failure.is_final:
             raise EndpointError(
                 f"a request got no answer ({failure.reason}: {failure.detail}); the answers that came are kept, run "
                 "the same command to go on"

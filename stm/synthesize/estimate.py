@@ -9,7 +9,7 @@ import polars as pl
 
 from stm.llm.answers import Request, estimate_prompt, estimate_tokens
 from stm.params.synthesize import SynthesizeParams
-from stm.synthesize.judge import MAX_TOKENS, PROMPT
+from stm.synthesize.judge import PROMPT
 from stm.synthesize.queries import plan_queries
 
 
@@ -25,7 +25,7 @@ def describe_cost(requests: Iterable[Request], rows: pl.DataFrame, params: Synth
     tokens_out = count * endpoint.max_tokens
     if params.validation.judge:
         tokens_in += count * (estimate_tokens(PROMPT) + endpoint.max_tokens)
-        tokens_out += count * MAX_TOKENS
+        tokens_out += count * endpoint.max_tokens
     tokens_in += sum(estimate_prompt(request.messages) for request in asked)
     tokens_out += len(asked) * params.queries.max_tokens
     cost = (tokens_in * endpoint.price_in + tokens_out * endpoint.price_out) / 1e6

@@ -15,6 +15,7 @@ from stm.llm.answers import Answer, Budget, Failure, Request
 from stm.llm.client import complete_all
 from stm.llm.store import AnswerStore
 from stm.params.synthesize import SynthesizeParams
+from stm.prepare.contamination import EvaluationIndex
 from stm.progress import say
 from stm.synthesize.estimate import describe_cost
 from stm.synthesize.judge import judge
@@ -23,6 +24,7 @@ from stm.synthesize.queries import drop_too_close, place_queries, write_queries
 from stm.synthesize.report import Tally, describe_outcome, summarise_ratios
 from stm.synthesize.similarity import DenseSimilarity, LexicalSimilarity, Similarity
 from stm.synthesize.validate import validate
+from stm.tasks import Task
 
 CHUNK = 4096  # rows whose prompts are in memory at once
 MEASURED = 10_000  # synthetic negatives whose hardness is measured, from the first
@@ -42,12 +44,14 @@ def synthesize(
     store: AnswerStore,
     name: str = "rows",
     released: Mapping[str, str] | None = None,
+    tasks: Sequence[Task] = (),
 ) -> Result:
     """Return the rows with synthetic negatives where one was accepted.
 
     `released` has the negatives, by row id, that somebody wrote before: they are taken as they are, and nobody is asked
-    for those rows. Raises `EndpointError` if the endpoint does not work; answers up to then stay in `store`. At the
-    budget's limit the rest of the rows keep their mined negatives and the report says so.
+    for those rows. `tasks` are the evaluation tasks, whose queries must not be written. Raises `EndpointError` if the
+    endpoint does not work; answers up to then stay in `store`. At the budget's limit the rest of the rows keep their
+    mined negatives and the report says so.
     """
     started = time.monotonic()
     budget = Budget(params.max_total_tokens, params.max_cost, params.endpoint.price_in, params.endpoint.price_out)
@@ -56,7 +60,7 @@ def synthesize(
     say(f"synthesize {name}: {describe_cost(job.requests(job.places), rows, params)}")
     queries: dict[str, Any] = {}
     if params.queries.rows:
-        rows, queries = _write_queries(rows, params, store, budget, similarity)
+        rows, queries = _write_queries(rows, params, store, budget, similarity, tasks)
         taken = _place(rows, released or {})
         job = _Job(rows, _choose(rows, params, taken), params, store, budget, similarity)
     job.run()
@@ -75,11 +79,13 @@ def _choose(rows: pl.DataFrame, params: SynthesizeParams, taken: Mapping[int, st
 
 
 def _write_queries(
-    rows: pl.DataFrame, params: SynthesizeParams, store: AnswerStore, budget: Budget, similarity: Similarity
-) -> tuple[pl.DataFrame, dict[str, Any]]:
+    rows: pl.DataFrame, params: SynthesizeParams, store: AnswerStore, budget: Budget, similarity: Similarity,
+    tasks: Sequence[Task],
+) -> tuple[pl.DataFrame, dict[str, Any]]:  # fmt: skip
     """The rows with those of the written queries, and the report on them."""
     settings, limit = params.queries, params.max_passage_chars
-    written = write_queries(rows, settings, params.endpoint, store, limit, budget, params.prompt)
+    known = EvaluationIndex(tasks, settings.max_overlap)
+    written = write_queries(rows, settings, params.endpoint, store, limit, budget, params.prompt, known)
     found, dropped = drop_too_close(written.rows, similarity, params.validation.max_ratio)
     return place_queries(rows, found, settings.replace_rows), {**written.report, "negatives_too_close": dropped}
 
@@ -188,10 +194,13 @@ class _Job:
         """Scores of synthetic and mined negatives of the same rows, over that of their positive."""
         places = sorted(texts)[:MEASURED]
         rows = [self.triplet(place) for place in places]
-        queries = [row.query for row in rows]
-        positive = self.similarity.query_to_passage(queries, [row.positive for row in rows])
-        passages = {"synthetic": [texts[place] for place in places], "mined": [row.mined for row in rows]}
-        return {
-            origin: summarise_ratios(self.similarity.query_to_passage(queries, found), positive)
-            for origin, found in passages.items()
+        scored = {
+            "synthetic": [(row, texts[place]) for row, place in zip(rows, places, strict=True)],
+            "mined": [(row, row.mined) for row in rows if row.mined],
         }
+        return {origin: self._ratios(pairs) for origin, pairs in scored.items()}
+
+    def _ratios(self, pairs: Sequence[tuple[Triplet, str]]) -> dict[str, Any]:
+        queries = [row.query for row, _ in pairs]
+        found = self.similarity.query_to_passage(queries, [text for _, text in pairs])
+        return summarise_ratios(found, self.similarity.query_to_passage(queries, [row.positive for row, _ in pairs]))

@@ -5,7 +5,7 @@ training set. Knows nothing of files or of training.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from stm.llm.client import complete_all
 from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
 from stm.params.synthesize import QueryParams
+from stm.prepare.contamination import EvaluationIndex
 from stm.schema import ROWS
 from stm.synthesize.prompt import Style, as_data
 from stm.synthesize.similarity import Similarity
@@ -99,10 +100,12 @@ def write_queries(
     max_passage_chars: int,
     budget: Budget | None = None,
     style: Style = "short",
+    known: EvaluationIndex | None = None,
 ) -> Written:
     """Return a row per passage (of the first `params.rows` rows) and kind whose written query finds the passage again.
 
-    The round trip is BM25 over all passages of `rows`. Raises `EndpointError` if the endpoint does not work.
+    The round trip is BM25 over all passages of `rows`. A query that `known` holds is refused. Raises `EndpointError` if
+    the endpoint does not work.
     """
     planned = plan_queries(rows, params, max_passage_chars, style)
     jobs = [(row, kind) for row, kind, _ in planned]
@@ -112,8 +115,16 @@ def write_queries(
         outcome.reason if isinstance(outcome, Failure) else check_query(text, row["positive"], params)
         for outcome, text, (row, _) in zip(outcomes, texts, jobs, strict=True)
     ]
+    if known is not None:
+        for place in known.match(pl.Series(texts, dtype=pl.String))["index"].unique():
+            reasons[place] = reasons[place] or "in_evaluation"
     _check_round_trips(rows, jobs, texts, reasons, params.max_rank)
-    kept = [_row(row, kind, text) for (row, kind), text, reason in zip(jobs, texts, reasons, strict=True) if not reason]
+    answers = _known_answers(rows, jobs, texts, reasons)
+    kept = [
+        _row(row, kind, text, answers[tuple(words_of(text))])
+        for (row, kind), text, reason in zip(jobs, texts, reasons, strict=True)
+        if not reason
+    ]
     tally = Counter(reason or "accepted" for reason in reasons)
     report = {"asked": len(jobs), "accepted": len(kept), "outcomes": dict(sorted(tally.items()))}
     return Written(pl.DataFrame(kept, schema=ROWS), report)
@@ -158,9 +169,25 @@ def _request(passage: str, kind: str, params: QueryParams, style: Style) -> Requ
     return Request(messages, max_tokens=params.max_tokens)
 
 
-def _row(row: dict[str, Any], kind: str, text: str) -> dict[str, Any]:
-    instruction = KINDS[kind].instruction
-    return {**row, "id": f"{row['id']}-{kind}", "anchor": text, "instruction": instruction, "source": SOURCE}
+def _known_answers(
+    rows: pl.DataFrame, jobs: Sequence[tuple[dict[str, Any], str]], texts: Sequence[str], reasons: Sequence[str]
+) -> dict[tuple[str, ...], set[str]]:
+    """By the words of a query: the passages that it finds, written for them or not, none of which is a negative."""
+    known: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for anchor, positive in rows.select("anchor", "positive").iter_rows():
+        known[tuple(words_of(anchor))].add(positive)
+    for (row, _), text, reason in zip(jobs, texts, reasons, strict=True):
+        if reason in ("", "duplicate"):
+            known[tuple(words_of(text))].add(row["positive"])
+    return known
+
+
+def _row(row: dict[str, Any], kind: str, text: str, known: set[str]) -> dict[str, Any]:
+    pairs = zip(row["negatives"], row["origins"], strict=True)
+    kept = [(negative, origin) for negative, origin in pairs if negative not in known]
+    written = {"anchor": text, "instruction": KINDS[kind].instruction, "source": SOURCE}
+    lists = {"negatives": [negative for negative, _ in kept], "origins": [origin for _, origin in kept]}
+    return {**row, "id": f"{row['id']}-{kind}", **written, **lists}
 
 
 def tidy_query(text: str) -> str:
@@ -205,4 +232,5 @@ def _check_round_trips(
             reasons[index] = "round_trip"
         elif form in seen:
             reasons[index] = "duplicate"
-        seen.add(form)
+        else:
+            seen.add(form)
