@@ -43,6 +43,7 @@ from stm.progress import say
 from stm.prompts import read_prompts
 from stm.tasks import read_tasks
 
+SCORED = ("merged", "uniform", "sum", "learned")  # of the recipes found
 PACKAGES = ("torch", "transformers", "peft", "optuna", "numpy", "scipy")
 Prompts = Mapping[str, Mapping[str, str]]
 # What the recipes depend on beside the models; how many queries they are scored on does not matter.
@@ -161,7 +162,7 @@ def merge_params(options: Options, method: str) -> MergeParams:
 def search_methods(
     options: Options, experts: Experts, evaluator: Evaluator, folder: Path
 ) -> tuple[dict[str, Recipe], dict[str, Any], Recipe]:
-    """Per method the recipe that the guard takes and the winner of the search half; all trials; the best recipe."""
+    """Per method the recipe that the guard takes; all trials; the best recipe."""
     recipes: dict[str, Recipe] = {"uniform": Recipe("linear", dict.fromkeys(experts.names, 1 / len(experts.names)))}
     trace: dict[str, Any] = {}
     every: list[Trial] = []
@@ -172,7 +173,7 @@ def search_methods(
             params, space, inputs_key(experts, evaluator.dev, evaluator.prompts), evaluator, folder
         )
         decision, every = decide(trials), every + trials
-        recipes |= {f"merged {method}": decision.taken.recipe, f"winner {method}": decision.winner.recipe}
+        recipes[f"merged {method}"] = decision.taken.recipe
         trace[method] = {
             "decision": decision.as_dict(), "trials": [trial.as_dict() for trial in trials],
             "spearman": trust["spearman"] if trust else None,
@@ -234,7 +235,8 @@ def run_seed(options: Options, splits: Sequence[str], data: Path, folder: Path, 
         tables.update(score_recipes(experts, recipes, found["prompts"], scoring))
         return dict(found)
 
-    result = {"trainings": trainings, "all_data_scale": scaled["scale"], **merge(options, experts, searches, "", ("",))}
+    found = merge(options, experts, searches, "", SCORED)
+    result = {"trainings": trainings, "all_data_scale": scaled["scale"], **found}
     if options.join:
         joined = read_experts(base, {name: adapters[name] for name in (*splits, ALL)})
         changed = Options(**{**vars(options), "methods": options.join, "learn_steps": 0})

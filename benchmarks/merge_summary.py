@@ -15,7 +15,7 @@ from stm.significance import resample
 PARTS = ("dev", "test")
 Tables = Mapping[str, Any]
 START, SUM, EXPERT = "warm_up", "sum", "expert "
-MERGED = ("merged", "winner", "learned", "uniform", "sum", "joined")
+MERGED = ("merged", "learned", "uniform", "sum", "joined")
 
 
 def average(rows: Mapping[str, Mapping[str, float]]) -> float:
