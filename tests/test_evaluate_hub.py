@@ -1,22 +1,29 @@
 """Tasks of mteb from local copies of their data sets, in each form that the paper's tasks have, without any hub."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+import datasets
 import mteb
 import pytest
 import yaml
 
-from stm.errors import ParamsError
+from stm.errors import DataError, ParamsError
 from stm.evaluate import named
+from stm.evaluate.hub import NamedTask
 from stm.evaluate.lexical import LexicalModel
 from stm.evaluate.named import load_named_tasks
 from stm.evaluate.record import Evaluation, run_hub
+from stm.evaluate.tasks import LocalTask
 from stm.files import sha256_tree
 from stm.params.base import parse_section
 from stm.params.evaluate import EvaluateParams
+from stm.prepare.hub import read_hub
 from tests.closure import ROOT
+from tests.test_evaluate import make_task
 
 PAPER = yaml.safe_load((ROOT / "profiles" / "paper-tasks.yaml").read_text())["evaluate"]["hub_tasks"]
 Rows = list[dict[str, Any]]
@@ -158,3 +165,59 @@ def test_without_hub_and_copy_every_task_is_named(tmp_path: Path) -> None:
     assert found.hub_tasks == found.results == {}
     with pytest.raises(ParamsError, match=r"hub_folder: 'nowhere' is no folder"):
         load_named_tasks(params(Path("nowhere")))
+
+
+OTHER, PINNED = "1" * 40, "2" * 40
+
+
+def fill_cache(folder: Path, commits: list[str]) -> None:
+    """The library's cache of `folder` as the hub's data set owner/set, at some commits, the last one the newest."""
+    for number, commit in enumerate(commits):
+        copy = datasets.load_dataset(str(folder), split="train")
+        made = Path(copy.cache_files[0]["filename"]).parent
+        target = Path(str(datasets.config.HF_DATASETS_CACHE)) / "owner___set" / "default" / made.parent.name / commit
+        shutil.copytree(made, target)
+        os.utime(target, (number + 1, number + 1))
+
+
+def test_a_cached_data_set_of_another_commit_is_refused(tmp_path: Path) -> None:
+    rows = [{"query": f"the {word}?", "passage": f"about the {word}"} for word in WORDS]
+    write_dataset(tmp_path / "set", {"default": {"train": rows}})
+    names = {"anchor": "query", "positive": "passage"}
+    fill_cache(tmp_path / "set", [OTHER])
+    with pytest.raises(DataError, match="its cache has owner/set at 111111111111, not at 222222222222 as asked for"):
+        read_hub("owner/set", names, revision=PINNED)
+    assert read_hub("owner/set", names, revision=OTHER).height == len(WORDS)
+
+
+class FromHub(LocalTask):
+    """A task that says its data are owner/set at PINNED, and loads what the library gives for that."""
+
+    def __init__(self, keeps_tables: bool) -> None:
+        super().__init__(make_task("Far"), PINNED)
+        self.metadata = self.metadata.model_copy(update={"dataset": {"path": "owner/set", "revision": PINNED}})
+        self.keeps_tables = keeps_tables
+
+    def load_data(self, **options: Any) -> None:
+        table = datasets.load_dataset("owner/set", split="train", revision=PINNED)
+        super().load_data(**options)
+        if self.keeps_tables:
+            self.dataset["default"]["test"]["corpus"] = table
+            return
+        self.dataset = None  # tasks of mteb's older form hold plain dictionaries
+        self.corpus = {"test": {row["id"]: {"text": row["text"]} for row in table}}
+        self.queries, self.relevant_docs = {"test": self._task.queries}, {"test": self._task.qrels}
+
+
+@pytest.mark.parametrize("keeps_tables", [True, False])
+def test_a_task_whose_cached_data_are_of_another_commit_is_not_run(tmp_path: Path, keeps_tables: bool) -> None:
+    passages = [{"id": key, "text": passage.text} for key, passage in make_task().corpus.items()]
+    write_dataset(tmp_path / "set", {"default": {"train": passages}})
+    fill_cache(tmp_path / "set", [PINNED, OTHER])
+    evaluation = Evaluation()
+    run_hub(evaluation, LexicalModel("bm25"), [NamedTask(FromHub(keeps_tables), "general")])
+    assert "its cache has owner/set at 111111111111" in evaluation.not_run["Far"]
+    assert evaluation.hub_tasks == {}
+    shutil.rmtree(next(Path(str(datasets.config.HF_DATASETS_CACHE)).glob("owner___set/*/*/1*")))
+    run_hub(evaluation, LexicalModel("bm25"), [NamedTask(FromHub(keeps_tables), "general")])
+    assert evaluation.hub_tasks["Far"]["queries"] > 0

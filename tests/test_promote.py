@@ -14,7 +14,8 @@ from sentence_transformers import SentenceTransformer
 
 from stm.errors import DataError, ModelError, RegistryError
 from stm.promote import promotion, publish, versions
-from stm.promote.history import read_history, roll_back
+from stm.promote.history import OvertakenError, read_history, roll_back
+from stm.promote.plan import plan_publication
 from stm.promote.promotion import only_one, preview, promote
 from stm.promote.registry import Registry
 from stm.promote.versions import FORBIDDEN, RoundTrip
@@ -236,6 +237,28 @@ def test_a_dirty_tree_is_recorded_and_refused_where_its_gate_is_required(project
 
 
 @pytest.mark.usefixtures("no_reload")
+def test_a_promotion_that_is_overtaken_says_so_on_its_version(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crown(*_: object) -> None:
+        raise OvertakenError("another promotion made version 7 the champion meanwhile")
+
+    monkeypatch.setattr(promotion, "crown", crown)
+    with pytest.raises(OvertakenError):
+        promote(promote_params(project), ACTOR, root=project)
+    tags = open_registry(project).version(2).tags
+    assert (tags["decision"], tags["decision.line"][:17]) == ("overtaken", "another promotion")
+
+
+def test_other_params_are_another_publication(project: Path) -> None:
+    before = plan_publication(project, project / "models/merged", 5)
+    path = project / "params.yaml"
+    path.write_text(path.read_text() + "\n# a comment\n")
+    assert plan_publication(project, project / "models/merged", 5).digest == before.digest
+    path.write_text(path.read_text() + "\nextra: 1\n")
+    after = plan_publication(project, project / "models/merged", 5)
+    assert after.digest != before.digest
+    assert after.runs[0].params["extra"] == "1"
+
+
 def test_a_champion_measured_on_other_tasks_cannot_be_overtaken_silently(project: Path) -> None:
     for name, (role, level) in FEW.items():
         report = evaluation(name, role, level, ("med-new",), pico(1))

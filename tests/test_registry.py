@@ -2,7 +2,9 @@
 
 import contextlib
 import itertools
+import json
 import shutil
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from stm.errors import RegistryError
 from stm.promote import history
-from stm.promote.history import Actor, crown, past_champions, read_history, roll_back, withdrawn
+from stm.promote.history import Actor, Entry, crown, past_champions, read_history, roll_back, withdrawn
 from stm.promote.registry import CHALLENGER, CHAMPION, Registry, redact, resolve_uri
 from tests.registry_project import ACTOR, migrated_store
 
@@ -198,6 +200,45 @@ def test_a_promotion_that_falls_into_another_one_leaves_one_winner(
     assert [entry.version for entry in read_history(registry)] == [1, winner]
 
 
+@pytest.mark.parametrize("has_pointed", [True, False])
+def test_a_rival_that_dies_after_its_announcement_loses(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, has_pointed: bool
+) -> None:
+    """It is announced after the first move and before the first moves the alias; then nothing more is heard of it."""
+    promote_all(registry, 1)
+    monkeypatch.setattr(history, "PATIENCE_SECONDS", 0.1)
+    original = registry.client.set_registered_model_alias
+
+    def meanwhile(*args: object) -> None:
+        monkeypatch.setattr(registry.client, "set_registered_model_alias", original)
+        original(*args)
+        rival = Entry("promote", 3, 1, "Bob", "now", "why")
+        registry.client.set_registered_model_tag(registry.name, f"{history.PREFIX}000009.x", json.dumps(asdict(rival)))
+        if has_pointed:
+            registry.point(CHAMPION, 3)
+
+    monkeypatch.setattr(registry.client, "set_registered_model_alias", meanwhile)
+    assert attempt(registry, 2) == 2
+    assert registry.aliases()[CHAMPION] == 2
+    assert [entry.version for entry in read_history(registry)] == [1, 2]
+    promote_all(registry, 4)
+    assert [entry.version for entry in read_history(registry)] == [1, 2, 4]
+
+
+def test_whoever_comes_late_leaves_the_entries_of_others(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has read the log before the other's whole promotion, and writes after it."""
+    promote_all(registry, 1)
+    logged = history._logged(registry)
+    crown(registry, 2, "promote", Actor("Ada", "now"), "why", 1)
+    with monkeypatch.context() as patch:
+        looks = [1, 2]
+        patch.setattr(registry, "aliases", lambda: {CHAMPION: looks.pop(0)})
+        patch.setattr(history, "_logged", lambda _: logged)
+        with pytest.raises(RegistryError, match="made version 2 the champion meanwhile"):
+            crown(registry, 3, "promote", Actor("Bob", "now"), "why", 1)
+    assert [(entry.version, entry.who) for entry in read_history(registry)] == [(1, "Ada"), (2, "Ada")]
+
+
 def attempt(registry: Registry, number: int) -> int:
     """The number if it became champion in place of version 1, else 0."""
     with contextlib.suppress(RegistryError):
@@ -226,6 +267,13 @@ def test_an_alias_moved_by_other_hands_shows_in_the_history(registry: Registry) 
     promote_all(registry, 4)
     assert [entry.version for entry in read_history(registry)] == [1, 3, 4]
     assert roll_back(registry, None, ACTOR, "bad").version == 3
+
+
+def test_an_alias_moved_back_by_hand_hides_no_promotion(registry: Registry) -> None:
+    promote_all(registry, 1, 2)
+    registry.point(CHAMPION, 1)
+    found = [(entry.kind, entry.version) for entry in read_history(registry)]
+    assert found == [("promote", 1), ("promote", 2), ("outside", 1)]
 
 
 def test_a_clock_that_runs_backwards_does_not_change_the_order(registry: Registry) -> None:

@@ -13,6 +13,7 @@ from scipy import stats
 
 import stages.report
 from stm.errors import DataError
+from stm.evaluate.record import average_tasks
 from stm.files import read_json, write_json
 from stm.report.build import build_report
 from stm.report.cautions import HUB_UNTESTED
@@ -20,7 +21,7 @@ from stm.report.collect import Reports, collect
 from stm.report.compare import Analysis, analyse, verdict
 from stm.report.contaminated import clean_analysis, contaminated_metrics, contaminated_view
 from stm.report.graph import EDGES, PLACES, draw_graph, stage_states
-from stm.report.hub import hub_analysis
+from stm.report.hub import hub_analysis, join_parts
 from stm.report.scores import build_table, without_queries
 from stm.report.seeds import groups, seed_differences, seed_metrics, seed_rows
 from stm.significance import seed_difference, seed_interval
@@ -163,6 +164,28 @@ def test_tasks_of_mteb_get_the_same_table_of_their_own() -> None:
     assert build_report(alone, {}, made.params()).page
     some = Reports({"all": with_hub("all", ("NFCorpus",)), "merged": with_hub("merged")})
     assert "all is not in this table" in Page(build_report(some, {}, made.params()).page).text
+
+
+def test_splits_and_languages_of_a_task_of_mteb_count_as_one_task() -> None:
+    def part(scores: dict[str, float]) -> dict[str, Any]:
+        metrics = {"ndcg_at_10": scores, "recall_at_10": scores}
+        means = {metric: float(np.mean(list(scores.values()))) for metric in metrics}
+        return {**means, "task": "CUREv1", "domain": "medical", "queries": len(scores), "passages": 9, "data": "r",
+                "per_query": metrics}  # fmt: skip
+
+    skin, eye = {"q1": 1.0, "q2": 0.5, "q3": 0.0}, {"q4": 0.2}
+    rows = {f"CUREv1 ({name})": part(scores) for name, scores in {"skin": skin, "eye": eye, "all": skin | eye}.items()}
+    rows["SCIDOCS"] = {**part({"s1": 0.9, "s2": 0.7}), "task": "SCIDOCS", "domain": "general"}
+    joined = join_parts(rows)
+    assert list(joined) == ["CUREv1", "SCIDOCS"]
+    assert joined["SCIDOCS"] == rows["SCIDOCS"]
+    assert joined["CUREv1"]["queries"] == 4
+    scores = joined["CUREv1"]["per_query"]["ndcg_at_10"]
+    mean = np.mean([0.5, 0.2, 1.7 / 4])
+    assert np.mean(list(scores.values())) == pytest.approx(mean)
+    assert scores["q3"] == 0.0
+    assert average_tasks(rows)["all"]["ndcg_at_10"] == pytest.approx((mean + 0.8) / 2)
+    assert average_tasks(rows)["medical"]["ndcg_at_10"] == pytest.approx(mean)
 
 
 def test_a_model_that_could_not_run_is_named_and_never_compared() -> None:

@@ -4,10 +4,11 @@ Runs the local tasks, which are the pipeline's own, and beside them tasks of the
 together. Does not know what kind of model it runs.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from mteb.results import TaskResult
@@ -43,13 +44,23 @@ class Evaluation:
 
 
 def average_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return the unweighted means over tasks: of each domain that has any, and of "all"."""
+    """Return the unweighted means over tasks: of each domain that has any, and of "all".
+
+    Rows of one `task` (its splits and subsets) count as one, their mean, as in `mteb.TaskResult.get_score` (2.x).
+    """
+    parts: dict[str, list[Mapping[str, Any]]] = {}
+    for name, row in tasks.items():
+        parts.setdefault(row.get("task", name), []).append(row)
     averages = {}
     for scope in ("medical", "general", "all"):
-        rows = [row for row in tasks.values() if scope in ("all", row["domain"])]
-        if rows:
-            averages[scope] = {metric: sum(row[metric] for row in rows) / len(rows) for metric in METRICS}
+        chosen = [rows for rows in parts.values() if scope in ("all", rows[0]["domain"])]
+        if chosen:
+            averages[scope] = {metric: fmean(_means(chosen, metric)) for metric in METRICS}
     return averages
+
+
+def _means(tasks: Iterable[Sequence[Mapping[str, Any]]], metric: str) -> list[float]:
+    return [fmean(row[metric] for row in rows) for rows in tasks]
 
 
 def library_versions() -> dict[str, str]:
@@ -120,7 +131,8 @@ def _row_name(name: str, scores: Mapping[tuple[str, str], TaskScores], split: st
 
 def _hub_row(named: Any, row: TaskScores) -> dict[str, Any]:
     sizes = {"full_queries": row.queries, "full_passages": row.passages}
-    return {**row.as_json(), "domain": named.domain, "data": named.task.metadata.revision, **sizes}
+    own = {"task": named.task.metadata.name, "domain": named.domain, "data": named.task.metadata.revision}
+    return {**row.as_json(), **own, **sizes}
 
 
 def describe(name: str, label: str, role: str, path: str, model_hash: str, group: str = "") -> dict[str, Any]:

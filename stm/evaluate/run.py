@@ -16,13 +16,15 @@ import mteb
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.results import TaskResult
 
-from stm.errors import STMError
+from stm.errors import DataError, STMError
 from stm.files import read_json
+from stm.hub_data import require_cached_commit, require_commit
 from stm.metrics import mean, missing_queries, ndcg_at_k, order_passages, recall_at_k
 
 TOLERANCE = 1e-4  # mteb rounds to five decimals
 TOP = 3  # passages per query that are kept for reading failures
 DECIMALS = 6
+TEXTS = ("corpus", "queries")
 Run = dict[str, dict[str, float]]
 LOADER_BATCH = 1024  # texts per step of mteb's data loader; batches for the model are formed by the encoder
 
@@ -85,6 +87,24 @@ def _check(scores: TaskScores, found: Run, reported: float, name: str) -> None:
         )
 
 
+def _load(task: AbsTaskRetrieval) -> None:
+    """Load the task's data, of the commit that its metadata names."""
+    datasets.disable_progress_bars()
+    name, source = task.metadata.name, task.metadata.dataset
+    try:
+        task.load_data()
+        loaded = [data[key] for splits in (task.dataset or {}).values() for data in splits.values() for key in TEXTS]
+        tables = [table for table in loaded if isinstance(table, datasets.Dataset)]
+        require_commit(str(source["path"]), str(source["revision"]), tables)
+        if not tables:  # a task with a loader of its own
+            require_cached_commit(str(source["path"]), str(source["revision"]))
+    except (OSError, ValueError) as error:  # of the hub client; a data set that is cached in part is a ValueError
+        reason = " ".join(str(error).split())[:200]
+        raise MissingTaskError(f"the data of {name} cannot be loaded: {reason}") from error
+    except DataError as error:
+        raise MissingTaskError(f"the data of {name} is not what mteb names: {error}") from error
+
+
 def _without_clock(result: TaskResult) -> TaskResult:
     blank = {"evaluation_time": None, "date": None, "evaluation_phases": None, "kg_co2_emissions": None}
     return result.model_copy(update=blank)
@@ -95,12 +115,7 @@ def run_task(model: Any, task: AbsTaskRetrieval) -> tuple[dict[tuple[str, str], 
 
     Raises `MissingTaskError` if the task's data cannot be loaded, and `STMError` if mteb's nDCG@10 differs from ours.
     """
-    datasets.disable_progress_bars()
-    try:
-        task.load_data()
-    except (OSError, ValueError) as error:  # of the hub client; a data set that is cached in part is a ValueError
-        reason = " ".join(str(error).split())[:200]
-        raise MissingTaskError(f"the data of {task.metadata.name} cannot be loaded: {reason}") from error
+    _load(task)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         results = mteb.evaluate(

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from stm.errors import DataError
+from stm.hub_data import require_commit
 from stm.prepare.files import require_columns, select_columns
 
 
@@ -59,5 +60,7 @@ def read_hub_columns(path: str, columns: Iterable[str], *, config: str, split: s
         ) from error
     wanted = sorted(set(columns))
     require_columns(wanted, dataset.column_names, where)
+    if not Path(path).exists():
+        require_commit(path, revision, [dataset])
     frame: pl.DataFrame = dataset.select_columns(wanted).to_polars()
     return frame

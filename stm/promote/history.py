@@ -1,19 +1,27 @@
 """Who made which version the champion, when and why: a log in the tags of the registered model.
 
-An entry is written before the alias moves, and counts only if the alias did move; so a crash between the two leaves
-the old champion and a true history. Entries are ordered by their number, never by a clock.
+An entry is written before the alias moves and marked as done afterwards; one that is not marked counts only if the
+alias shows that it moved. So a crash in between leaves the old champion and a true history. Entries are ordered by
+their number, never by a clock.
 """
 
 import json
+import time
+import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from stm.errors import RegistryError
 from stm.promote.registry import CHALLENGER, CHAMPION, Registry, explained
 
 PREFIX = "stm.history."
+PATIENCE_SECONDS, POLL_SECONDS = 10.0, 0.2  # for another's move that was announced and is not carried out
 Kind = Literal["promote", "force", "rollback", "outside"]
+
+
+class OvertakenError(RegistryError):
+    """Another promotion was faster."""
 
 
 @dataclass(frozen=True)
@@ -34,23 +42,18 @@ class Entry:
     who: str
     when: str
     why: str
+    done: bool = False  # the alias has moved; False in what was announced, or where a crash came before the mark
 
 
 def read_history(registry: Registry) -> list[Entry]:
     """The moves that took place, the oldest first; an alias moved by other hands appears as kind "outside"."""
-    logged = [entry for _, entry in _logged(registry)]
-    champion = registry.aliases().get(CHAMPION, 0)
-    if logged and _is_unfinished(logged[-1], champion):
-        logged.pop()
+    logged, champion = [entry for _, entry in _logged(registry)], registry.aliases().get(CHAMPION, 0)
+    followed_by = [*(entry.previous for entry in logged[1:]), champion]
     entries: list[Entry] = []
-    for entry in logged:
-        entries += [*_outside(entries, entry.previous), entry]
+    for entry, after in zip(logged, followed_by, strict=False):
+        if entry.done or entry.version == after:  # else announced and never carried out
+            entries += [*_outside(entries, entry.previous), entry]
     return entries + _outside(entries, champion)
-
-
-def _is_unfinished(last: Entry, champion: int) -> bool:
-    """Whether a move was announced and never carried out."""
-    return last.version != champion and last.previous == champion
 
 
 def _outside(entries: Sequence[Entry], champion: int) -> list[Entry]:
@@ -58,7 +61,7 @@ def _outside(entries: Sequence[Entry], champion: int) -> list[Entry]:
     before = entries[-1].version if entries else 0
     if champion in (0, before):
         return []
-    return [Entry("outside", champion, before, "unknown", "unknown", "the alias was moved without stm")]
+    return [Entry("outside", champion, before, "unknown", "unknown", "the alias was moved without stm", True)]
 
 
 def past_champions(history: Sequence[Entry]) -> list[int]:
@@ -91,65 +94,92 @@ def withdrawn(history: Sequence[Entry], number: int) -> Entry | None:
 def crown(registry: Registry, number: int, kind: Kind, actor: Actor, why: str, expected: int) -> Entry:
     """Make a version the champion, if the champion is still the `expected` one (0: none); log who, when and why.
 
-    `RegistryError` if another promotion was faster; the champion is then the other one's. MLflow has no conditional
-    write, so the alias is looked at before and after the announcement, and of two that were announced for the same
-    place in the log the one that stands there wins.
+    `OvertakenError` if another promotion was faster; the champion is then the other one's. MLflow has no conditional
+    write, so everybody announces the move under a key of their own, which nobody else writes or deletes, and looks at
+    the alias before and after. Of several whose moves met, the one that was announced last has the last word.
     """
-    logged = _logged(registry)
-    entry = Entry(kind, number, expected, actor.who, actor.when, why)
     _expect(registry, expected)
-    position = logged[-1][0] + 1 if logged else 1
-    if logged and _is_unfinished(logged[-1][1], expected):
-        position -= 1  # takes the place of what was announced and never carried out
-    key = f"{PREFIX}{position:06d}"
-    with explained(registry.uri):
-        text = json.dumps(asdict(entry), ensure_ascii=False, sort_keys=True)
-        registry.client.set_registered_model_tag(registry.name, key, text)
+    logged = _logged(registry)
+    key = f"{PREFIX}{_position(logged[-1][0]) + 1 if logged else 1:06d}.{uuid.uuid4().hex[:8]}"
+    entry = Entry(kind, number, expected, actor.who, actor.when, why)
+    _write(registry, key, entry)
     try:
         _expect(registry, expected)
-    except RegistryError:
-        if dict(_logged(registry)).get(position) == entry:  # nothing came of it
-            registry.client.delete_registered_model_tag(registry.name, key)
+    except OvertakenError:
+        _delete(registry, key)  # nothing came of it
         raise
     registry.point(CHAMPION, number)
-    winner = dict(_logged(registry)).get(position, entry)
-    if winner != entry:
-        registry.point(CHAMPION, winner.version)
-        raise _overtaken(winner.version, expected)
+    if rival := _rival(registry, key, entry):
+        registry.point(CHAMPION, rival.version)
+        _delete(registry, key)
+        raise _overtaken(rival.version, expected)
+    entry = replace(entry, done=True)
+    _write(registry, key, entry)
     registry.tag(number, {"champion.since": actor.when, "champion.by": actor.who, "champion.why": why or kind})
     if registry.aliases().get(CHALLENGER) == number:
         registry.drop(CHALLENGER)
     return entry
 
 
+def _rival(registry: Registry, key: str, entry: Entry) -> Entry | None:
+    """The move from the same champion that was announced after `entry` and carried out; None if there is none.
+
+    One that is announced is waited for; of one that then is neither carried out nor taken back, the alias is taken.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        later = [other for name, other in _logged(registry) if name > key]
+        rivals = [other for other in later if other.previous == entry.previous]
+        if not rivals or any(other.previous == entry.version for other in later):  # or somebody has built on it
+            return None
+        if rivals[-1].done:
+            return rivals[-1]
+        if time.monotonic() > deadline:
+            registry.point(CHAMPION, entry.version)
+            return None
+        time.sleep(POLL_SECONDS)
+
+
+def _write(registry: Registry, key: str, entry: Entry) -> None:
+    with explained(registry.uri):
+        text = json.dumps(asdict(entry), ensure_ascii=False, sort_keys=True)
+        registry.client.set_registered_model_tag(registry.name, key, text)
+
+
+def _delete(registry: Registry, key: str) -> None:
+    with explained(registry.uri):
+        registry.client.delete_registered_model_tag(registry.name, key)
+
+
 def _expect(registry: Registry, expected: int) -> None:
-    """Raise `RegistryError` unless the champion is the expected one."""
+    """Raise `OvertakenError` unless the champion is the expected one."""
     present = registry.aliases().get(CHAMPION, 0)
     if present != expected:
         raise _overtaken(present, expected)
 
 
-def _overtaken(present: int, expected: int) -> RegistryError:
-    return RegistryError(
+def _overtaken(present: int, expected: int) -> OvertakenError:
+    return OvertakenError(
         f"another promotion made version {present} the champion meanwhile (it was {expected or 'none'}); "
         "the champion stays, run the command again to judge against it"
     )
 
 
-def _logged(registry: Registry) -> list[tuple[int, Entry]]:
-    """Positions and entries of the log as written, in order of position."""
+def _logged(registry: Registry) -> list[tuple[str, Entry]]:
+    """Keys and entries of the log as written, in order."""
     model = registry.model()
     tags = model.tags if model else {}
     try:
-        return [
-            (int(key.removeprefix(PREFIX)), Entry(**json.loads(value)))
-            for key, value in sorted(tags.items())
-            if key.startswith(PREFIX)
-        ]
+        return [(key, Entry(**json.loads(value))) for key, value in sorted(tags.items()) if _position(key)]
     except (TypeError, ValueError) as error:
         raise RegistryError(
             f"the history of {registry.name!r} in MLflow is damaged ({error}); mend or delete its tags {PREFIX}*"
         ) from error
+
+
+def _position(key: str) -> int:
+    """The number of an entry by its key; 0 for a tag that is none."""
+    return int(key.removeprefix(PREFIX).split(".")[0]) if key.startswith(PREFIX) else 0
 
 
 def roll_back(registry: Registry, number: int | None, actor: Actor, why: str, *, other_backbone: bool = False) -> Entry:

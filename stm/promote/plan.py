@@ -47,7 +47,9 @@ class RunPlan:
 
 @dataclass(frozen=True)
 class Publication:
-    """All runs of one state of the project, parents before children; equal files give an equal `digest`."""
+    """All runs of one state of the project, parents before children; equal reports, params and model give an equal
+    `digest`.
+    """
 
     digest: str
     runs: Sequence[RunPlan]
@@ -59,10 +61,11 @@ def plan_publication(root: Path, model: Path, max_trials: int) -> Publication:
     reports = [path for path in sorted((root / "reports").rglob("*.json")) if path.name != OWN_REPORT]
     extra = [root / name for name in ("params.yaml", "dvc.lock", "reports/index.html", "reports/model_card.md")]
     parts = [f"{path.relative_to(root).as_posix()}:{sha256_tree(path)}" for path in reports]
-    digest = sha256_text(sha256_tree(model), *parts)
+    settings = _settings(root / "params.yaml")
+    digest = sha256_text(sha256_tree(model), json.dumps(settings, sort_keys=True), *parts)
     metrics = root / "reports" / "metrics.json"
     _, values = describe(read_json(metrics)) if metrics.exists() else ({}, [])
-    runs = [RunPlan("/", "pipeline", "pipeline", None, _settings(root / "params.yaml"), values)]
+    runs = [RunPlan("/", "pipeline", "pipeline", None, settings, values)]
     for kind, pattern in (("expert", "train/*"), ("prompts", "search_prompts/*"), ("evaluation", "evaluation/*")):
         for path in sorted((root / "reports").glob(f"{pattern}.json")):
             runs.append(_nested(kind, path))

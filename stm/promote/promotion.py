@@ -14,7 +14,7 @@ from stm.promote.candidate import Candidate, read_candidate
 from stm.promote.decision import Outcome, decide
 from stm.promote.evidence import Evaluation, read_evaluation
 from stm.promote.gates import Measured, Verdict, judge
-from stm.promote.history import Actor, Kind, crown, read_history, withdrawn
+from stm.promote.history import Actor, Kind, OvertakenError, crown, read_history, withdrawn
 from stm.promote.lineage import refuse_secrets
 from stm.promote.plan import Publication, plan_publication
 from stm.promote.publish import ensure_experiment, publish
@@ -145,8 +145,14 @@ def _evaluation_of(registry: Registry, version: Version, model: str) -> Evaluati
 
 
 def _move(registry: Registry, outcome: Outcome, actor: Actor) -> None:
+    """Move the alias that the outcome names; if another promotion was faster, the version's tags say so."""
     if outcome.decision == "held":
         registry.point(CHALLENGER, outcome.version)
     elif outcome.decision != "unchanged":
         kind: Kind = "force" if outcome.decision == "forced" else "promote"
-        crown(registry, outcome.version, kind, actor, outcome.reason or "all required gates passed", outcome.previous)
+        reason = outcome.reason or "all required gates passed"
+        try:
+            crown(registry, outcome.version, kind, actor, reason, outcome.previous)
+        except OvertakenError as error:
+            registry.tag(outcome.version, {"decision": "overtaken", "decision.line": str(error)})
+            raise
