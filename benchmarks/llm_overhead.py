@@ -94,15 +94,15 @@ def ask(url: str, requests: int, concurrency: int, store_path: Path) -> list[dic
     from stm.llm.client import complete_all
     from stm.llm.store import AnswerStore
     from stm.params.llm import Endpoint
-    from stm.synthesize.negatives import CHUNK
     from stm.synthesize.prompt import Triplet, build_messages
 
     endpoint = Endpoint(base_url=url, model="m", concurrency=concurrency, api_key_env="")
+    size = endpoint.requests_at_once
     windows, budget = [], Budget(max_cost=1e9, price_in=1.0, price_out=1.0)
     with AnswerStore(store_path) as store:
-        for start in range(0, requests, CHUNK):
+        for start in range(0, requests, size):
             cpu, wall = cpu_seconds(), time.perf_counter()
-            rows = (Triplet("Find it", f"query {i}", PASSAGE * 4, PASSAGE) for i in range(start, start + CHUNK))
+            rows = (Triplet("Find it", f"query {i}", PASSAGE * 4, PASSAGE) for i in range(start, start + size))
             todo = [Request(build_messages(row, "full", 600)) for row in rows][: requests - start]
             outcomes = complete_all(todo, endpoint, store, "ask", budget)
             if not all(isinstance(outcome, Answer) for outcome in outcomes):

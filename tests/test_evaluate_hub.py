@@ -204,7 +204,7 @@ class FromHub(LocalTask):
         if self.keeps_tables:
             self.dataset["default"]["test"]["corpus"] = table
             return
-        self.dataset = None  # tasks of mteb's older form hold plain dictionaries
+        self.dataset = None  # type: ignore[assignment]  # tasks of mteb's older form hold plain dictionaries
         self.corpus = {"test": {row["id"]: {"text": row["text"]} for row in table}}
         self.queries, self.relevant_docs = {"test": self._task.queries}, {"test": self._task.qrels}
 

@@ -207,12 +207,34 @@ def test_a_refused_batch_is_a_clear_error(store: AnswerStore) -> None:
 
 
 def test_the_budget_holds_for_batches(store: AnswerStore) -> None:
-    with batch_api() as (_, endpoint):
+    with batch_api() as (api, endpoint):
         budget = Budget(max_tokens=300)
-        outcomes = complete_all(ask(9), endpoint, store, budget=budget)
-    assert sum(isinstance(o, Answer) for o in outcomes) == 2
+        outcomes = complete_all(ask(30), endpoint, store, budget=budget)
+        answered = sum(isinstance(o, Answer) for o in outcomes)
+        sent = len(api.batches)
+        again = Budget(max_tokens=300)
+        assert [type(o) for o in complete_all(ask(30), endpoint, store, budget=again)] == [type(o) for o in outcomes]
+        assert len(api.batches) == sent
     assert {o.reason for o in outcomes if isinstance(o, Failure)} == {"budget"}
-    assert (budget.tokens_in, budget.tokens_out) == (20, 10)
+    assert (budget.tokens_in, budget.tokens_out) == (10 * answered, 5 * answered)
+    assert budget.is_exhausted
+    assert again.is_exhausted
+    assert answered == 14  # 210 tokens; one more could need 9 for its prompt and 96 for its answer
+    assert sent > 1
+
+
+def test_a_batch_that_is_wanted_in_part_is_kept_whole(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with batch_api() as (api, endpoint):
+        with monkeypatch.context() as patched:
+            patched.setattr(batch_module, "_collect", killed)
+            with pytest.raises(KeyboardInterrupt):
+                complete_all(ask(4), endpoint, store)
+        assert [o.text for o in complete_all(ask(2), endpoint, store)] == ["batched q0", "batched q1"]
+        assert all(o.is_replayed for o in complete_all(ask(4), endpoint, store))
+        assert len(api.batches) == 1
 
 
 def test_an_endpoint_without_batches_is_a_clear_error(store: AnswerStore) -> None:

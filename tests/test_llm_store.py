@@ -117,7 +117,13 @@ def test_money_is_counted_per_million() -> None:
     assert budget.reserve(1_000_000, 500_000)
     assert budget.cost() == 2.0
     assert not budget.reserve(0, 1_000_000)
+    assert budget.left == pytest.approx(1 / 3)
+    assert budget.reserve(0, 500_000)
+    assert budget.left == 0
+    budget.settle((1_000_000, 1_000_000), None)
+    budget.is_exhausted = True
     assert not budget.reserve(0, 1)  # once exhausted, always
+    assert Budget().left == 1
 
 
 def test_the_gate_narrows_on_throttling_and_widens_again() -> None:

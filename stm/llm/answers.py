@@ -109,8 +109,10 @@ def request_key(canonical: str) -> str:
 class Budget:
     """A hard limit in tokens or money (0: none) over all answers of a job, those replayed from the store included.
 
-    Counting replays makes a job stop at the same place whether or not its answers are there already. Room for the
-    longest possible answer is reserved before a request is sent, so the limit is never passed.
+    Room for the longest possible answer is reserved before a request is sent, so the limit is never passed, as the
+    endpoint counts; a request that times out is counted by nobody. Replays count, and a job is at its end when the next
+    request does not fit beside what was spent, with nothing in flight: so it ends at the same place whether or not its
+    answers are there already.
     """
 
     max_tokens: int = 0
@@ -128,13 +130,19 @@ class Budget:
     def _price(self, tokens_in: int, tokens_out: int) -> float:
         return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
 
+    @property
+    def left(self) -> float:
+        """The share of the limits that is neither spent nor reserved; 1 without limits."""
+        shares = [(self.tokens_in + self.tokens_out) / self.max_tokens] if self.max_tokens else []
+        shares += [self.cost() / self.max_cost] if self.max_cost else []
+        return 1 - max(shares, default=0.0)
+
     def reserve(self, tokens_in: int, tokens_out: int) -> bool:
-        """Set tokens aside; False, for this and all later calls, once they do not fit."""
+        """Set tokens aside; False if they do not fit now, or the budget is exhausted, which whoever asks decides."""
         all_in, all_out = self.tokens_in + tokens_in, self.tokens_out + tokens_out
         over_tokens = bool(self.max_tokens) and all_in + all_out > self.max_tokens
         over_cost = bool(self.max_cost) and self._price(all_in, all_out) > self.max_cost
         if self.is_exhausted or over_tokens or over_cost:
-            self.is_exhausted = True
             return False
         self.tokens_in, self.tokens_out = all_in, all_out
         return True

@@ -23,7 +23,6 @@ from stm.llm.answers import (
     canonical_request,
     estimate_prompt,
     request_body,
-    request_key,
 )
 from stm.llm.connect import open_client
 from stm.llm.faults import FaultError, explain_error, one_line, read_answer
@@ -36,32 +35,52 @@ OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 TAG = "stm"  # metadata key by which a batch is found again that was created just before a crash
 LISTED = 100
 BUDGET_REACHED = "the limit of tokens or money is reached"
+WORTH_A_BATCH = 0.1  # share of a limit that must be left for one more batch: each can take a day
 
 
 def complete_batch(
     requests: Mapping[str, Request], endpoint: Endpoint, store: AnswerStore, budget: Budget
 ) -> dict[str, Answer | Failure]:
-    """Answer through the batch API what the budget allows."""
+    """Answer through the batch API what the budget allows.
+
+    What did not fit beside the reservations of a batch follows once that is answered, unless little is left then.
+    """
     outcomes: dict[str, Answer | Failure] = {}
+    with open_client(endpoint) as client:
+        while todo := {key: request for key, request in requests.items() if key not in outcomes}:
+            reserved = _reserve(todo, endpoint, budget) if budget.left >= WORTH_A_BATCH else {}
+            if not reserved:
+                budget.is_exhausted = True
+                return outcomes | {key: Failure("budget", BUDGET_REACHED) for key in todo}
+            outcomes.update(_complete({key: todo[key] for key in reserved}, client, endpoint, store))
+            for key, tokens in reserved.items():
+                outcome = outcomes[key]
+                budget.settle(tokens, outcome if isinstance(outcome, Answer) else None)
+    return outcomes
+
+
+def _reserve(requests: Mapping[str, Request], endpoint: Endpoint, budget: Budget) -> dict[str, tuple[int, int]]:
+    """What was set aside for the first requests, as many as fit."""
     reserved: dict[str, tuple[int, int]] = {}
     for key, request in requests.items():
         tokens = estimate_prompt(request.messages), answer_limit(request, endpoint)
-        if budget.reserve(*tokens):
-            reserved[key] = tokens
-        else:
-            outcomes[key] = Failure("budget", BUDGET_REACHED)
-    with open_client(endpoint) as client:
-        outcomes.update(run_batches({key: requests[key] for key in reserved}, client, endpoint, store))
-    for key, answer in store.get(list(reserved)).items():
+        if not budget.reserve(*tokens):
+            break
+        reserved[key] = tokens
+    return reserved
+
+
+def _complete(
+    requests: Mapping[str, Request], client: openai.OpenAI, endpoint: Endpoint, store: AnswerStore
+) -> dict[str, Answer | Failure]:
+    """An answer or a failure for each request; `EndpointError` if all are refused."""
+    outcomes: dict[str, Answer | Failure] = dict(run_batches(requests, client, endpoint, store))
+    for key, answer in store.get(list(requests)).items():
         # It was asked for just now, or in a batch of this job before a restart.
         outcomes[key] = dataclasses.replace(answer, is_replayed=False)
-    found = [outcomes[key] for key in reserved]
-    refused = [outcome for outcome in found if isinstance(outcome, Failure) and outcome.reason == "rejected"]
-    if len(refused) == len(found) > 1:
+    refused = [found for found in outcomes.values() if isinstance(found, Failure) and found.reason == "rejected"]
+    if len(refused) == len(requests) > 1:
         raise EndpointError(f"batch API of {endpoint.base_url}: all requests were refused ({refused[0].detail})")
-    for key, tokens in reserved.items():
-        outcome = outcomes[key]
-        budget.settle(tokens, outcome if isinstance(outcome, Answer) else None)
     return outcomes
 
 
@@ -80,7 +99,7 @@ def run_batches(
     failures: dict[str, Failure] = {}
     for _ in range(endpoint.retries + 1):
         missing = _missing(requests, store)
-        pending = {key for record in _own(requests, endpoint, store) for key in record.keys}
+        pending = {key for record in _own(requests, endpoint, store) for key in record.requests}
         fresh = [key for key in missing if key not in pending and _is_retryable(failures.get(key))]
         if not missing or not (fresh or pending):
             break
@@ -102,8 +121,8 @@ def _missing(requests: Mapping[str, Request], store: AnswerStore) -> list[str]:
 
 
 def _own(requests: Mapping[str, Request], endpoint: Endpoint, store: AnswerStore) -> list[BatchRecord]:
-    """The open batches with any of these requests; those of another job are left for it, which alone can store them."""
-    return [record for record in store.batches(endpoint.base_url) if not requests.keys().isdisjoint(record.keys)]
+    """The open batches with any of these requests; those of another job are left for it to wait for."""
+    return [record for record in store.batches(endpoint.base_url) if not requests.keys().isdisjoint(record.requests)]
 
 
 def _is_retryable(failure: Failure | None) -> bool:
@@ -119,7 +138,7 @@ def _submit(
     )
     payload = ("\n".join(lines) + "\n").encode()
     tag = sha256_text(*keys, str(time.time_ns()))
-    store.open_batch(tag, endpoint.base_url, keys)
+    store.open_batch(tag, endpoint.base_url, {key: canonical_request(requests[key], endpoint) for key in keys})
     file = client.files.create(file=(f"{tag[:12]}.jsonl", payload), purpose="batch")
     batch = client.batches.create(input_file_id=file.id, endpoint=URL, completion_window="24h", metadata={TAG: tag})
     store.name_batch(tag, batch.id)
@@ -135,7 +154,7 @@ def _collect(
         batch_id = record.batch_id or _find(client, record.tag)
         try:
             if batch_id:
-                failures.update(_collect_one(batch_id, requests, client, endpoint, store))
+                failures.update(_collect_one(batch_id, record, requests, client, endpoint, store))
         except EndpointError:
             store.close_batch(record.tag)  # refused as a whole; the next run may submit again
             raise
@@ -150,8 +169,9 @@ def _find(client: openai.OpenAI, tag: str) -> str:
 
 
 def _collect_one(
-    batch_id: str, requests: Mapping[str, Request], client: openai.OpenAI, endpoint: Endpoint, store: AnswerStore
-) -> dict[str, Failure]:
+    batch_id: str, record: BatchRecord, requests: Mapping[str, Request], client: openai.OpenAI, endpoint: Endpoint,
+    store: AnswerStore,
+) -> dict[str, Failure]:  # fmt: skip
     batch = client.batches.retrieve(batch_id)
     while batch.status in OPEN:
         time.sleep(endpoint.poll_seconds)
@@ -165,7 +185,7 @@ def _collect_one(
         raise EndpointError(f"batch {batch_id} was refused: {text}; mend params.yaml and run again")
     for file_id in (batch.output_file_id, batch.error_file_id):
         for line in _lines(client, file_id):
-            failures.update(_take(line, requests, client, endpoint, store))
+            failures.update(_take(line, record, requests, client, store))
     return failures
 
 
@@ -182,22 +202,24 @@ def _lines(client: openai.OpenAI, file_id: str | None) -> Iterator[dict[str, Any
 
 
 def _take(
-    line: dict[str, Any], requests: Mapping[str, Request], client: openai.OpenAI, endpoint: Endpoint, store: AnswerStore
-) -> dict[str, Failure]:
-    """Store the answer of one output line, or return its failure."""
+    line: dict[str, Any], record: BatchRecord, requests: Mapping[str, Request], client: openai.OpenAI,
+    store: AnswerStore,
+) -> dict[str, Failure]:  # fmt: skip
+    """Store the answer of one output line, or return its failure.
+
+    Requests of the batch that nobody asks for any more were paid for too, so their answers are kept.
+    """
     key = str(line.get("custom_id"))
     response = line.get("response") if isinstance(line.get("response"), dict) else {}
     status = response.get("status_code") if response else None
     body = response.get("body") if response else None
     if status == 200:
-        request = requests.get(key)
         try:
-            answer = read_answer(json.dumps(body).encode(), request or Request(()), client.api_key)
+            answer = read_answer(json.dumps(body).encode(), requests.get(key, Request(())), client.api_key)
         except FaultError as fault:
             return {key: Failure(fault.reason, fault.detail)}
-        # Answers to requests that nobody asks for any more were paid for too, but their canonical form is gone.
-        if request and request_key(canonical := canonical_request(request, endpoint)) == key:
-            store.put(canonical, answer)
+        if key in record.requests:
+            store.put(record.requests[key], answer)
         return {}
     detail = one_line(json.dumps(line.get("error") or body), client.api_key)
     is_final = isinstance(status, int) and 400 <= status < 500 and status not in (408, 409, 425, 429)

@@ -108,12 +108,13 @@ class _Job:
         # Given, so that the openai client, whose type for them is private, does not copy its defaults per request.
         self.options: Any = {"headers": {}, "params": {}, "max_retries": 0, "timeout": endpoint.timeout_seconds}
         self.outcomes: list[Outcome] = []
-        self.answered = self.tokens = self.broken = self.refused = 0
+        self.answered = self.tokens = self.broken = self.refused = self.in_flight = 0
         self.stop: FaultError | None = None
 
     async def run(self, todo: Sequence[Request]) -> None:
         self.outcomes = [Failure("stopped", "not asked")] * len(todo)
         self.pace = Pace(self.endpoint.concurrency)
+        self.turn, self.freed = asyncio.Lock(), asyncio.Event()
         self.client, self.secret = open_async_client(self.endpoint), read_key(self.endpoint)
         queue = iter(enumerate(todo))
         async with self.client:
@@ -143,7 +144,7 @@ class _Job:
 
     async def _settle(self, request: Request) -> Outcome:
         reserved = estimate_prompt(request.messages), answer_limit(request, self.endpoint)
-        if not self.budget.reserve(*reserved):
+        if not await self._reserve(reserved):
             return Failure("budget", BUDGET_REACHED)
         answer: Answer | None = None
         canonical = canonical_request(request, self.endpoint)
@@ -154,10 +155,24 @@ class _Job:
             return self._fail(fault)
         finally:
             self.budget.settle(reserved, answer)
+            self.in_flight -= 1
+            self.freed.set()
         self.store.put(canonical, answer)
         self.answered, self.broken = self.answered + 1, 0
         self.tokens += answer.tokens_in + answer.tokens_out
         return answer
+
+    async def _reserve(self, tokens: tuple[int, int]) -> bool:
+        """Set tokens aside in the order of the requests; what does not fit waits for reservations to become answers."""
+        async with self.turn:
+            while not self.budget.reserve(*tokens):
+                if self.budget.is_exhausted or not self.in_flight:
+                    self.budget.is_exhausted = True
+                    return False
+                self.freed.clear()
+                await self.freed.wait()
+            self.in_flight += 1
+            return True
 
     def _fail(self, fault: FaultError) -> Failure:
         """Record a request that is given up; too many in a row mean that the endpoint itself is broken."""

@@ -5,9 +5,10 @@ without any endpoint. Does not know how answers are made.
 """
 
 import contextlib
+import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +34,8 @@ COLUMNS: pl.Schema = pl.Schema(
 ARROW = pa.schema([(name, pa.int64() if kind == pl.Int64 else pa.string()) for name, kind in COLUMNS.items()])
 CREATE = """CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT NOT NULL, text TEXT NOT NULL,
 finish_reason TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL)"""
-CREATE_BATCHES = """CREATE TABLE IF NOT EXISTS batches (tag TEXT PRIMARY KEY, base_url TEXT NOT NULL,
-batch_id TEXT NOT NULL, keys TEXT NOT NULL)"""
+CREATE_BATCHES = """CREATE TABLE IF NOT EXISTS open_batches (tag TEXT PRIMARY KEY, base_url TEXT NOT NULL,
+batch_id TEXT NOT NULL, requests TEXT NOT NULL)"""
 # What this opening of the store gave or took: on disk too, since a job may have millions of answers.
 CREATE_USED = "CREATE TEMP TABLE used (key TEXT PRIMARY KEY) WITHOUT ROWID"
 INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)"
@@ -50,7 +51,7 @@ class BatchRecord:
 
     tag: str
     batch_id: str
-    keys: tuple[str, ...]
+    requests: Mapping[str, str]  # canonical requests by key
 
 
 class AnswerStore:
@@ -132,27 +133,27 @@ class AnswerStore:
                 f"cannot write to the answer store {self.path}: {error}; free disk space, run again"
             ) from error
 
-    def open_batch(self, tag: str, base_url: str, keys: Sequence[str]) -> None:
-        """Record a batch before it is submitted."""
+    def open_batch(self, tag: str, base_url: str, requests: Mapping[str, str]) -> None:
+        """Record a batch, its canonical requests by key, before it is submitted."""
         with self._lock:
-            self._db.execute("INSERT INTO batches VALUES (?, ?, '', ?)", (tag, base_url, " ".join(keys)))
+            self._db.execute("INSERT INTO open_batches VALUES (?, ?, '', ?)", (tag, base_url, json.dumps(requests)))
 
     def name_batch(self, tag: str, batch_id: str) -> None:
         """Record the name that the endpoint gave to a batch."""
         with self._lock:
-            self._db.execute("UPDATE batches SET batch_id = ? WHERE tag = ?", (batch_id, tag))
+            self._db.execute("UPDATE open_batches SET batch_id = ? WHERE tag = ?", (batch_id, tag))
 
     def close_batch(self, tag: str) -> None:
         """Forget a batch whose answers are stored."""
         with self._lock:
-            self._db.execute("DELETE FROM batches WHERE tag = ?", (tag,))
+            self._db.execute("DELETE FROM open_batches WHERE tag = ?", (tag,))
 
     def batches(self, base_url: str) -> list[BatchRecord]:
         """Open batches of an endpoint, oldest first."""
-        query = "SELECT tag, batch_id, keys FROM batches WHERE base_url = ? ORDER BY rowid"
+        query = "SELECT tag, batch_id, requests FROM open_batches WHERE base_url = ? ORDER BY rowid"
         with self._lock:
             rows = self._db.execute(query, (base_url,)).fetchall()
-        return [BatchRecord(tag, batch_id, tuple(keys.split())) for tag, batch_id, keys in rows]
+        return [BatchRecord(tag, batch_id, json.loads(requests)) for tag, batch_id, requests in rows]
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

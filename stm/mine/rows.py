@@ -23,7 +23,7 @@ from stm.progress import track
 
 Floats = npt.NDArray[np.float32]
 DENSE_BATCH = 64  # queries per similarity block, so that a block of a million passages stays at 256 MB
-CHUNK = 1024  # rows whose candidates are in memory at once, and which judges see together
+CHUNK = 1024  # rows whose candidates are in memory at once, and which judges see together; more for batch files
 
 
 @dataclass
@@ -50,7 +50,9 @@ def mine(
     negatives: list[list[str]] = []
     origins: list[list[str]] = []
     drafts = _drafts(rows, pool, params, tally)
-    while chunk := list(islice(drafts, CHUNK)):
+    endpoint, asked = params.judge.endpoint, max(1, params.negatives)
+    size = max(CHUNK, endpoint.requests_at_once // asked) if params.judge.llm else CHUNK
+    while chunk := list(islice(drafts, size)):
         if judges:
             _let_judge(chunk, judges, pool, params.negatives, tally)
         for draft in chunk:

@@ -15,6 +15,8 @@ RESERVED = frozenset(
     {"messages", "model", "stream", "n", "seed", "temperature", "top_p", "max_tokens", "max_completion_tokens"}
 )
 
+REQUESTS = 4096  # in memory at once
+
 
 class Endpoint(Section):
     """An OpenAI-compatible chat endpoint and the sampling that it is asked for."""
@@ -70,6 +72,13 @@ class Endpoint(Section):
         if clash:
             raise ValueError(f"extra must not set {', '.join(clash)}")
         return extra
+
+    @property
+    def requests_at_once(self) -> int:
+        """How many requests are handed over together: enough to keep it busy, and ten full files where it takes batch
+        files, which it works on side by side.
+        """
+        return 10 * self.batch_requests if self.batch and not self.is_embedded else REQUESTS
 
     @property
     def is_embedded(self) -> bool:

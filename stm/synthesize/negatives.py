@@ -26,7 +26,6 @@ from stm.synthesize.similarity import DenseSimilarity, LexicalSimilarity, Simila
 from stm.synthesize.validate import validate
 from stm.tasks import Task
 
-CHUNK = 4096  # rows whose prompts are in memory at once
 MEASURED = 10_000  # synthetic negatives whose hardness is measured, from the first
 
 
@@ -152,8 +151,9 @@ class _Job:
             if not pending or self.budget.is_exhausted:
                 return
             self.regenerations += len(pending) if attempt else 0
-            for start in range(0, len(pending), CHUNK):
-                self._ask(pending[start : start + CHUNK], attempt)
+            chunk = self.params.endpoint.requests_at_once
+            for start in range(0, len(pending), chunk):
+                self._ask(pending[start : start + chunk], attempt)
             pending = [place for place in pending if place not in self.accepted]
 
     def _ask(self, pending: Sequence[int], attempt: int) -> None:
