@@ -84,7 +84,7 @@ def prepare(folder: Path, queries: int, passages: int) -> dict[str, int]:
             "negatives": given,
             "origins": ["given"] * len(given),
         }
-        rows.append({**row, "instruction": "", "source": "benchmark", "concept": ""})
+        rows.append({**row, "instruction": "", "source": "benchmark", "concept": "", "answers": []})
     write_rows(pl.DataFrame(rows, schema=ROWS), folder / "rows.parquet")
     return {**real, "queries": len(rows), "passages": len(used) + len(spare)}
 

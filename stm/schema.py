@@ -4,8 +4,6 @@ Every reader and writer of pair files goes through here; a file of another form 
 file, the column and the row. Does not know where rows come from or what they are used for.
 """
 
-import re
-import unicodedata
 from pathlib import Path
 
 import polars as pl
@@ -23,16 +21,10 @@ _COLUMNS: dict[str, DataType | DataTypeClass] = {
     "instruction": pl.String,  # the row's own retrieval instruction; may be empty
     "source": pl.String,  # the source row that made it
     "concept": pl.String,  # rows of one concept are never each other's negatives; empty if unknown
+    "answers": pl.List(pl.UInt64),  # fingerprints of the file's other texts known to answer the query: no negatives
 }
 ROWS = pl.Schema(_COLUMNS)
 ORIGINS = ("given", "bm25", "dense", "synthetic")
-_BETWEEN_WORDS = re.compile(r"[\W_]+")
-
-
-def normalise(text: str) -> str:
-    """The form in which two texts count as the same: NFKC, without case and punctuation, words single-spaced."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return _BETWEEN_WORDS.sub(" ", folded).strip()
 
 
 def _fail_row(frame: pl.DataFrame, bad: pl.Expr, where: str, message: str) -> None:

@@ -50,7 +50,7 @@ class Task:
         """Return self, or raise `DataError` for a task without qrels or with qrels that name nothing."""
         if not any(self.qrels.values()):
             raise DataError(
-                f"task {self.name!r} has no qrels; give a qrels/<split>.tsv with at least one judged passage"
+                f"task {self.name!r} has no qrels that name an answer; a qrels/<split>.tsv needs a score above 0"
             )
         for query_id, judged in self.qrels.items():
             if query_id not in self.queries:
@@ -115,9 +115,13 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             try:
                 row = json.loads(line.decode("utf-8"))
                 key = str(row["_id"])
+                if b"\\ud" in line.lower():
+                    json.dumps(row, ensure_ascii=False).encode()
             except UnicodeDecodeError as error:
                 raise DataError(f"{path}, line {number}: not UTF-8; save the file as UTF-8") from error
-            except (ValueError, KeyError, TypeError) as error:
+            except UnicodeEncodeError as error:
+                raise DataError(f"{path}, line {number}: holds half a character (a lone surrogate)") from error
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise DataError(f"{path}, line {number}: expected a JSON object with an '_id'") from error
             if key in seen:
                 raise DataError(f"{path}, line {number}: the id {key!r} appears twice; ids must be unique")
@@ -144,7 +148,7 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
         raise DataError(f"cannot read {path}: {error.strerror}; splits there: {found or 'none'}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8; save the file as UTF-8") from error
-    if lines and _parse_judgement(lines[0]):
+    if lines and lines[0].split("\t")[-1].strip().replace(".", "", 1).lstrip("+-").isdigit():
         raise DataError(f"{path} has no header; its first line must name the columns query-id, corpus-id and score")
     qrels: dict[str, dict[str, int]] = {}
     for number, line in enumerate(lines[1:], 2):

@@ -35,7 +35,7 @@ from stm.tasks import Passage, Task, cap_task, read_task, read_tasks, write_task
 
 ROW = {
     "id": "r1", "anchor": "fever", "positive": "A high temperature.", "negatives": ["A cough."], "origins": ["given"],
-    "instruction": "", "source": "test", "concept": "",
+    "instruction": "", "source": "test", "concept": "", "answers": [],
 }  # fmt: skip
 
 

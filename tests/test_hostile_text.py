@@ -36,7 +36,7 @@ CLOSING = ("</task>", "</query>", "</answering_passage>", "</confusable_passage>
 
 def rows_with(odd: str) -> pl.DataFrame:
     """The text once as query, once as passage, once as given negative, once as instruction; and two equal queries."""
-    base = {"instruction": "Find it", "source": "test", "concept": "", "anchor": "swollen liver"}
+    base = {"instruction": "Find it", "source": "test", "concept": "", "answers": [], "anchor": "swollen liver"}
     texts = [
         {"anchor": odd, "positive": "An enlargement of the spleen by blood.", "negatives": ["Absence of the spleen."]},
         {"positive": odd, "negatives": ["A scar of the liver."]},

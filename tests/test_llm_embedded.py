@@ -19,6 +19,7 @@ from stm.synthesize.negatives import synthesize
 ROW = {
     "id": "a", "anchor": "swollen liver", "positive": "An abnormal enlargement of the liver.", "origins": ["given"],
     "negatives": ["Cirrhosis: Scarring of the liver."], "instruction": "", "source": "test", "concept": "",
+    "answers": [],
 }  # fmt: skip
 
 

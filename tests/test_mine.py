@@ -14,14 +14,15 @@ from stm.errors import ParamsError
 from stm.mine.rows import mine
 from stm.params.base import parse_section
 from stm.params.mine import MineParams
-from stm.schema import ROWS, check_rows, normalise, read_rows, write_rows
+from stm.schema import ROWS, check_rows, read_rows, write_rows
+from stm.words import fingerprint, normalise
 from tests.pico import pico_backbone
 
 WIDE = MineParams(rank_from=1, rank_to=100, max_ratio=0.999, negatives=20, max_given=20)
 
 
 def rows_of(*rows: dict[str, Any]) -> pl.DataFrame:
-    base = {"negatives": [], "instruction": "", "source": "test", "concept": ""}
+    base = {"negatives": [], "instruction": "", "source": "test", "concept": "", "answers": []}
     full = []
     for number, row in enumerate(rows):
         entry = {"id": f"r{number}", **base, **row}
@@ -74,10 +75,12 @@ def test_a_positive_that_the_retriever_cannot_see_gets_given_negatives_only() ->
         ({"anchor": "b", "positive": "Heart, valve; heart valve TISSUE!"}, "same_text"),
         ({"anchor": "Heart valve", "positive": "heart and so on"}, "other_positive"),
         ({"anchor": "b", "positive": "heart and so on", "concept": "C1"}, "same_concept"),
+        ({"anchor": "b", "positive": "known from elsewhere"}, "other_positive"),
     ],
 )
 def test_false_negatives_are_guarded_by_reason(other: dict[str, Any], reason: str) -> None:
-    given = {**FIRST, "concept": "C1", "negatives": [other["positive"], "a true negative"]}
+    known = {"answers": [fingerprint("Known from elsewhere."), fingerprint("not in this file")]}
+    given = {**FIRST, **known, "concept": "C1", "negatives": [other["positive"], "a true negative"]}
     mined, report = mine(rows_of(given, other, *others(2)), WIDE)
     assert other["positive"] not in mined["negatives"][0]
     assert "a true negative" in mined["negatives"][0]

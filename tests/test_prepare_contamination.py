@@ -202,3 +202,17 @@ def test_buckets_sieve_and_slices_agree_with_the_plain_reference(monkeypatch: py
     expected = [(i, "t") for i, text in enumerate(texts) if any(is_same(text, p, 0.4) for p in passages)]
     assert 0 < len(expected) < len(texts)
     assert index.find(pl.Series(texts)).rows() == expected
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "\u809d\u810f\u80bf\u5927\u662f\u4e00\u79cd\u5e38\u89c1\u7684\u4f53\u5f81",
+        "\u0e15\u0e31\u0e1a\u0e42\u0e15\u0e40\u0e1b\u0e47\u0e19\u0e2d\u0e32\u0e01\u0e32\u0e23\u0e17\u0e35\u0e48\u0e1e\u0e1a\u0e1a\u0e48\u0e2d\u0e22",
+    ],
+)
+def test_near_copies_are_found_where_no_spaces_stand_between_words(script: str) -> None:
+    task = Task("t", "medical", {"p": Passage("", script)}, {"q": "query"}, {"q": {"p": 1}})
+    index = EvaluationIndex([task], 0.5)
+    texts = [script, "\u7b2c\u4e00 " + script, script[:-1] + "x", "\u5fc3 heart", "heart"]
+    assert index.find(pl.Series(texts))["index"].to_list() == [0, 1, 2]

@@ -9,13 +9,15 @@ import polars as pl
 import pytest
 
 from stm.errors import DataError, ParamsError
+from stm.metrics import ndcg_at_k
 from stm.params.base import parse_section
 from stm.params.prepare import BeirTask, CorpusSource, FileTask, HubSource, TaskTable
 from stm.prepare.beir import make_task, read_beir_pairs
 from stm.prepare.candidates import Candidates, make_frame, tidy
 from stm.prepare.embedded import Corpora
 from stm.prepare.files import read_pairs
-from stm.prepare.hub import read_hub
+from stm.prepare.hub import read_hub, read_hub_columns
+from stm.prepare.passages import stand_in
 from stm.prepare.sources import load_source, load_task
 
 NAMES = {"anchor": "query", "positive": "passage"}
@@ -233,9 +235,52 @@ def test_a_task_cannot_be_called_as_an_average(name: str) -> None:
         parse_section({"dev": {"x": own}, "test": {name: own}}, TaskTable, "prepare.tasks")
 
 
-def test_a_task_without_pairs_is_refused() -> None:
-    with pytest.raises(DataError, match="has no qrels"):
-        make_task(make_frame({"anchor": [""], "positive": ["x"]}, "x"), "t", "general", {})
+@pytest.mark.parametrize(("anchor", "positive"), [("", "x"), ("x", ""), ("The same.", "the same")])
+def test_a_task_without_pairs_is_refused(anchor: str, positive: str) -> None:
+    with pytest.raises(DataError, match="the task 't' is empty: its file holds no row with a query and another text"):
+        make_task(make_frame({"anchor": [anchor], "positive": [positive]}, "x"), "t", "general", {})
+
+
+def test_a_query_that_is_a_passage_as_well_does_not_find_itself() -> None:
+    columns = {"anchor": ["a", "b", "c", "c"], "positive": ["b", "a", "d", "C"]}
+    task = make_task(make_frame(columns, "x"), "t", "general", {})
+    assert task.ignores_identical_ids
+    assert sorted(task.queries.values()) == ["a", "b", "c"]
+    found = {key: {key: 1.0, answer: 0.5} for key, answers in task.qrels.items() for answer in answers}
+    assert set(ndcg_at_k(task.qrels, found, 10, ignore_identical_ids=True).values()) == {1.0}
+    assert sorted(passage.text for passage in task.corpus.values()) == ["a", "b", "d"]
+
+
+@pytest.mark.parametrize("name", ["r.csv.gz", "r.csv", "r.jsonl.gz", "r.jsonl", "r.parquet"])
+def test_a_single_file_may_stand_for_a_data_set(tmp_path: Path, name: str) -> None:
+    table = pl.DataFrame({"query": ["NA", "2020-01-31"], "passage": ["null", "x"], "number": [1, 2]})
+    path = tmp_path / name
+    plain = tmp_path / name.removesuffix(".gz")
+    if ".csv" in name:
+        table.write_csv(plain)
+    elif ".jsonl" in name:
+        table.write_ndjson(plain)
+    else:
+        table.write_parquet(plain)
+    path.write_bytes(gzip.compress(plain.read_bytes()) if name.endswith(".gz") else plain.read_bytes())
+    found = read_hub_columns(str(path), ["query", "passage", "number"], config="", split="train", revision="")
+    assert found.select("query", "passage", "number").rows() == [("NA", "null", 1), ("2020-01-31", "x", 2)]
+    with pytest.raises(DataError, match=r"has no column 'nothing'; its columns are number, passage, query"):
+        read_hub_columns(str(path), ["nothing"], config="", split="train", revision="")
+
+
+def test_a_file_of_another_kind_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = write(tmp_path, "r.tsv", b"a\tb\n")
+    with pytest.raises(DataError, match=r"r\.tsv: the name must end in \.jsonl, \.csv or \.parquet"):
+        read_hub_columns(str(path), ["a"], config="", split="train", revision="")
+
+
+def test_half_a_character_is_named_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.jsonl", b'{"anchor": "q", "positive": "p"}\n{"anchor": "q \\ud83d", "positive": "p"}\n')
+    with pytest.raises(DataError, match=r"x\.jsonl, line 2: holds half a character"):
+        read_pairs(path, "jsonl", {"anchor": "anchor", "positive": "positive"})
+    whole = write(tmp_path, "y.jsonl", b'{"anchor": "q \\ud83d\\ude00", "positive": "p"}\n')
+    assert read_pairs(whole, "jsonl", {"anchor": "anchor", "positive": "positive"})["anchor"][0] == "q \U0001f600"
 
 
 def test_a_corpus_gets_stand_in_queries(tmp_path: Path) -> None:
@@ -257,6 +302,12 @@ def test_a_corpus_gets_stand_in_queries(tmp_path: Path) -> None:
     assert [c.frame.height for c in tidy([loaded], "s")] == [3]  # a single word asks for itself
     with pytest.raises(DataError, match=r"ends in \.jsonl, \.csv, \.parquet or with \.gz"):
         load_source(source.model_copy(update={"path": "c.txt"}), Corpora())
+
+
+def test_a_passage_without_spaces_gets_a_stand_in() -> None:
+    assert stand_in("\u809d\u810f\u80bf\u5927\u3002\u5e38\u89c1\u3002") == "\u809d\u810f\u80bf\u5927\u3002"
+    assert stand_in("\u809d\u810f\u80bf\u5927") == "\u809d\u810f"
+    assert stand_in("x") == "x"
 
 
 def test_tidy_drops_and_counts() -> None:

@@ -87,8 +87,9 @@ def test_selecting_by_instruction_keeps_the_alignment(sources: dict[str, dict[st
         ("positive passage number5", "written 5"),
         ("positive passage number7", ""),
     ]
-    with pytest.raises(DataError, match=r"no row has one of the 1 texts of only_instructions.*Given a claim"):
-        load_source(source.model_copy(update={"only_instructions": ["Another"]}), Corpora())
+    with pytest.raises(DataError, match=r"no row has the text 'Another' of only_instructions.*Given a claim"):
+        load_source(source.model_copy(update={"only_instructions": [PROMPTS[1], "Another"]}), Corpora())
+    assert load_source(source, Corpora()).facts["rows"] == MIXTURE.height
 
 
 def test_params_refuse_what_cannot_be() -> None:

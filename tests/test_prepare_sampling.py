@@ -11,6 +11,7 @@ from stm.prepare.contamination import EvaluationIndex
 from stm.prepare.sampling import as_rows, draw, share_out
 from stm.schema import check_rows
 from stm.tasks import Passage, Task
+from stm.words import fingerprint
 
 CLEAN = EvaluationIndex([], 0.5)
 
@@ -101,8 +102,9 @@ def test_where_nothing_is_removed_the_counts_are_those_of_the_rows_taken() -> No
 
 
 def test_rows_have_the_schema_and_tidy_negatives() -> None:
-    taken, _ = draw([make_source("a", 6), make_source("b", 6)], CLEAN, split="s", total=8, seed=1)
-    rows = check_rows(as_rows(taken, "s", 1, 3), "test")
+    sources = [make_source("a", 6), make_source("b", 6)]
+    taken, _ = draw(sources, CLEAN, split="s", total=8, seed=1)
+    rows = check_rows(as_rows(taken, sources, "s", 1, 3), "test")
     assert rows.height == 8
     row = rows.row(0, named=True)
     number = row["id"].split("/")[2]
@@ -113,6 +115,29 @@ def test_rows_have_the_schema_and_tidy_negatives() -> None:
 
 
 def test_no_negatives_on_request() -> None:
-    taken, _ = draw([make_source("a", 3)], CLEAN, split="s", total=0, seed=1)
-    rows = check_rows(as_rows(taken, "s", 1, 0), "test")
+    sources = [make_source("a", 3)]
+    taken, _ = draw(sources, CLEAN, split="s", total=0, seed=1)
+    rows = check_rows(as_rows(taken, sources, "s", 1, 0), "test")
     assert rows["negatives"].to_list() == rows["origins"].to_list() == [[], [], []]
+
+
+def pairs(*rows: tuple[str, str, list[str]]) -> list[Candidates]:
+    columns = {name: [row[place] for row in rows] for place, name in enumerate(("anchor", "positive", "negatives"))}
+    return tidy([Candidates("a", make_frame(columns, "a"))], "s")
+
+
+def test_rows_know_the_answers_of_candidates_that_were_not_drawn() -> None:
+    more = [("q1", text, list[str]()) for text in ("Two.", "three", "x")]
+    sources = pairs(("q1", "one", []), ("q2", "two", ["three"]), *more)
+    taken = {"a": sources[0].frame.filter(pl.col("row").is_in([0, 1]))}
+    rows = {row["anchor"]: row for row in check_rows(as_rows(taken, sources, "s", 1, 3), "test").to_dicts()}
+    assert rows["q1"]["answers"] == sorted([fingerprint("two"), fingerprint("three")])  # "x" is in no drawn row
+    assert rows["q2"]["answers"] == []
+
+
+def test_a_pair_that_is_repeated_once_per_negative_keeps_them_all() -> None:
+    source = pairs(("q", "p", ["a"]), ("q", "p", ["b"]), ("q2", "p", []), ("Q", "p!", ["c", "a"]))[0]
+    assert source.frame["negatives"].to_list() == [["a", "b", "c", "a"], []]
+    assert source.facts["duplicates"] == 2
+    rows = as_rows({"a": source.frame}, [source], "s", 1, 7)
+    assert sorted(map(sorted, rows["negatives"].to_list())) == [[], ["a", "b", "c"]]

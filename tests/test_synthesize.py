@@ -29,7 +29,7 @@ def rows_of(count: int) -> pl.DataFrame:
                 "id": f"r{i}", "anchor": f"swollen {topic}",
                 "positive": f"An abnormal enlargement of the {topic} by fluid.",
                 "negatives": [f"Absence of the {topic} from birth."], "origins": ["given"], "instruction": "Find it",
-                "source": "test", "concept": "",
+                "source": "test", "concept": "", "answers": [],
             }
         )  # fmt: skip
     return pl.DataFrame(rows, schema=ROWS)

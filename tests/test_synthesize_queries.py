@@ -24,7 +24,7 @@ PASSAGES = [
 ROWS_IN = pl.DataFrame(
     [
         {"id": f"r{i}", "anchor": "a", "positive": text, "negatives": ["n"], "origins": ["given"], "instruction": "",
-         "source": "s", "concept": f"c{i}"}
+         "source": "s", "concept": f"c{i}", "answers": []}
         for i, text in enumerate(PASSAGES)
     ],
     schema=ROWS,
@@ -197,7 +197,9 @@ def test_queries_are_refused_with_a_reason(text: str, reason: str) -> None:
         ("**Keywords:**\n\n1. liver\n2. French fries\n3. ribs", "liver, French fries, ribs"),
         ("- liver\n- well-known signs", "liver, well-known signs"),
         ("liver, ribs", "liver, ribs"),
-        ("Is a dose of 2.5 mg - or 3 - enough?", "Is a dose of 2.5 mg, or 3, enough?"),
+        ("1. vitamin D\n2. 10,000 IU", "vitamin D, 10,000 IU"),
+        ("Is a dose of 2.5 mg - or 3 - enough?", "Is a dose of 2.5 mg - or 3 - enough?"),
+        ("What does a 10,000 IU dose do in week 12. Is 5 - 10 mg safe?",) * 2,
         ("A liver: what is it?", "A liver: what is it?"),
         ("Which vitamin is vitamin A?", "Which vitamin is vitamin A?"),
         ("", ""),

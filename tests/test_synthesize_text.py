@@ -10,6 +10,7 @@ from stm.synthesize.language import main_script, probable_language
 from stm.synthesize.prompt import Triplet, as_data, build_messages, strip_controls
 from stm.synthesize.similarity import LexicalSimilarity
 from stm.synthesize.validate import check_margins, check_text, copied_share, repeated_share, tidy, validate
+from stm.words import normalise, words_of
 
 ROW = Triplet(
     "Find the definition",
@@ -183,3 +184,14 @@ def test_copied_share_is_a_symmetric_share(left: str, right: str) -> None:
     assert share == copied_share(right, left, 3)
     assert copied_share(left, left, 3) == (1.0 if left else 0.0)
     assert 0 <= repeated_share(left, 2) < 1
+
+
+def test_words_of_scripts_without_spaces_and_with_marks_are_counted() -> None:
+    assert words_of("\u809d\u810f\u80bf\u5927 CT-2\u3002") == ["\u809d", "\u810f", "\u80bf", "\u5927", "ct", "2"]
+    assert words_of("\u0939\u093f\u0928\u094d\u0926\u0940 \u0915\u093e") == [
+        "\u0939\u093f\u0928\u094d\u0926\u0940",
+        "\u0915\u093e",
+    ]
+    assert words_of("Snake_case, it's") == ["snake_case", "it", "s"]
+    assert normalise("\u0915\u093e") != normalise("\u0915\u0940")
+    assert normalise("  X-ray_1: \u2163") == "x ray 1 iv"

@@ -119,3 +119,17 @@ def test_both_ways_to_hold_a_corpus_give_the_same_scores(tmp_path: Path) -> None
     assert first.per_query == second.per_query
     assert first.top == second.top
     assert first.ndcg_at_10 == 1.0
+
+
+def test_a_first_line_of_four_columns_is_no_header(tmp_path: Path) -> None:
+    folder = write(tmp_path / "t", qrels="q1\t0\tp1\t1\nq1\tp1\t1\n")
+    with pytest.raises(DataError, match="has no header"):
+        read_task(folder, "test")
+
+
+def test_half_a_character_in_a_corpus_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "t")
+    with (folder / "corpus.jsonl").open("ab") as stream:
+        stream.write(b'{"_id": "z", "text": "cut \\ud83d"}\n')
+    with pytest.raises(DataError, match=r"corpus\.jsonl, line \d+: holds half a character"):
+        read_task(folder, "test")

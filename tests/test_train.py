@@ -36,6 +36,7 @@ from stm.train.loop import learning_rate
 from stm.train.lora import FoldedLora, Folds
 from stm.train.objective import BatchIds, chance_loss, false_negatives, info_nce
 from stm.train.step import Step
+from stm.words import fingerprint
 from tests.closure import ROOT, closure
 from tests.pico import pico_backbone
 
@@ -117,6 +118,14 @@ def test_false_negatives_are_same_text_same_concept_and_same_anchor_but_never_th
     assert mask.tolist() == same.tolist() == expected
 
 
+def test_answers_known_from_elsewhere_are_not_contrasted() -> None:
+    answers = frozenset({fingerprint("Passage two!"), fingerprint("a negative"), fingerprint("not in the batch")})
+    first = Example("1", "q1", "find: q1", "text: passage one", ("text: a negative",), "", "text: ", answers)
+    second = Example("2", "q2", "find: q2", "text: passage two", ("text: another",), "", "text: ")
+    mask = false_negatives(make_batch([first, second]).ids)
+    assert mask.tolist() == [[False, True, True, False], [False, False, False, False]]
+
+
 def test_a_query_is_not_contrasted_with_itself() -> None:
     assert false_negatives(ids([0, 1], [1, 2, 0], [-1, -1])).tolist() == [[False, False, True], [True, False, False]]
 
@@ -163,7 +172,7 @@ def test_steps_cover_every_row_once_per_epoch_and_repeat_by_seed() -> None:
 def frame(**changes: object) -> pl.DataFrame:
     row = {
         "id": "r1", "anchor": "fever", "positive": "A high temperature.", "negatives": ["A cough."],
-        "origins": ["given"], "instruction": "Own words", "source": "test", "concept": "",
+        "origins": ["given"], "instruction": "Own words", "source": "test", "concept": "", "answers": [],
     }  # fmt: skip
     return pl.DataFrame([{**row, **changes}], schema=ROWS)
 

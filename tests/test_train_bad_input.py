@@ -23,7 +23,7 @@ def rows(count: int, **changes: Callable[[int], object]) -> pl.DataFrame:
     plain: dict[str, Callable[[int], object]] = {
         "id": lambda i: f"r{i}", "anchor": lambda i: f"query {i}", "positive": lambda i: f"passage {i}",
         "negatives": lambda i: [f"other {i}"], "origins": lambda i: ["given"], "instruction": lambda i: "",
-        "source": lambda i: "t", "concept": lambda i: "",
+        "source": lambda i: "t", "concept": lambda i: "", "answers": lambda i: [],
     }  # fmt: skip
     return pl.DataFrame([{key: make(i) for key, make in {**plain, **changes}.items()} for i in range(count)], ROWS)
 

@@ -30,7 +30,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pico_backbone(Path("models/warm_up"))
-    rest = {"origins": ["given"], "instruction": "", "source": "t", "concept": ""}
+    rest = {"origins": ["given"], "instruction": "", "source": "t", "concept": "", "answers": []}
     rows = [
         {"id": e.id, "anchor": e.anchor, "positive": e.positive, "negatives": list(e.negatives), **rest}
         for e in examples(24)

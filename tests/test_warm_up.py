@@ -29,7 +29,7 @@ def test_folding_equals_the_adapter_at_run_time(tmp_path: Path) -> None:
 
 def test_the_warm_up_writes_the_same_bytes_twice_and_no_path(tmp_path: Path) -> None:
     base = pico_backbone(tmp_path / "base")
-    row = {"negatives": [], "origins": [], "instruction": "", "source": "t", "concept": ""}
+    row = {"negatives": [], "origins": [], "instruction": "", "source": "t", "concept": "", "answers": []}
     rows = [{"id": f"r{i}", "anchor": f"query {i}", "positive": f"passage {i}", **row} for i in range(16)]
     write_rows(pl.DataFrame(rows, schema=ROWS), tmp_path / "rows.parquet")
     for name in ("a", "b"):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from stm.params.mine import MineParams
-from stm.schema import normalise
+from stm.words import fingerprint, normalise
 
 
 @dataclass
@@ -26,8 +26,9 @@ class Pool:
     def build(cls, rows: pl.DataFrame) -> "Pool":
         """Collect positives and negatives in the order of the rows."""
         pool = cls()
-        columns = rows.select("anchor", "positive", "negatives", "concept").iter_rows()
-        for anchor, positive, negatives, concept in columns:
+        columns = rows.select("anchor", "positive", "negatives", "concept", "answers").iter_rows()
+        known: dict[str, set[int]] = defaultdict(set)  # query form -> fingerprints
+        for anchor, positive, negatives, concept, answers in columns:
             for text in (positive, *negatives):
                 if text not in pool.position:
                     pool.position[text] = len(pool.passages)
@@ -35,8 +36,12 @@ class Pool:
                     pool.forms.append(normalise(text))
             form = pool.forms[pool.position[positive]]
             pool.answers[normalise(anchor)].add(form)
+            known[normalise(anchor)].update(answers)
             if concept:
                 pool.concepts[form].add(concept)
+        named = {fingerprint(form): form for form in pool.forms} if any(known.values()) else {}
+        for query, prints in known.items():
+            pool.answers[query].update(named[number] for number in prints if number in named)
         return pool
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import polars as pl
 
+from stm.errors import DataError
 from stm.files import sha256_text
 from stm.prepare.candidates import make_frame
 from stm.tasks import Domain, Passage, Task, read_task
+from stm.words import normalise
 
 
 def read_beir_pairs(folder: Path | str, split: str, label: str) -> pl.DataFrame:
@@ -33,16 +35,28 @@ def read_beir_pairs(folder: Path | str, split: str, label: str) -> pl.DataFrame:
 
 
 def make_task(frame: pl.DataFrame, name: str, domain: Domain, notes: Mapping[str, Any]) -> Task:
-    """A task of CANDIDATES: distinct anchors are the queries, distinct positives and negatives the corpus."""
+    """A task of CANDIDATES: distinct anchors are the queries, distinct positives and negatives the corpus.
+
+    Rows that answer themselves are left out. A query that is a passage as well, as in files of paraphrases, has the
+    passage's id, and the task ignores identical ids: finding oneself is no answer. `DataError` if no row is left.
+    """
     corpus: dict[str, Passage] = {}
     queries: dict[str, str] = {}
     qrels: dict[str, dict[str, int]] = {}
-    for row in frame.filter((pl.col("anchor") != "") & (pl.col("positive") != "")).iter_rows(named=True):
+    rows = frame.filter((pl.col("anchor") != "") & (pl.col("positive") != "")).to_dicts()
+    rows = [row for row in rows if normalise(row["anchor"]) != normalise(row["positive"])]
+    if not rows:
+        raise DataError(f"the task {name!r} is empty: its file holds no row with a query and another text as passage")
+    for row in rows:
         for text in (row["positive"], *row["negatives"]):
             corpus[_key("p", text)] = Passage("", text)
-        query = _key("q", row["anchor"])
+    for row in rows:
+        itself = _key("p", row["anchor"])
+        query = itself if itself in corpus else _key("q", row["anchor"])
         queries[query] = row["anchor"]
         qrels.setdefault(query, {})[_key("p", row["positive"])] = 1
+    if not corpus.keys().isdisjoint(queries):
+        notes = {**notes, "ignore_identical_ids": True}
     return Task(name, domain, corpus, queries, qrels, notes).check()
 
 

@@ -92,7 +92,7 @@ def draw_split(
     taken, counts = draw(
         candidates, index, split=split, total=params.max_pairs, seed=params.seed, remove=params.decontaminate
     )
-    rows = as_rows(taken, split, params.seed, params.max_negatives)
+    rows = as_rows(taken, candidates, split, params.seed, params.max_negatives)
     if rows.is_empty():
         raise DataError(
             f"the split {split!r} is empty: every pair is in an evaluation task ({', '.join(_tasks_hit(counts))}); "
@@ -140,7 +140,7 @@ def draw_warm_up(
         candidates, index, split=split, total=share, seed=params.seed, from_end=True, remove=params.decontaminate
     )
     left = sum(c.found - c.removed + c.negatives_found - c.negatives_removed for c in counts.values())
-    return as_rows(taken, split, params.seed, params.max_negatives), _met(counts), left
+    return as_rows(taken, candidates, split, params.seed, params.max_negatives), _met(counts), left
 
 
 def mix(frames: list[pl.DataFrame], seed: int) -> pl.DataFrame:

@@ -66,11 +66,27 @@ def _pair_hashes(frame: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
     return pl.Series(hash_texts(normalise(frame["anchor"]))), pl.Series(hash_texts(normalise(frame["positive"])))
 
 
-def tidy(candidates: list[Candidates], split: str) -> list[Candidates]:
-    """The sources of a split without unusable rows; of equal pairs the first in the order of the sources stays.
+def _join_repeated(rows: pl.DataFrame) -> pl.DataFrame:
+    """The first row of each pair, with the negatives of all its rows in order and the first synthetic one.
 
-    Adds `row`, the number in its source, and counts `candidates`, `blank`, `identical` (the passage is the query) and
-    `duplicates`. A split of which nothing is left is a `DataError`.
+    Files of triplets repeat a pair once per negative.
+    """
+    first = rows.unique(["a", "p"], keep="first", maintain_order=True)
+    if first.height == rows.height:
+        return first
+    written = pl.col("synthetic").filter(pl.col("synthetic") != "").first().fill_null("")
+    joined = rows.group_by("a", "p", maintain_order=True).agg(pl.col("negatives").explode().drop_nulls(), written)
+    both = first.drop("negatives", "synthetic").join(joined, on=["a", "p"], how="left", maintain_order="left")
+    return both.select(rows.columns)
+
+
+def tidy(candidates: list[Candidates], split: str) -> list[Candidates]:
+    """The sources of a split without unusable rows; of equal pairs the first in the order of the sources stays, with
+    the negatives that the source gives them all.
+
+    Adds `row`, the number in its source, and `a` and `p`, hashes of the normal forms of its query and passage; counts
+    `candidates`, `blank`, `identical` (the passage is the query) and `duplicates`. A split of which nothing is left is
+    a `DataError`.
     """
     seen = pl.DataFrame(schema={"a": pl.UInt64, "p": pl.UInt64})
     tidied = []
@@ -80,9 +96,7 @@ def tidy(candidates: list[Candidates], split: str) -> list[Candidates]:
         anchors, positives = _pair_hashes(filled)
         hashed = filled.with_columns(a=anchors, p=positives)
         usable = hashed.filter(pl.col("a") != pl.col("p"))
-        fresh = usable.unique(["a", "p"], keep="first", maintain_order=True).join(
-            seen, on=["a", "p"], how="anti", maintain_order="left"
-        )
+        fresh = _join_repeated(usable).join(seen, on=["a", "p"], how="anti", maintain_order="left")
         seen = pl.concat([seen, fresh.select("a", "p")])
         counts = {
             "candidates": numbered.height,
@@ -90,7 +104,7 @@ def tidy(candidates: list[Candidates], split: str) -> list[Candidates]:
             "identical": filled.height - usable.height,
             "duplicates": usable.height - fresh.height,
         }
-        tidied.append(Candidates(source.label, fresh.drop("a", "p"), {**source.facts, **counts}))
+        tidied.append(Candidates(source.label, fresh, {**source.facts, **counts}))
     if not any(source.frame.height for source in tidied):
         names = ", ".join(source.label for source in tidied)
         raise DataError(

@@ -33,6 +33,41 @@ def read_bytes(path: Path | str) -> bytes:
         raise DataError(f"cannot read {path}: {error.strerror}; check the path in params.yaml") from error
 
 
+def parse_object(line: bytes, where: str) -> dict[str, Any]:
+    """The JSON object on a line; `DataError` for anything else, and for half a character, which no file can hold."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected a JSON object")
+    if b"\\ud" in line.lower():
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{where}: holds half a character (a lone surrogate like \\ud83d); mend the text"
+            ) from error
+    return row
+
+
+def read_table(path: Path | str) -> pl.DataFrame:
+    """All columns of a .jsonl, .csv or .parquet file, gzipped or not; `DataError` for any other or a broken one."""
+    path = Path(path)
+    kind = next((suffix[1:] for suffix in reversed(path.suffixes) if suffix != ".gz"), "")
+    if kind not in ("jsonl", "csv", "parquet"):
+        raise DataError(f"{path}: the name must end in .jsonl, .csv or .parquet, or one of these and .gz")
+    data = read_bytes(path)
+    try:
+        if kind == "jsonl":
+            lines = enumerate(data.split(b"\n"), 1)
+            rows = [parse_object(line, f"{path}, line {number}") for number, line in lines if line.strip()]
+            return pl.DataFrame(rows, infer_schema_length=None)
+        return pl.read_csv(data, infer_schema_length=None) if kind == "csv" else pl.read_parquet(data)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{path} is not a readable {kind} file: {str(error).strip().split(chr(10))[0]}") from error
+
+
 def require_columns(wanted: Iterable[str], there: Sequence[str], where: str) -> None:
     """`DataError` that names the file, the missing columns and those that are there."""
     missing = [name for name in wanted if name not in there]
@@ -48,12 +83,7 @@ def _read_jsonl(path: Path, names: Mapping[str, str]) -> pl.DataFrame:
     for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: expected a JSON object")
+        row = parse_object(line, f"{path}, line {number}")
         there.update(row)
         require_columns([names["anchor"], names["positive"]], list(row), f"{path}, line {number},")
         for role, name in names.items():

@@ -11,7 +11,7 @@ import polars as pl
 
 from stm.errors import DataError
 from stm.hub_data import require_commit
-from stm.prepare.files import require_columns, select_columns
+from stm.prepare.files import read_table, require_columns, select_columns
 
 
 def _load(path: str, config: str, split: str, revision: str) -> Any:
@@ -19,11 +19,7 @@ def _load(path: str, config: str, split: str, revision: str) -> Any:
     from datasets import disable_progress_bars, load_dataset
 
     disable_progress_bars()
-    local = Path(path)
-    if local.is_file():
-        kind = {".jsonl": "json", ".gz": "json"}.get(local.suffix, local.suffix.removeprefix("."))
-        return load_dataset(kind, data_files={split: str(local)}, split=split)
-    return load_dataset(path, config or None, split=split, revision=None if local.exists() else revision)
+    return load_dataset(path, config or None, split=split, revision=None if Path(path).exists() else revision)
 
 
 def read_hub(
@@ -48,7 +44,11 @@ def read_hub_columns(path: str, columns: Iterable[str], *, config: str, split: s
         raise DataError(
             f"the hub data set {path!r} has no `revision`; pin one (a commit of the data set), or give a local path"
         )
-    where = describe(path, split)
+    where, wanted = describe(path, split), sorted(set(columns))
+    if Path(path).is_file():
+        table = read_table(path)
+        require_columns(wanted, table.columns, path)
+        return table.select(wanted)
     try:
         dataset = _load(path, config, split, revision)
     except (
@@ -58,7 +58,6 @@ def read_hub_columns(path: str, columns: Iterable[str], *, config: str, split: s
         raise DataError(
             f"cannot load {where}: {reason}; check path, config, split, revision and the network"
         ) from error
-    wanted = sorted(set(columns))
     require_columns(wanted, dataset.column_names, where)
     if not Path(path).exists():
         require_commit(path, revision, [dataset])

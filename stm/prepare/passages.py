@@ -13,7 +13,7 @@ from stm.prepare.files import read_pairs
 
 KINDS = ("jsonl", "csv", "parquet")
 MOST_WORDS = 12  # of a stand-in that is no title
-SENTENCE = re.compile(r"(?<=[.!?])\s+")
+SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])\s*")
 
 
 def read_passages(path: Path | str, text: str, title: str = "") -> pl.DataFrame:
@@ -32,5 +32,7 @@ def stand_in(passage: str) -> str:
     """The first sentence, its first words if it is long, half of it if there is no other."""
     first = SENTENCE.split(passage, maxsplit=1)[0]
     words = first.split()
+    if len(words) < 2:  # of a script without spaces
+        return first if len(first) < len(passage) else passage[: max(1, len(passage) // 2)]
     most = MOST_WORDS if len(first) < len(passage) else max(1, len(words) // 2)
     return " ".join(words[: min(MOST_WORDS, most)])

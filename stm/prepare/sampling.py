@@ -12,9 +12,10 @@ import polars as pl
 
 from stm.files import sha256_text
 from stm.prepare.candidates import Candidates
-from stm.prepare.contamination import EvaluationIndex
+from stm.prepare.contamination import EvaluationIndex, hash_texts, normalise
 from stm.prepare.decontamination import Counts, decontaminate
 from stm.schema import ROWS
+from stm.words import fingerprint
 
 STEP = 256  # rows tested at a time, at least
 MAX_STEP = 50_000
@@ -98,10 +99,13 @@ def draw(
     return taken, {drawer.label: drawer.counts for drawer in drawers}
 
 
-def as_rows(taken: dict[str, pl.DataFrame], split: str, seed: int, max_negatives: int) -> pl.DataFrame:
+def as_rows(
+    taken: dict[str, pl.DataFrame], candidates: Sequence[Candidates], split: str, seed: int, max_negatives: int
+) -> pl.DataFrame:
     """The drawn rows in the schema's form, in a seeded order so that every part of the file is a mix.
 
-    A row's synthetic negative comes last, after at most `max_negatives` given ones.
+    A row's synthetic negative comes last, after at most `max_negatives` given ones. `candidates` are all rows of the
+    split's sources, which know more answers than those that were drawn.
     """
     labelled = [frame.with_columns(source=pl.lit(label)) for label, frame in taken.items()]
     frame = pl.concat(labelled).with_columns(negatives=_useful_negatives(pl.concat(labelled), max_negatives))
@@ -115,7 +119,24 @@ def as_rows(taken: dict[str, pl.DataFrame], split: str, seed: int, max_negatives
         negatives=pl.concat_list("negatives", "synthetic"),
         origins=pl.concat_list("origins", pl.lit("synthetic").repeat_by(pl.col("synthetic").list.len())),
     )
+    frame = frame.with_columns(answers=_known_answers(frame, candidates))
     return frame.select(list(ROWS)).cast(ROWS)[seeded_permutation(frame.height, str(seed), split, "order")]
+
+
+def _known_answers(frame: pl.DataFrame, candidates: Sequence[Candidates]) -> pl.Series:
+    """Per row the fingerprints of the drawn passages and negatives that answer its query by any candidate, drawn or
+    not, its own positive aside.
+    """
+    texts = pl.concat([frame["positive"], frame["negatives"].explode(empty_as_null=True).drop_nulls()]).unique()
+    here = pl.DataFrame({"p": pl.Series(hash_texts(normalise(texts))), "text": texts})
+    pairs = pl.concat([source.frame.select("a", "p") for source in candidates])
+    pairs = pairs.join(frame.select("a").unique(), on="a", how="semi").join(here, on="p").unique()
+    rows = frame.select("a", own="p").with_row_index("place").join(pairs, on="a").filter(pl.col("p") != pl.col("own"))
+    prints = {text: fingerprint(text) for text in rows["text"].unique()}
+    named = rows.with_columns(answers=pl.col("text").replace_strict(prints, default=None, return_dtype=pl.UInt64))
+    lists = named.group_by("place").agg(pl.col("answers").unique().sort())
+    every = pl.DataFrame({"place": pl.Series(range(frame.height), dtype=pl.UInt32)})
+    return every.join(lists, on="place", how="left", maintain_order="left")["answers"].fill_null([])
 
 
 def _is_useful(name: str) -> pl.Expr:

@@ -66,14 +66,14 @@ def _complete(candidates: Candidates, source: FileSource | HubSource) -> Candida
     if source.released:
         frame, facts["released"] = add_released(frame, source.released)
     if source.only_instructions:
-        chosen = frame.filter(pl.col("instruction").is_in(source.only_instructions))
-        if chosen.is_empty():
-            there = "; ".join(map(repr, frame["instruction"].unique(maintain_order=True)[:5]))
+        known = frame["instruction"].unique(maintain_order=True).to_list()
+        if absent := [text for text in source.only_instructions if text not in known]:
             raise DataError(
-                f"{source.path}: no row has one of the {len(source.only_instructions)} texts of only_instructions in "
-                f"{source.instruction!r}; the first texts there are {there}"
+                f"{source.path}: no row has the text {absent[0]!r} of only_instructions in {source.instruction!r}; the "
+                f"first texts there are {'; '.join(map(repr, known[:5]))}"
             )
-        frame = chosen
+        facts["rows"] = frame.height
+        frame = frame.filter(pl.col("instruction").is_in(source.only_instructions))
     return Candidates(candidates.label, frame, facts)
 
 

@@ -22,7 +22,8 @@ from stm.prepare.contamination import EvaluationIndex
 from stm.schema import ROWS
 from stm.synthesize.prompt import Style, as_data
 from stm.synthesize.similarity import Similarity
-from stm.synthesize.validate import META, REFUSAL, SELF, TAG, copied_share, tidy, words_of
+from stm.synthesize.validate import META, REFUSAL, SELF, TAG, copied_share, tidy
+from stm.words import words_of
 
 # What small models put before a query ("Question:", "My question is:"), and how they list keywords.
 LABEL = re.compile(
@@ -30,6 +31,7 @@ LABEL = re.compile(
     re.IGNORECASE,
 )
 LISTED = re.compile(r"[,;]?(?:^|\s+)(?:\d{1,2}[.)]|[-*\u2022])(?=\s)")
+COMMA = re.compile(r",(?!\d)")
 # A query that speaks of the text as such could have been asked of any.
 ABOUT = re.compile(
     r"\b(?:the|this|your|that) (?:text|passage|article|abstract|paragraph|study|keywords?)\b", re.IGNORECASE
@@ -191,9 +193,15 @@ def _row(row: dict[str, Any], kind: str, text: str, known: set[str]) -> dict[str
 
 
 def tidy_query(text: str) -> str:
-    """The query alone: without controls, wrapping quotes, a label before it, bullets and numbers of a list."""
-    items = LISTED.sub(",", LABEL.sub("", tidy(text, is_cut=False))).split(",")
-    return tidy(", ".join(item.strip() for item in items if item.strip()), is_cut=False)
+    """The query alone: without controls, wrapping quotes, a label before it, bullets and numbers of a list.
+
+    Only what begins as a list is one: elsewhere a dash or a number with a dot belongs to the query.
+    """
+    text = LABEL.sub("", tidy(text, is_cut=False))
+    if LISTED.match(text):
+        items = COMMA.split(LISTED.sub(", ", text))
+        text = ", ".join(item.strip() for item in items if item.strip())
+    return tidy(text, is_cut=False)
 
 
 def check_query(text: str, passage: str, params: QueryParams) -> str:

@@ -11,6 +11,7 @@ from stm.params.synthesize import Validation
 from stm.synthesize.language import main_script, probable_language
 from stm.synthesize.prompt import Triplet, strip_controls
 from stm.synthesize.similarity import Similarity
+from stm.words import words_of
 
 REFUSAL = re.compile(
     r"\b(?:i (?:can ?not|can'?t|won't|apologi[sz]e|am (?:unable|not able|sorry))|i'm (?:sorry|unable|not able)|"
@@ -47,11 +48,6 @@ def tidy(text: str, is_cut: bool) -> str:
         ends = [match.end() for match in SENTENCE_END.finditer(text)]
         text = text[: ends[-1]] if ends else text
     return text
-
-
-def words_of(text: str) -> list[str]:
-    """Case-folded words, without punctuation."""
-    return re.findall(r"\w+", text.casefold())
 
 
 def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:

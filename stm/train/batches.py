@@ -5,7 +5,7 @@ nothing of models.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -15,8 +15,8 @@ from torch import Tensor
 from stm.errors import DataError
 from stm.params.train import TrainParams
 from stm.prompts import render
-from stm.schema import normalise
 from stm.train.objective import BatchIds
+from stm.words import fingerprint, normalise
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Example:
     negatives: tuple[str, ...]
     concept: str
     passage_prompt: str = ""
+    answers: frozenset[int] = frozenset()  # fingerprints of further passages that answer the query
 
     def form(self, passage: str) -> str:
         """The form in which one of its passages is compared with other texts."""
@@ -77,9 +78,8 @@ def make_examples(rows: pl.DataFrame, prompts: PromptSource, params: TrainParams
         query = render(prompts.template, instruction).query + row["anchor"]
         negatives = tuple(prompts.passage_prompt + text for text in row["negatives"][: params.negatives])
         positive = prompts.passage_prompt + row["positive"]
-        examples.append(
-            Example(row["id"], row["anchor"], query, positive, negatives, row["concept"], prompts.passage_prompt)
-        )
+        known = row["concept"], prompts.passage_prompt, frozenset(row["answers"])
+        examples.append(Example(row["id"], row["anchor"], query, positive, negatives, *known))
     return examples
 
 
@@ -117,6 +117,16 @@ def _number(values: Sequence[str]) -> list[int]:
     return [seen.setdefault(value, len(seen)) for value in values]
 
 
+def _answers_in(examples: Sequence[Example], numbers: Mapping[str, int]) -> Tensor:
+    """Pairs [A, 2] of a row and the number of a text of the batch that is known to answer it."""
+    if not any(example.answers for example in examples):
+        return torch.empty(0, 2, dtype=torch.long)
+    named = {fingerprint(form): number for form, number in numbers.items()}
+    found = [sorted(example.answers & named.keys()) for example in examples]
+    pairs = [(row, named[key]) for row, keys in enumerate(found) for key in keys]
+    return torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
+
+
 def make_batch(examples: Sequence[Example]) -> Batch:
     """Collect the distinct texts of the examples, so that a text that occurs twice is encoded once."""
     negatives = [text for example in examples for text in example.negatives]
@@ -129,8 +139,10 @@ def make_batch(examples: Sequence[Example]) -> Batch:
     forms = [_form(example.anchor) for example in examples]
     forms += [example.form(example.positive) for example in examples]
     forms += [example.form(text) for example in examples for text in example.negatives]
-    numbers = torch.tensor(_number(forms))
-    ids = BatchIds(numbers[: len(examples)], numbers[len(examples) :], torch.tensor(known))
+    numbers = _number(forms)
+    answers = _answers_in(examples, dict(zip(forms, numbers, strict=True)))
+    texts = torch.tensor(numbers)
+    ids = BatchIds(texts[: len(examples)], texts[len(examples) :], torch.tensor(known), answers)
     queries = torch.tensor([places[example.query] for example in examples])
     where = torch.tensor([places[text] for text in candidates])
     return Batch(list(places), queries, where, ids, [example.id for example in examples])

@@ -3,7 +3,7 @@
 Embeddings in, a scalar out. Does not know models or texts, only which rows and passages are the same.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,19 +14,21 @@ class BatchIds:
     """What is the same in a batch of B rows and M >= B candidates, whose first B are the rows' positives.
 
     `anchors_B` and `texts_M` number texts in one table, equal texts alike; `concepts_B` numbers concepts, -1 where
-    unknown.
+    unknown; `answers_A2` pairs a row with a text that is known to answer it beside its positive.
     """
 
     anchors_B: Tensor
     texts_M: Tensor
     concepts_B: Tensor
+    answers_A2: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.long))
 
 
 def false_negatives(ids: BatchIds) -> Tensor:
     """Return the mask [B, M] of candidates that must not be contrasted with a row.
 
     Whatever answers a row is no negative of it, wherever in the batch the text stands: its positive, the positives of
-    rows with its anchor or its concept, and the anchor itself. A row's own positive is never masked.
+    rows with its anchor or its concept, its further answers, and the anchor itself. A row's own positive is never
+    masked.
     """
     rows, texts, concepts = len(ids.anchors_B), ids.texts_M, ids.concepts_B
     same_concept = (concepts[:, None] == concepts) & (concepts >= 0)
@@ -34,6 +36,7 @@ def false_negatives(ids: BatchIds) -> Tensor:
     row, other = (answers | torch.eye(rows, dtype=torch.bool)).nonzero(as_tuple=True)
     known = torch.zeros(rows, int(max(texts.max(), ids.anchors_B.max())) + 1, dtype=torch.bool)  # [B, texts]
     known[row, texts[other]] = True
+    known[ids.answers_A2[:, 0], ids.answers_A2[:, 1]] = True
     known[torch.arange(rows), ids.anchors_B] = True
     mask = known[:, texts]
     mask[torch.arange(rows), torch.arange(rows)] = False
