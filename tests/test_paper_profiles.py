@@ -109,16 +109,18 @@ def shrink(params: dict[str, Any], family: str) -> None:
     params["backbone"]["source"] = {"kind": "folder", "path": "own/decoder"}
     for sources in params["prepare"]["splits"].values():
         sources[0]["path"], sources[0]["released"]["path"] = "own/mixture", "own/released"
-    pl.DataFrame({"anchor": ["what is far away"], "positive": ["Nothing of the mixture."]}).write_parquet(
-        "task.parquet"
-    )
-    tasks = {"own": {"kind": "parquet", "path": "task.parquet"}}
+    tasks = {}
+    for part, query in (("dev", "what is farther away"), ("test", "what is far away")):
+        path = f"{part}.parquet"
+        pl.DataFrame({"anchor": [query], "positive": ["Nothing of the mixture."]}).write_parquet(path)
+        tasks[part] = {"own": {"kind": "parquet", "path": path}}
     params["files"] = {
         name: {"path": path, "read_by": reader}
         for name, path, reader in (("decoder", "own/decoder", "backbone"), ("mixture", "own/mixture", "prepare"),
-                                   ("released", "own/released", "prepare"), ("task", "task.parquet", "prepare"))
+                                   ("released", "own/released", "prepare"), ("dev", "dev.parquet", "prepare"),
+                                   ("test", "test.parquet", "prepare"))
     }  # fmt: skip
-    params["prepare"] |= {"tasks": {"dev": tasks, "test": dict(tasks)}, "warm_up_pairs": 16}
+    params["prepare"] |= {"tasks": tasks, "warm_up_pairs": 16}
     for section in ("warm_up", "train"):
         params[section] |= {"batch_size": 6, "max_steps": 2, "chunk_tokens": 128}
 

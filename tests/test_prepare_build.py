@@ -23,6 +23,7 @@ from stm.prepare.embedded_tasks import TASKS, build_task
 from stm.prepare.sources import SOURCES, TASK_SOURCES
 from stm.schema import read_rows
 from stm.tasks import read_tasks
+from stm.words import normalise
 from tests.prepare_packages import install_packages
 
 SPLITS = {
@@ -228,6 +229,21 @@ def test_queries_that_training_candidates_give_away_are_named(tmp_path: Path) ->
     }
     assert set(report["contaminated_queries"]) == {given} | touched
     assert build(**changes, decontaminate=False).report["tasks"]["test"]["gen-wiki"] == report
+
+
+def test_dev_asks_nothing_that_test_asks(tmp_path: Path, reference: Prepared) -> None:
+    asked = {normalise(text) for task in reference.tasks["test"] for text in task.queries.values()}
+    assert not any(normalise(text) in asked for task in reference.tasks["dev"] for text in task.queries.values())
+    rows = [{"anchor": f"query {i}", "positive": f"passage {i}"} for i in range(4)]
+    for name, kept in (("dev", rows[:3]), ("test", [{**rows[0], "anchor": "Query, 0"}, rows[3]])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in kept))
+    own = {part: {"own": {"kind": "jsonl", "path": str(tmp_path / f"{part}.jsonl")}} for part in ("dev", "test")}
+    split = {"splits": {"nlu": [{"kind": "embedded", "name": "senses"}]}, "warm_up_splits": ["nlu"]}
+    built = build(tasks=own, **split)
+    assert sorted(built.tasks["dev"][0].queries.values()) == ["query 1", "query 2"]
+    assert built.report["dev_queries_in_test"] == {"own": 1}
+    with pytest.raises(DataError, match="the dev task 'own' asks nothing but what a test task asks as well"):
+        build(tasks={"dev": own["test"], "test": own["test"]}, **split)
 
 
 def test_a_split_wholly_inside_a_task_is_an_error_that_names_the_task(tmp_path: Path) -> None:

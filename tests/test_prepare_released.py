@@ -1,6 +1,5 @@
 """Released negatives: joined by row number before any row is left out, decontaminated, marked; misfits are refused."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +100,15 @@ def test_params_refuse_what_cannot_be() -> None:
 
 def prepare_params(tmp_path: Path, sources: list[dict[str, Any]]) -> PrepareParams:
     """Two splits of one mixture, and a task that holds the text of one released negative."""
-    task = pl.DataFrame({"anchor": ["asked"], "positive": ["Written 5."]})
-    task.write_parquet(tmp_path / "task.parquet")
-    tasks = {"own": {"kind": "parquet", "path": str(tmp_path / "task.parquet")}}
+    tasks = {}
+    for part, query in (("dev", "asked before"), ("test", "asked")):
+        path = tmp_path / f"{part}.parquet"
+        pl.DataFrame({"anchor": [query], "positive": ["Written 5."]}).write_parquet(path)
+        tasks[part] = {"own": {"kind": "parquet", "path": str(path)}}
     data = {
         "seed": 1, "splits": {f"split{i}": [source] for i, source in enumerate(sources)}, "max_pairs": 0,
         "default_instruction": "Find it", "max_negatives": 2, "warm_up_splits": ["split0"], "warm_up_pairs": 2,
-        "max_overlap": 0.5, "tasks": {"dev": tasks, "test": copy.deepcopy(tasks)}, "max_queries": 0, "max_passages": 0,
+        "max_overlap": 0.5, "tasks": tasks, "max_queries": 0, "max_passages": 0,
     }  # fmt: skip
     return parse_section(data, PrepareParams, "prepare")
 

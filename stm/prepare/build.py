@@ -5,7 +5,7 @@ of them whatever the caps say.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from stm.prepare.sources import load_source, load_task
 from stm.progress import say
 from stm.schema import ROWS
 from stm.tasks import Task, cap_task
+from stm.words import normalise
 
 PARTS = ("dev", "test")
 
@@ -42,6 +43,7 @@ def prepare(params: PrepareParams) -> Prepared:
     corpora = Corpora()
     say("prepare: evaluation tasks")
     full = {part: load_tasks(params, part, corpora) for part in PARTS}
+    full["dev"], shared = separate(full["dev"], full["test"])
     index = EvaluationIndex([task for part in PARTS for task in full[part]], params.max_overlap)
     tasks = {part: [cap(params, task) for task in full[part]] for part in PARTS}
     pairs: dict[str, pl.DataFrame] = {}
@@ -67,6 +69,7 @@ def prepare(params: PrepareParams) -> Prepared:
         "warm_up": {"pairs": mixed.height, "splits": {split: rows.height for split, rows in warm_up.items()}},
         "tasks": {part: {task.name: describe_task(task, met) for task in tasks[part]} for part in PARTS},
         "contamination": summarise(splits, left_in_warm_up, index),
+        "dev_queries_in_test": shared,
     }
     return Prepared(pairs, mixed, {split: params.instruction_of(split) for split in params.splits}, tasks, report)
 
@@ -80,6 +83,27 @@ def load_tasks(params: PrepareParams, part: str, corpora: Corpora) -> list[Task]
     """The full tasks of "dev" or "test", in name order."""
     table = getattr(params.tasks, part)
     return [load_task(table[name], name, part, corpora) for name in sorted(table)]
+
+
+def separate(dev: list[Task], test: list[Task]) -> tuple[list[Task], dict[str, int]]:
+    """The dev tasks without the queries that a test task asks as well, and how many those were, by task.
+
+    What is chosen on a test query knows the test. A dev task of which none is left is a `DataError`.
+    """
+    asked = {normalise(text) for task in test for text in task.queries.values()}
+    tasks, shared = [], {}
+    for task in dev:
+        kept = {key: text for key, text in task.queries.items() if normalise(text) not in asked}
+        if not kept:
+            raise DataError(
+                f"prepare.tasks: the dev task {task.name!r} asks nothing but what a test task asks as well; prompts, "
+                "variants and weights are chosen on dev, so give it other queries, for instance another split"
+            )
+        if len(kept) < len(task.queries):
+            shared[task.name] = len(task.queries) - len(kept)
+        qrels = {key: judged for key, judged in task.qrels.items() if key in kept}
+        tasks.append(replace(task, queries=kept, qrels=qrels))
+    return tasks, shared
 
 
 def draw_split(
