@@ -60,8 +60,10 @@ def wide_backbone(folder: Path) -> Path:
     return folder
 
 
-def gradients(base: Path, batch: Batch, dtype: torch.dtype, params: TrainParams, packed: bool) -> tuple[float, Tensor]:
-    """Loss and gradient of all factors, drawn alike for every caller, from one step."""
+def gradients(
+    base: Path, batch: Batch, dtype: torch.dtype, params: TrainParams, packed: bool
+) -> tuple[float, dict[str, Tensor]]:
+    """Loss and, by kind of projection, the gradient of all factors, drawn alike for every caller, from one step."""
     model = load_model(base)
     parameters = trainable(attach(model, params, dtype))
     generator = torch.Generator().manual_seed(1)
@@ -72,7 +74,20 @@ def gradients(base: Path, batch: Batch, dtype: torch.dtype, params: TrainParams,
     ready = step.prepare(batch)
     assert {isinstance(inputs, Packed) for inputs in ready.inputs} == {packed}
     loss, _ = step.run(ready)
-    return float(loss), torch.cat([p.grad.flatten().cpu() for p in parameters.values() if p.grad is not None])
+    kinds: dict[str, list[Tensor]] = {}
+    for name, parameter in parameters.items():
+        assert parameter.grad is not None
+        kind = next(part for part in name.split(".") if part.endswith("_proj"))
+        kinds.setdefault(kind, []).append(parameter.grad.flatten().cpu())
+    return float(loss), {kind: torch.cat(found) for kind, found in kinds.items()}
+
+
+def assert_alike(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Each kind by itself: over all together, values and outputs outweigh queries, keys and the MLP a thousandfold."""
+    cosines = {kind: float(cosine_similarity(found[kind], expected[kind], dim=0)) for kind in expected}
+    assert min(cosines.values()) > 0.98, cosines
+    lengths = {kind: float(found[kind].norm() / expected[kind].norm()) for kind in expected}
+    assert all(0.9 < length < 1.1 for length in lengths.values()), lengths
 
 
 def test_there_is_a_gpu() -> None:
@@ -101,7 +116,7 @@ def test_gradients_are_those_of_the_cpu(tmp_path: Path, family: str, cached: boo
         loss, expected = gradients(base, batch, torch.float32, params, packed=False)
     found_loss, found = gradients(base, batch, torch.bfloat16, params, family in PACKED)
     assert found_loss == pytest.approx(loss, rel=0.03)
-    assert cosine_similarity(found, expected, dim=0) > 0.97
+    assert_alike(found, expected)
 
 
 def test_gradients_of_a_wide_model_are_those_of_the_cpu(tmp_path: Path) -> None:
@@ -115,7 +130,7 @@ def test_gradients_of_a_wide_model_are_those_of_the_cpu(tmp_path: Path) -> None:
         loss, expected = gradients(base, make_batch(long), torch.float32, params, packed=False)
     found_loss, found = gradients(base, make_batch(long), torch.bfloat16, params, packed=True)
     assert found_loss == pytest.approx(loss, rel=0.03)
-    assert cosine_similarity(found, expected, dim=0) > 0.97
+    assert_alike(found, expected)
 
 
 def test_training_learns_as_on_the_cpu(tmp_path: Path) -> None:
@@ -141,4 +156,4 @@ def test_training_learns_as_on_the_cpu(tmp_path: Path) -> None:
     losses.append(train(torch.bfloat16))
     first, last = ([sum(part) / len(part) for part in zip(*losses, strict=True)][i] for i in (0, -1))
     assert last < 0.7 * first
-    assert sum(losses[1][-5:]) == pytest.approx(sum(losses[0][-5:]), rel=0.15)
+    assert sum(losses[1][-20:]) == pytest.approx(sum(losses[0][-20:]), rel=0.15)
