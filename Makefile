@@ -80,5 +80,7 @@ $(READY): requirements.lock pyproject.toml
 lock: $(READY)   ## write requirements.lock anew from what is installed
 	$(BIN)/python -m tests.lock
 
-clean:           ## remove the environment and scratch files, never data, models or the registry
-	rm -rf $(VENV) .stm .mypy_cache .ruff_cache .pytest_cache
+# llm.sqlite* holds paid answers of stages that were interrupted, and the numbers of open paid batches.
+clean:           ## remove the environment and scratch files, never data, models, the registry or LLM answers
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	[ ! -d .stm ] || find .stm -mindepth 1 -maxdepth 1 ! -name 'llm.sqlite*' ! -name params.yaml.before -exec rm -rf {} +

@@ -136,10 +136,14 @@ def use(profile: Annotated[str, typer.Argument(help="Name of a file in profiles/
     def body() -> None:
         from stm.profiles import use_profile
 
-        use_profile(profile)
+        kept = use_profile(profile)
+        if kept is None:
+            typer.echo(f"params.yaml has all of profile {profile!r} already; nothing was written")
+            return
         typer.echo(
-            f"params.yaml is now the profile {profile!r}; `git diff params.yaml` shows it, "
-            "`dvc repro check` says whether anything is missing, and `dvc repro` runs it"
+            f"params.yaml has taken over profile {profile!r}; what {profile} does not set is as before, and the former "
+            f"file is {kept}. `git diff params.yaml` shows what is not committed, `dvc repro check` says whether "
+            "anything is missing, and `dvc repro` runs it"
         )
 
     _run(body)

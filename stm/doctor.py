@@ -4,6 +4,7 @@ Each check is a function that returns one finding and never raises; nothing is c
 not imported.
 """
 
+import http.client
 import importlib.util
 import os
 import platform
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -35,6 +37,7 @@ GIGABYTE = 10**9
 NEEDED_DISK, NEEDED_MEMORY = 5 * GIGABYTE, 8 * GIGABYTE
 MINIMUM_PYTHON = (3, 11)
 WAIT_SECONDS = 3.0
+LOCAL_REGISTRY = "sqlite:///mlruns/mlflow.db"
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def examine(root: Path) -> list[Finding]:
 def _params(root: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+    except (OSError, yaml.YAMLError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
 
@@ -227,20 +230,25 @@ def _unreachable(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         return "not an http or https URL"
     try:
-        with urllib.request.urlopen(url, timeout=WAIT_SECONDS):
+        parts = urlsplit(url)
+        # urllib takes a password for the port and repeats it in its error.
+        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        with urllib.request.urlopen(bare, timeout=WAIT_SECONDS):
             return ""
     except urllib.error.HTTPError:
         return ""
-    except (OSError, ValueError) as error:
-        return str(getattr(error, "reason", error)) or "no answer"
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return " ".join(str(getattr(error, "reason", error)).split()) or "no answer"
 
 
 def check_registry(root: Path, params: Mapping[str, Any]) -> Finding:
     """Where models are registered, and whether that can be reached."""
     section = params.get("promote")
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or (
-        section.get("tracking_uri", "") if isinstance(section, dict) else ""
-    )
+    given = section.get("tracking_uri") if isinstance(section, dict) else None
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or given
+    if not isinstance(uri, str) or not uri:
+        found = f"promote.tracking_uri is {given!r}, no text" if given else "no tracking_uri in params.yaml"
+        return Finding("registry", "note", found, f"set promote.tracking_uri, for example to {LOCAL_REGISTRY}")
     if uri.startswith("sqlite:///"):
         path = root / uri.removeprefix("sqlite:///")
         return _check_database(path) if path.exists() else Finding("registry", "ok", f"{uri} (made by the first run)")
@@ -253,7 +261,7 @@ def check_registry(root: Path, params: Mapping[str, Any]) -> Finding:
             if problem
             else Finding("registry", "ok", f"{shown} answers")
         )
-    return Finding("registry", "ok" if uri else "note", _without_password(uri) or "no tracking_uri in params.yaml")
+    return Finding("registry", "ok", _without_password(uri))
 
 
 def _check_database(path: Path) -> Finding:

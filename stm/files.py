@@ -66,6 +66,8 @@ def remove_directory(path: Path | str) -> None:
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """Yield a scratch path; rename it to `path` when the block ends without an error, remove it otherwise."""
     path = Path(path)
+    if path.is_dir():
+        raise STMError(f"cannot write {path}: it is a folder; name a file, for example one in it")
     scratch = _scratch(path)
     try:
         yield scratch

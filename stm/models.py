@@ -6,6 +6,7 @@ it.
 
 import logging
 import os
+import re
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,9 @@ from transformers.utils import logging as transformers_logging
 from stm.deltas import CONFIG_FILE, add_adapter, read_adapter
 from stm.errors import ModelError
 from stm.prompts import read_prompts
+
+RETRIEVER = ("modules.json", CONFIG_FILE)  # either makes a folder one that `load_model` loads
+SHARD = re.compile(r"-of-(\d+)\.safetensors$")
 
 
 @lru_cache(maxsize=1)
@@ -79,11 +83,22 @@ def quiet_libraries() -> None:
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
 
 
+def missing_files(folder: Path, *settings: str) -> str:
+    """What a folder lacks to be loaded: one of the files `settings`, or weights in all their shards; empty if nothing.
+
+    The hub's cache may hold a part of a model without knowing it, such as the settings that somebody has looked up.
+    """
+    if not any((folder / name).is_file() for name in settings):
+        return " or ".join(settings)
+    weights = [path for path in (*folder.glob("*.safetensors"), *folder.glob("0_*/*.safetensors")) if path.is_file()]
+    shards = [int(found[1]) for path in weights if (found := SHARD.search(path.name))]
+    return "" if len(weights) >= max(shards, default=1) else "*.safetensors"
+
+
 def _load_folder(folder: Path) -> SentenceTransformer:
     if not (folder / "modules.json").exists():
-        raise ModelError(
-            f"{folder} is no sentence-transformers folder: it has no modules.json; run `dvc repro` to make it"
-        )
+        step = "run `dvc repro` to make it" if folder.parts[:1] == ("models",) else "name another model"
+        raise ModelError(f"{folder} is no sentence-transformers folder: it has no modules.json; {step}")
     quiet_libraries()
     try:
         return SentenceTransformer(

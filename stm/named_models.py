@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import errors, snapshot_download
 
 from stm.errors import ModelError
-from stm.models import device, load_model, quiet_libraries
+from stm.models import RETRIEVER, device, load_model, missing_files, quiet_libraries
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -21,7 +21,7 @@ LEFT = ["onnx/*", "openvino/*"]  # copies of the weights for other runtimes
 
 def load_retriever(name: str, revision: str) -> "SentenceTransformer":
     """A sentence-transformers or adapter folder, or a hub id of one; `ModelError` if it cannot be loaded."""
-    return load_model(_find_folder(name, revision))
+    return load_model(_find_folder(name, revision, *RETRIEVER))
 
 
 def load_cross_encoder(name: str, revision: str) -> "CrossEncoder":
@@ -29,7 +29,7 @@ def load_cross_encoder(name: str, revision: str) -> "CrossEncoder":
     from sentence_transformers import CrossEncoder
     from transformers import AutoConfig
 
-    folder = str(_find_folder(name, revision))
+    folder = str(_find_folder(name, revision, "config.json"))
     quiet_libraries()
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -47,18 +47,33 @@ def load_cross_encoder(name: str, revision: str) -> "CrossEncoder":
         raise ModelError(f"cannot load the cross-encoder {name}: {_short(error)}; name another one") from error
 
 
-def _find_folder(name: str, revision: str) -> Path:
-    """The folder itself, or that of the hub's snapshot; `ModelError` says in one sentence why there is none."""
+def _find_folder(name: str, revision: str, *settings: str) -> Path:
+    """The folder itself, or that of the hub's snapshot with weights and one of the files `settings`.
+
+    `ModelError` says in one sentence why there is none.
+    """
     if Path(name).exists():
         return Path(name)
     if not revision:
         raise ModelError(f"{name!r} is no folder here, and as a hub id it has no revision; pin a commit of it")
     try:
-        return _snapshot(name, revision, is_offline=True)
+        folder = _snapshot(name, revision, is_offline=True)
+        if not missing_files(folder, *settings):
+            return folder
     except errors.HFValidationError as error:
         raise ModelError(f"{name!r} is neither a folder here nor a hub id: {_short(error)}") from error
     except OSError:
         pass  # not in the cache
+    folder = _fetch(name, revision)
+    if missing := missing_files(folder, *settings):  # without a hub the client gives what its cache has
+        raise ModelError(
+            f"{name} at {revision[:12]} has no {missing}, or the hub does not answer and its cache lacks that; "
+            "run again when it does, or name another model"
+        )
+    return folder
+
+
+def _fetch(name: str, revision: str) -> Path:
     try:
         return _snapshot(name, revision, is_offline=False)
     except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:

@@ -10,6 +10,7 @@ from huggingface_hub import errors, snapshot_download
 
 from stm.errors import ModelError, STMError
 from stm.evaluate.hub import is_hub_reachable
+from stm.models import RETRIEVER, missing_files
 
 FETCHED = ["*.json", "*.txt", "*.model", "*.safetensors"]
 LEFT = ["onnx/*", "openvino/*"]  # copies of the weights for other runtimes
@@ -33,12 +34,16 @@ def find_model(model_id: str, revision: str) -> Path:
     Raises `UnreachableError` if it is not in the cache and the hub is out of reach, `ModelError` if the hub refuses.
     """
     try:
-        return _snapshot(model_id, revision, is_offline=True)
-    except OSError as error:  # not cached, or not all of it
-        if not is_hub_reachable():
-            raise UnreachableError(
-                f"the hub does not answer and its cache lacks {model_id} at {revision[:12]}"
-            ) from error
+        folder = _snapshot(model_id, revision, is_offline=True)
+    except OSError:  # not cached, or not all of it
+        lacking = model_id
+    else:
+        missing = missing_files(folder, *RETRIEVER)
+        if not missing:
+            return folder
+        lacking = f"{missing} of {model_id}"
+    if not is_hub_reachable():
+        raise UnreachableError(f"the hub does not answer and its cache lacks {lacking} at {revision[:12]}")
     try:
         return _snapshot(model_id, revision, is_offline=False)
     except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:

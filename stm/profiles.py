@@ -1,7 +1,7 @@
 """Profiles: small YAML files that say what differs from a base params file, applied in place with all comments kept.
 
 `replace` in a profile lists the mappings that are taken over whole; everything else is merged key by key. The result
-is validated before it is written. Knows nothing of what the params mean.
+is validated before it is written, and the former file is kept beside. Knows nothing of what the params mean.
 """
 
 import io
@@ -17,6 +17,7 @@ from stm.params.all import Params
 from stm.params.base import PARAMS_FILE, parse_section
 
 FOLDER = Path("profiles")
+KEPT = Path(".stm/params.yaml.before")  # from the params file's folder
 
 
 def _yaml() -> YAML:
@@ -26,14 +27,19 @@ def _yaml() -> YAML:
     return yaml
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> dict[str, Any]:
     try:
-        return _yaml().load(path.read_text(encoding="utf-8"))
+        data = _yaml().load(path.read_text(encoding="utf-8"))
     except OSError as error:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise ParamsError(f"cannot read {path}: {error.strerror}; files there: {known}") from error
-    except YAMLError as error:
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8") from error
+    except (YAMLError, ValueError) as error:  # a ValueError is a date that does not exist
         raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(data, dict):
+        raise ParamsError(f"{path} holds no settings; write `section: {{key: value}}` lines as params.yaml has them")
+    return data
 
 
 def _overlay(base: Any, changes: Any, replaced: set[str], where: str = "") -> None:
@@ -48,14 +54,25 @@ def _overlay(base: Any, changes: Any, replaced: set[str], where: str = "") -> No
 def apply_profile(profile: Path, base: Path = PARAMS_FILE) -> str:
     """Return the text of `base` with the profile applied; `ParamsError` if the result is not valid."""
     document, changes = _load(base), _load(profile)
-    replaced = set(changes.pop("replace", []))
-    _overlay(document, changes, replaced)
+    replaced = changes.pop("replace", [])
+    if not isinstance(replaced, list) or not all(isinstance(path, str) for path in replaced):
+        raise ParamsError(f"{profile}: replace is {replaced!r}; list dotted keys, for example [backbone.source]")
+    _overlay(document, changes, set(replaced))
     stream = io.StringIO()
     _yaml().dump(document, stream)
     parse_section(YAML(typ="safe").load(stream.getvalue()), Params, "")
     return stream.getvalue()
 
 
-def use_profile(name: str, folder: Path = FOLDER, params: Path = PARAMS_FILE) -> None:
-    """Rewrite the params file with the profile of that name."""
-    write_text(params, apply_profile(folder / f"{name}.yaml", params))
+def use_profile(name: str, folder: Path = FOLDER, params: Path = PARAMS_FILE) -> Path | None:
+    """Rewrite the params file with the profile of that name; return where the former file is kept.
+
+    None if the profile changes nothing, in which case nothing is written.
+    """
+    text, former = apply_profile(folder / f"{name}.yaml", params), params.read_text(encoding="utf-8")
+    if text == former:
+        return None
+    kept = params.parent / KEPT
+    write_text(kept, former)
+    write_text(params, text)
+    return kept

@@ -15,6 +15,7 @@ from stm.stage import guard
 from stages import promote as stage
 from stm.cli import app
 from stm.tasks import Passage, Task, write_task
+from tests.closure import ROOT
 from tests.registry_project import evaluation, pico, promote_params, write_project, write_report
 
 COMMANDS = ("search", "doctor", "promote", "rollback", "models", "reproduce")
@@ -134,6 +135,20 @@ def test_outside_of_a_project_the_next_step_is_said(tmp_path: Path, monkeypatch:
     result = run("models")
     assert result.exit_code == 1
     assert "run from the project's root" in result.output
+
+
+def test_a_second_profile_is_not_said_to_be_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(ROOT / "params.yaml", "params.yaml")
+    Path("profiles").mkdir()
+    for name, value in (("one", 5), ("two", 6)):
+        Path(f"profiles/{name}.yaml").write_text(f"prepare: {{max_pairs: {value}}}", encoding="utf-8")
+        result = run("use", name)
+        assert result.exit_code == 0
+        assert f"taken over profile '{name}'; what {name} does not set is as before" in result.output
+        assert "the former file is .stm/params.yaml.before" in result.output
+    assert "max_pairs: 5" in Path(".stm/params.yaml.before").read_text(encoding="utf-8")
+    assert "has all of profile 'two' already" in run("use", "two").output
 
 
 def test_the_doctor_exits_with_1_if_something_essential_is_missing(

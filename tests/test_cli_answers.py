@@ -1,5 +1,6 @@
 """`stm answers export` and `import`: a second machine replays without any endpoint; bad files are one clear line."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from stm.llm.answers import Request
 from stm.llm.client import complete_all
 from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
+from tests.closure import ROOT
 from tests.fault_server import fault_server
 
 REQUESTS = [Request([{"role": "user", "content": f"q{i}"}]) for i in range(5)]
@@ -44,3 +46,25 @@ def test_what_cannot_be_done_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     code, shown = run("import", "broken.parquet")
     assert code == 1
     assert "cannot read the answers in broken.parquet" in shown
+
+
+def test_a_folder_is_no_file_to_export_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with AnswerStore():
+        Path("folder").mkdir()
+    code, shown = run("export", "folder")
+    assert code == 1
+    assert "error: cannot write folder: it is a folder; name a file" in shown
+    assert list(Path("folder").iterdir()) == []
+
+
+def test_make_clean_keeps_what_was_paid_for(tmp_path: Path) -> None:
+    for name in (".stm/llm.sqlite", ".stm/llm.sqlite-wal", ".stm/params.yaml.before", ".stm/merge/x", ".venv/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for _ in range(2):
+        subprocess.run(["make", "-f", ROOT / "Makefile", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert left == [".stm/llm.sqlite", ".stm/llm.sqlite-wal", ".stm/params.yaml.before"]
+    (tmp_path / "other").mkdir()
+    subprocess.run(["make", "-f", ROOT / "Makefile", "clean"], cwd=tmp_path / "other", check=True, capture_output=True)

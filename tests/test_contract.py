@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from stm.params.all import load_params
+from stm.params.names import KEYED
 from stm.params.rows import TABLES
 from tests.closure import ROOT, closure, imported_modules, is_code, stage_body, stage_script
 
@@ -42,6 +43,11 @@ def test_params_are_exactly_the_sections_read(name: str) -> None:
     declared = {param for param in stage_body(STAGES[name]).get("params", []) if "." not in param}
     evaluated = set(TABLES["evaluation"]) if name == "promote" else set()  # read_candidate takes their names
     assert declared == sections_read(stage_script(STAGES[name])) | evaluated
+
+
+def test_names_with_a_dot_are_refused_in_each_table_whose_rows_are_params() -> None:
+    rows = [param for stage in STAGES.values() for param in stage_body(stage).get("params", []) if "." in param]
+    assert sorted(rows) == sorted(f"{table}.${{key}}" for table in KEYED)
 
 
 @pytest.mark.parametrize("name", STAGES)

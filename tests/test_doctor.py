@@ -1,6 +1,7 @@
 """The checks of `stm doctor`: each on a healthy and on a broken state."""
 
 import http.server
+import socketserver
 import sqlite3
 import subprocess
 import threading
@@ -58,7 +59,7 @@ def test_an_empty_folder_says_where_to_go(tmp_path: Path) -> None:
     assert findings["dvc project"].state == "missing"
 
 
-@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "\x00"])
+@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "\x00", "day: 2024-13-01"])
 def test_broken_params_are_a_finding_and_no_crash(project: Path, content: str) -> None:
     (project / "params.yaml").write_text(content, encoding="utf-8")
     assert by_name(examine(project))["params.yaml"].found == "not readable as YAML"
@@ -100,6 +101,33 @@ def test_endpoints_are_tried_and_never_shown_with_a_password(endpoint: str) -> N
     ]  # fmt: skip
     assert "pw" not in findings[0].found
     assert "127.0.0.1:9" in findings[0].found
+
+
+class NoHTTP(socketserver.StreamRequestHandler):
+    """Answers as an ssh server does."""
+
+    def handle(self) -> None:
+        self.wfile.write(b"SSH-2.0-none\r\n")
+
+
+def test_what_speaks_no_http_or_has_no_port_is_a_finding_and_no_crash() -> None:
+    with socketserver.TCPServer(("127.0.0.1", 0), NoHTTP) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        (other,) = doctor.check_endpoints({"base_url": f"http://127.0.0.1:{server.server_address[1]}/v1"})
+    (wrong,) = doctor.check_endpoints({"base_url": "http://127.0.0.1:abc/v1"})
+    (secret,) = doctor.check_endpoints({"base_url": "http://me:secret@127.0.0.1/v1"})
+    assert "secret" not in secret.found
+    assert other.state == wrong.state == "missing"
+    assert "SSH-2.0-none" in other.found
+    assert "nonnumeric port: 'abc'" in wrong.found
+
+
+@pytest.mark.parametrize("uri", [None, 5, ["sqlite:///x.db"], ""])
+def test_a_tracking_uri_that_is_no_text_is_a_finding_and_no_crash(project: Path, uri: object) -> None:
+    finding = doctor.check_registry(project, {"promote": {"tracking_uri": uri}})
+    assert finding.state == "note"
+    assert "tracking_uri" in finding.found
+    assert "set promote.tracking_uri" in finding.next_step
 
 
 def test_only_http_is_opened() -> None:

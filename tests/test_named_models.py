@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stm import named_models
 from stm.encode import Encoder
 from stm.errors import ModelError
 from stm.mine.rows import mine
@@ -80,6 +81,36 @@ def test_a_hub_out_of_reach_is_one_sentence(cache: Path, load: Callable[[str, st
 def test_what_is_no_name_is_refused(name: str, revision: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         load_retriever(name, revision)
+
+
+@pytest.mark.parametrize(
+    ("load", "lost", "missing"),
+    [
+        (load_retriever, "modules.json", "modules.json or adapter_config.json"),
+        (load_retriever, "model.safetensors", "*.safetensors"),
+        (load_cross_encoder, "config.json", "config.json"), (load_cross_encoder, "model.safetensors", "*.safetensors"),
+    ],
+)  # fmt: skip
+def test_a_part_of_a_model_in_the_cache_is_fetched_whole(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: Callable[[str, str], object], lost: str,
+    missing: str,
+) -> None:  # fmt: skip
+    make = pico_backbone if load is load_retriever else pico_cross_encoder
+    snapshot = fill(cache, make(tmp_path / "pico"))
+    links = {path: path.readlink() for path in snapshot.rglob(lost) if path.parent.name != "1_Pooling"}
+    for link in links:
+        link.unlink()
+    with pytest.raises(ModelError) as caught:
+        load("own/pico", COMMIT)
+    assert f"own/pico at {COMMIT[:12]} has no {missing}, or the hub does not answer" in str(caught.value)
+
+    def download(*_: object, local_files_only: bool, **__: object) -> str:
+        for link, target in ({} if local_files_only else links).items():
+            link.symlink_to(target)
+        return str(snapshot)
+
+    monkeypatch.setattr(named_models, "snapshot_download", download)
+    load("own/pico", COMMIT)
 
 
 def test_a_snapshot_that_is_no_retriever_is_refused(cache: Path, tmp_path: Path) -> None:

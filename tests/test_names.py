@@ -10,7 +10,7 @@ from stm.errors import ParamsError
 from stm.params.all import Params
 from stm.params.base import parse_section
 from stm.params.complete import check_complete
-from tests.test_files import params
+from tests.test_files import COMMIT, params
 
 INTERACTION = {"experts": ["nlu", "nobody"], "step": 0.1, "source": "surrogate"}
 WRONG = [
@@ -24,7 +24,19 @@ WRONG = [
     ({"select__tasks": ["x"]}, "select.tasks names 'x'"),
     ({"search_prompts__tasks": ["x"]}, "search_prompts.tasks names 'x'"),
     ({"promote__model": "mergd"}, "promote.model names 'mergd'; there are base, warm_up"),
+    (
+        {"promote__model": "base"},
+        "promote.model is 'base', whose path is 'models/backbone', but only a row of models with the path "
+        "models/merged can be promoted; name merged",
+    ),
+    ({"models__merged__path": "models/warm_up"}, "promoted; add a row `merged: {path: models/merged, role: merged}`"),
     ({"report__subject": "mergd"}, "report.subject names 'mergd'"),
+    (
+        {"models__v1.5": {"path": "models/backbone"}},
+        "models has a row 'v1.5', but DVC takes a dot for a path into the row; call it 'v1_5'",
+    ),
+    ({"outside__bge-v1.5": {"id": "a/b", "revision": COMMIT}}, "outside has a row 'bge-v1.5'"),
+    ({"files__notes.txt": {"path": ".", "read_by": "prepare"}}, "files has a row 'notes.txt'"),
     (
         {"promote__gates__comparisons__base__against": ["bsae"]},
         "promote.gates.comparisons.base.against has 'bsae', which is no role",
@@ -61,7 +73,7 @@ def test_names_patterns_and_folders_that_are_there_pass(tmp_path: Path, monkeypa
         parse_section(
             params(
                 models__other={"path": "my/model"}, models__one={"path": "models/experts/nlu-ft"},
-                models__two={"path": "models/seed-2"},
+                models__two={"path": "models/seed-2"}, models__best={"path": "./models/merged"}, promote__model="best",
                 promote__gates__comparisons__base__against=["med_*", "outside", "all_data", "@champion", "bm25"],
                 report__subject="other", merge__tasks=["gen-wiki"], merge__with_baseline=True,
                 merge__weights={"all": 1.0},

@@ -16,6 +16,7 @@ from stm import outside
 from stm.errors import ModelError, ParamsError
 from stm.evaluate.models import Floats
 from stm.files import read_json, sha256_tree
+from stm.models import load_model
 from stm.outside import FETCHED, LEFT, UnreachableError, find_model
 from stm.params.all import load_params
 from stm.params.base import read_params
@@ -150,6 +151,40 @@ def test_the_cache_comes_first_and_the_hub_is_asked_only_for_what_it_lacks(
         find_model("own/other", COMMIT)  # the address does not answer after all
 
 
+@pytest.mark.parametrize(
+    ("lost", "shards", "missing"),
+    [
+        ("modules.json", 0, "modules.json or adapter_config.json"), ("model.safetensors", 0, r"\*.safetensors"),
+        ("model.safetensors", 1, r"\*.safetensors"), ("model.safetensors", 2, ""),
+    ],
+)  # fmt: skip
+def test_a_part_of_a_model_in_the_cache_is_not_taken_for_the_whole(
+    cache: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, lost: str, shards: int, missing: str
+) -> None:
+    snapshot = fill(cache, folder)
+    weights = next(snapshot.rglob("model.safetensors"))
+    for shard in range(1, shards + 1):
+        shutil.copyfile(weights, weights.with_name(f"model-0000{shard}-of-00002.safetensors"))
+    next(snapshot.rglob(lost)).unlink()
+    (snapshot / "2_Dense").mkdir()
+    (snapshot / "2_Dense" / "model.safetensors").touch()  # the weights of a later module are not the model's
+    if not missing:
+        assert find_model("own/pico", COMMIT).resolve() == snapshot.resolve()
+        return
+    with pytest.raises(UnreachableError, match=f"its cache lacks {missing} of own/pico at 0123456789ab"):
+        find_model("own/pico", COMMIT)
+    asked: list[bool] = []
+
+    def download(*_: Any, local_files_only: bool, **__: Any) -> str:
+        asked.append(local_files_only)
+        return str(snapshot)
+
+    monkeypatch.setattr(outside, "is_hub_reachable", lambda: True)
+    monkeypatch.setattr(outside, "snapshot_download", download)
+    assert find_model("own/pico", COMMIT) == snapshot
+    assert asked == [True, False]
+
+
 def test_what_the_hub_refuses_is_the_users_to_mend(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Response:
         status_code, headers, request = 404, {}, None
@@ -217,8 +252,11 @@ def test_a_folder_that_is_no_model_is_refused_and_nothing_is_written(
     params["models"]["near"]["path"] = "empty"
     Path("params.yaml").write_text(json.dumps(params))
     assert guard(lambda: stages.evaluate.main("near")) == 1
-    assert "empty is no sentence-transformers folder: it has no modules.json" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "empty is no sentence-transformers folder: it has no modules.json; name another model" in error
     assert not Path("reports").exists()
+    with pytest.raises(ModelError, match=r"models/merged is no .*; run `dvc repro` to make it"):
+        load_model("models/merged")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,44 @@ def test_every_shipped_profile_applies_to_the_shipped_params(profile: Path, tmp_
     assert "# optimizer steps at most" in path.read_text()
 
 
+def test_what_was_filled_in_is_kept_beside(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    filled = (ROOT / "params.yaml").read_text().replace("max_pairs: 256 ", "max_pairs: 77 ")
+    path.write_text(filled)
+    (tmp_path / "p.yaml").write_text("prepare: {max_pairs: 5}")
+    kept = use_profile("p", tmp_path, path)
+    assert kept == tmp_path / ".stm" / "params.yaml.before"
+    assert kept.read_text() == filled
+    assert load_params(path).prepare.max_pairs == 5
+    assert use_profile("p", tmp_path, path) is None  # it changes nothing more, and the copy stays
+    assert kept.read_text() == filled
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "p.yaml holds no settings"), (b"- merge\n", "p.yaml holds no settings"),
+        (b"label: caf\xe9", "p.yaml is not UTF-8: .* at byte 10; save it as UTF-8"),
+        (b"day: 2024-13-01", "p.yaml is not valid YAML"), (b"replace: 3", "replace is 3; list dotted keys"),
+        (b"replace: [{a: b}]", "list dotted keys"),
+    ],
+)  # fmt: skip
+def test_a_profile_that_is_none_is_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "p.yaml").write_bytes(content)
+    with pytest.raises(ParamsError, match=message):
+        apply_profile(tmp_path / "p.yaml", ROOT / "params.yaml")
+
+
+def test_params_that_are_not_utf8_are_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"label: caf\xe9")
+    with pytest.raises(ParamsError, match=r"params\.yaml is not UTF-8: .* at byte 10; save it as UTF-8"):
+        load_params(path)
+    path.write_text("day: 2024-13-01")
+    with pytest.raises(ParamsError, match=r"params\.yaml is not valid YAML: month must be in"):
+        load_params(path)
+
+
 def test_mappings_are_merged_or_replaced_as_the_profile_says(tmp_path: Path) -> None:
     profile = tmp_path / "p.yaml"
     profile.write_text(

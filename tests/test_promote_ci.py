@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,10 +32,11 @@ def shell(root: Path, text: str, **environment: str) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """A clone with a small pipeline, its metrics committed on origin/main, and a stand-in for gh."""
-    root, bare = tmp_path / "clone", tmp_path / "bare"
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a clone with a small pipeline, its metrics committed on origin/main, and a stand-in for gh."""
+    whole = tmp_path_factory.mktemp("template")
+    root, bare = whole / "clone", whole / "bare"
     (root / "bin").mkdir(parents=True)
     for folder in ("reports", "data/files/prepare"):
         (root / folder).mkdir(parents=True)
@@ -42,29 +44,35 @@ def repository(tmp_path: Path) -> Path:
     stand_in.write_text('#!/bin/sh\necho "$@" > gh.log\n', encoding="utf-8")
     stand_in.chmod(0o755)
     (root / "seed.txt").write_text("0.5", encoding="utf-8")
-    (root / ".gitignore").write_text("/bin\n/gh.log\n/comment.md\n", encoding="utf-8")
+    (root / ".gitignore").write_text("/bin\n/gh.log\n/comment.md\n/runs.log\n", encoding="utf-8")
     own = "data/files/prepare/own.json"
-    stages = {
+    stages: dict[str, Any] = {
         "report": {
-            "cmd": f"printf '{{\"ndcg_at_10\": %s}}' $(cat seed.txt) | tee {own} > reports/metrics.json",
+            "cmd": f"printf '{{\"ndcg_at_10\": %s}}' $(cat seed.txt) | tee {own} data/all.txt > reports/metrics.json",
             "deps": ["seed.txt"], "metrics": [{"reports/metrics.json": {"cache": False}}],
-            "outs": [{own: {"cache": False}}],
+            "outs": ["data/all.txt", {own: {"cache": False}}],
         },
         "promote": {
-            "cmd": "git log -1 --format=%s > reports/promotion.json", "deps": ["reports/metrics.json"],
+            "cmd": f"git log -1 --format=%s origin/main -- {own} > reports/promotion.json && echo run >> runs.log",
+            "deps": ["reports/metrics.json"],
             "outs": [{"reports/promotion.json": {"cache": False}}],
         },
     }  # fmt: skip
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
     setup = f"""
-        git init -q -b main . && git init -q --bare -b main {bare} && git remote add origin {bare}
+        git init -q -b main . && git init -q --bare -b main {bare} && git remote add origin ../bare
         git config user.name A && git config user.email a@example.org
         dvc init -q && dvc config core.analytics false && dvc repro -q report
         git add -A && git commit -qm start && git push -qu origin main
     """
     done = shell(root, setup)
     assert done.returncode == 0, done.stderr
-    return root
+    return whole
+
+
+@pytest.fixture
+def repository(template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(template, tmp_path / "copy")) / "clone"
 
 
 def test_every_script_is_valid_shell_and_takes_no_untrusted_text() -> None:
@@ -111,11 +119,46 @@ def test_results_are_committed_before_the_promotion_and_pushed(repository: Path)
     assert seen == "Results of the pipeline [skip ci]"  # the revision that the promotion recorded
     assert shell(repository, "git status --porcelain").stdout == ""
     assert shell(repository, script("commit results and promote")).returncode == 0  # nothing new is no failure
+    assert shell(repository, "git log origin/main --format=%s").stdout.splitlines() == log
 
 
-def test_an_empty_remote_is_no_failure(repository: Path) -> None:
-    done = shell(repository, script("pull"))
+def test_a_lock_that_says_promoted_on_another_machine_is_promoted_all_the_same(repository: Path) -> None:
+    developer = "dvc repro -q && git add -A && git commit -qm 'by hand' && git push -q && rm runs.log"
+    assert shell(repository, developer).returncode == 0
+    done = shell(repository, script("commit results and promote"))
     assert done.returncode == 0, done.stderr
+    assert (repository / "runs.log").read_text(encoding="utf-8") == "run\n"
+
+
+def test_nothing_is_promoted_if_the_results_cannot_be_pushed(repository: Path) -> None:
+    other = f"git clone -q {repository.parent / 'bare'} ../other && cd ../other && git config user.name B"
+    other += " && git config user.email b@example.org && git commit -q --allow-empty -m faster && git push -q"
+    (repository / "seed.txt").write_text("0.7", encoding="utf-8")
+    assert shell(repository, f"dvc repro -q report && ({other})").returncode == 0
+    done = shell(repository, script("commit results and promote"))
+    assert done.returncode != 0
+    assert "rejected" in done.stderr
+    assert not (repository / "runs.log").exists()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_data_is_pulled_or_where_the_remote_is_out_of_reach_built(repository: Path, is_there: bool) -> None:
+    (repository.parent / "remote").mkdir()
+    (variables := repository.parent / "variables").touch()
+    shell(repository, "dvc remote add -d team ../remote && dvc push -q && rm -r .dvc/cache data/all.txt")
+    if not is_there:
+        shell(repository, "dvc remote modify team url s3://bucket/team")
+    # Secrets that are not set are empty on GitHub.
+    none = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "") | {"HOME": str(repository.parent)}
+    none["AWS_EC2_METADATA_DISABLED"] = "true"
+    done = shell(repository, script("pull"), GITHUB_ENV=str(variables), **none)
+    assert done.returncode == 0, done.stderr
+    assert ("the remote gave nothing" in done.stdout) != is_there
+    assert (repository / "data" / "all.txt").exists() == is_there
+    assert variables.read_text(encoding="utf-8") == ("PULL=--pull\n" if is_there else "")
+    done = shell(repository, f"set -a; . {variables}; {script('build')}", **none)
+    assert done.returncode == 0, done.stderr
+    assert ("Running stage" in done.stdout) != is_there
 
 
 def test_the_documented_check_fails_for_a_model_that_was_held_back(tmp_path: Path) -> None:
@@ -127,7 +170,19 @@ def test_the_documented_check_fails_for_a_model_that_was_held_back(tmp_path: Pat
         assert shell(tmp_path, check).returncode == code
 
 
-def test_the_crontab_line_is_valid_shell() -> None:
+def test_the_crontab_line_builds_commits_promotes_and_leaves_a_clean_folder(repository: Path) -> None:
     text = (DOCS / "ci-for-users.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"```cron\n17 3 \* \* 1  (.*)\n```", text)
-    assert subprocess.run(["bash", "-n", "-c", line], check=False).returncode == 0
+    (body,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    home = repository.parent
+    (home / "retriever.sh").write_text(body, encoding="utf-8")
+    (home / "remote").mkdir()
+    root = repository.rename(home / "retriever")
+    change = "echo 0.7 > seed.txt && dvc remote add -q -d team ../remote && git commit -qam change && git push -q"
+    assert shell(root, f"{change} && git reset -q --hard HEAD~1").returncode == 0
+    done = shell(root, line, HOME=str(home))
+    assert done.returncode == 0, (home / "retriever.log").read_text(encoding="utf-8")
+    subjects = shell(root, "git log origin/main --format=%s").stdout.splitlines()
+    assert subjects == ["Promotion", "Results of the pipeline", "change", "start"]
+    assert (root / "runs.log").read_text(encoding="utf-8") == "run\n"
+    assert shell(root, "git status --porcelain").stdout == ""

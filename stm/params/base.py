@@ -37,12 +37,14 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_params(path: Path | str = PARAMS_FILE) -> dict[str, Any]:
-    """Return the whole params file as plain data; `ParamsError` if it is missing or not a YAML mapping."""
+    """Return the whole params file as plain data; `ParamsError` if it is missing, not UTF-8 or not a YAML mapping."""
     try:
         data = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ParamsError(f"cannot read {path}: {error.strerror}; run from the project's root") from error
-    except yaml.YAMLError as error:
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8") from error
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError is a date that does not exist
         raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise ParamsError(f"{path} holds no sections; restore it with `git checkout {path}`")

@@ -15,7 +15,9 @@ from stm.params.experts import BASELINE
 from stm.params.prepare import EmbeddedTask, EmbeddedTaskName
 
 CHAMPION, LEXICAL = "@champion", "bm25"
-MADE = ("models/backbone", "models/warm_up", "models/merged", "models/baselines/all")
+MERGED = "models/merged"  # the folder that `promote` publishes
+MADE = ("models/backbone", "models/warm_up", MERGED, "models/baselines/all")
+KEYED = ("models", "outside", "files")  # tables whose rows are params in dvc.yaml, as `models.${key}`
 
 
 def unknown_names(params: Params) -> Iterator[str]:
@@ -42,8 +44,31 @@ def unknown_names(params: Params) -> Iterator[str]:
                     f"promote.gates.comparisons.{gate}.against has {pattern!r}, which is no role, name or pattern of "
                     f"an evaluated model; there are {', '.join(sorted({*models, *roles, CHAMPION}))}"
                 )
+    yield from _dotted(params)
+    yield from _promoted(params)
     yield from _models(params)
     yield from _tasks(params)
+
+
+def _dotted(params: Params) -> Iterator[str]:
+    for table in KEYED:
+        for name in getattr(params, table):
+            if "." in name:
+                yield (
+                    f"{table} has a row {name!r}, but DVC takes a dot for a path into the row; call it "
+                    f"{name.replace('.', '_')!r}"
+                )
+
+
+def _promoted(params: Params) -> Iterator[str]:
+    merged = [name for name, row in params.models.items() if Path(row.path).as_posix() == MERGED]
+    name = params.promote.model
+    if name in params.models and name not in merged:
+        step = f"name {' or '.join(merged)}" if merged else f"add a row `merged: {{path: {MERGED}, role: merged}}`"
+        yield (
+            f"promote.model is {name!r}, whose path is {params.models[name].path!r}, but only a row of models with the "
+            f"path {MERGED} can be promoted; {step}"
+        )
 
 
 def _models(params: Params) -> Iterator[str]:
