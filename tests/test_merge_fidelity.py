@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 
+from stm.merge import surrogate
 from stm.merge.dev import DevSet, Floats, Scores, make_dev_set, query_texts, score_embeddings
 from stm.merge.fidelity import (
     POOL,
@@ -81,6 +83,18 @@ def test_bulk_and_single_scores_agree() -> None:
     )
 
 
+def test_pairs_of_anchors_are_formed_for_one_block_of_candidates_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    dev, sizes, score_block = make_dev(), [], surrogate._score_block
+
+    def spy(pairs: torch.Tensor, task: surrogate._TaskGrams) -> torch.Tensor:
+        sizes.append(pairs.untyped_storage().nbytes() // pairs.element_size())
+        return score_block(pairs, task)
+
+    monkeypatch.setattr(surrogate, "_score_block", spy)
+    Surrogate(dev, [random_anchor(dev, seed) for seed in range(3)]).score(np.full((200, 3), 0.5))
+    assert max(sizes) == surrogate.CANDIDATES_PER_BLOCK * 3 * 3
+
+
 def test_a_part_of_large_tasks_ranks_as_the_whole_does(monkeypatch: pytest.MonkeyPatch) -> None:
     dev, rng = make_dev(), np.random.default_rng(0)
     anchors = [random_anchor(dev, seed) for seed in range(3)]
@@ -115,6 +129,21 @@ def test_the_pool_holds_each_model_once_and_is_bounded() -> None:
         keys = [space.recipe(point).key() for point in pool]
         assert len(keys) == len(set(keys)) <= POOL
         assert pool == candidate_pool(space, seed=0)
+
+
+def test_points_of_negative_weights_are_in_the_pool_where_they_have_a_model() -> None:
+    for method in ("task_arithmetic", "linear"):
+        for weights in (Interval(-1.0, 1.0, 0.5), Interval(-1.0, 0.0, 0.5)):
+            space = Space(method, ("a", "b"), weights, None, 1.0, 1.0, 0, "l1")
+            keys = [space.recipe(point).key() for point in candidate_pool(space, seed=0)]
+            assert len(keys) == len(set(keys))
+            assert set(keys) == {space.recipe(point).key() for point in space.grid()}
+
+
+def test_a_space_without_any_model_has_an_empty_pool() -> None:
+    space = Space("linear", ("a", "b"), Interval(0.0, 0.5, 1.0), None, 1.0, 1.0, 0, "l1")
+    assert candidate_pool(space, seed=0) == []
+    assert fidelity_proposer(space, Waves(0.0), seed=0)([], []) is None
 
 
 def test_a_useless_stand_in_is_not_followed() -> None:

@@ -1,6 +1,7 @@
 """Learned coefficients: the run-time mix is the written one, gradients find a better mix, the regulariser holds it
 back."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from stm.errors import ParamsError
 from stm.merge.dev import DevSet, make_dev_set
 from stm.merge.experts import Experts, read_experts
-from stm.merge.learn import Settings, adapters_at_run_time, learn, make_recipe
+from stm.merge.learn import Settings, _batch, _not_negatives, adapters_at_run_time, learn, make_recipe
 from stm.merge.mixer import Mixer
 from stm.merge.recipe import Recipe, layer_of, uniform
 from stm.models import load_model
@@ -102,6 +103,23 @@ def test_learning_is_repeatable(experts: Experts, model: SentenceTransformer, de
     runs = [learn(model, experts, dev, PROMPTS, uniform(experts.names), make_settings(steps=4)) for _ in range(2)]
     assert runs[0].recipe == runs[1].recipe
     assert runs[0].losses == runs[1].losses
+
+
+def test_a_step_takes_no_more_queries_than_half_of_its_passages(dev: DevSet) -> None:
+    halves = dict.fromkeys(dev.tasks[0].queries, "search")
+    queries, passages, targets = _batch(dev.tasks[0], halves, 6, random.Random(0))
+    assert len(set(queries)) == len(targets) == 3
+    assert len(passages) == 6
+    assert _batch(dev.tasks[0], halves, 16, random.Random(0))[0] == list(halves), "where they fit, all in their order"
+
+
+@pytest.mark.parametrize("ignores", [False, True])
+def test_a_querys_own_text_is_no_negative_where_the_task_ignores_it(ignores: bool) -> None:
+    corpus = {name: Passage("", name) for name in ("q1", "q2", "a", "b")}
+    qrels = {"q1": {"a": 1, "b": 1}, "q2": {"b": 1}}
+    task = Task("toy", "general", corpus, {"q1": "q1", "q2": "q2"}, qrels, {"ignore_identical_ids": ignores})
+    found = _not_negatives(task, ["q1", "q2"], ["a", "b", "q1", "q2"], [0, 1])
+    assert found == [[False, True, ignores, False], [False, False, False, ignores]]
 
 
 def test_starts_are_plain_factors_of_the_deltas() -> None:

@@ -131,6 +131,8 @@ def test_written_folder_is_plain_and_complete(root: Path, experts: Experts, tmp_
     config = json.loads((tmp_path / "merged/config_sentence_transformers.json").read_text())
     assert config["prompts"] == PROMPTS
     assert config["default_prompt_name"] is None
+    assert (experts.base / "prompts.json").exists()
+    assert not (tmp_path / "merged/prompts.json").exists(), "the base's prompts are not those chosen"
     assert not [p for p in (tmp_path / "merged").rglob("*") if p.suffix in {".py", ".bin", ".pt"}]
     assert [p.name for p in (tmp_path / "merged").rglob("*.md")] == ["README.md"]
     card = (tmp_path / "merged/README.md").read_text()

@@ -3,13 +3,15 @@
 import multiprocessing
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import cma
+import numpy as np
 import optuna
 import pytest
 from hypothesis import given, settings
@@ -19,13 +21,25 @@ from optuna.trial import TrialState
 
 from stm.errors import ParamsError
 from stm.merge.dev import Scores
+from stm.merge.fidelity import Doubles, fidelity_proposer
 from stm.merge.guard import decide
 from stm.merge.recipe import Recipe
 from stm.merge.run import ablation
 from stm.merge.samplers import grid_proposer, make_sampler
 from stm.merge.search import run_search
-from stm.merge.space import Interval, Space, fixed_rows
-from stm.merge.trials import Trial, ask, enqueue, finished_trials, give_up, open_study, storage_url, tell
+from stm.merge.space import Interval, Point, Space, fixed_rows
+from stm.merge.trials import (
+    Trial,
+    ask,
+    earlier_points,
+    enqueue,
+    finished_trials,
+    give_up,
+    open_study,
+    running_points,
+    storage_url,
+    tell,
+)
 
 EXPERTS = ("med_real", "nlu", "search")
 BEST = {"med_real": 0.7, "nlu": 0.1, "search": 0.2}
@@ -113,7 +127,7 @@ def test_a_part_of_a_grid_covers_its_whole_range() -> None:
     for trials in (30, 80, 124):
         points = [space.recipe(point).key() for point in space.grid()]
         propose, seen = grid_proposer(space, trials), []
-        while (point := propose([])) is not None:
+        while (point := propose([], [])) is not None:
             seen.append(space.recipe(point).key())
         assert sorted(seen) == sorted(points), "spares at the end, for what fixed rows had already"
         places = [points.index(key) for key in seen[:trials]]
@@ -200,6 +214,7 @@ def test_a_storage_of_another_search_kind_is_refused_and_no_password_shown(
     with pytest.raises(ParamsError, match=r"of another search\.kind"):
         open_study(make_space(), "key of another kind", url, sampler)
     monkeypatch.setattr(optuna, "create_study", lambda **_: 1 / 0)
+    monkeypatch.setattr("stm.merge.trials.WAITS", ())
     with pytest.raises(ParamsError, match=r"postgresql://\*\*\*@host/db: ZeroDivisionError"):
         open_study(make_space(), "key", "postgresql://user:secret@host/db", sampler)
 
@@ -220,7 +235,7 @@ def share_a_search(url: str, seed: int, budget: int, folder: str) -> None:
         return Bowl()(origin, recipe)
 
     space = make_space()
-    study = open_study(space, "key", url, make_sampler("random", space, seed))
+    study = open_study(space, "key", url, make_sampler("random", space, seed, is_shared=True))
     run_search(space, study, evaluate, budget, None, is_shared=True)
 
 
@@ -298,6 +313,104 @@ def test_a_row_that_another_process_left_is_done_in_the_end(tmp_path: Path) -> N
     assert {trial.origin for trial in trials} >= {origin for origin, _ in fixed_rows(space)}
 
 
+def join(space: Space, kind: str, trials: int, evaluate: Callable[[str, Recipe], Trial], storage: BaseStorage) -> None:
+    """Take part in a shared search."""
+    study = open_study(space, "key", storage, make_sampler(kind, space, 1, is_shared=True))
+    propose = grid_proposer(space, trials) if kind == "grid" else None
+    if kind == "multi_fidelity":
+        propose = fidelity_proposer(space, Flat(), 0)
+    run_search(space, study, evaluate, trials, propose, is_shared=True)
+
+
+class Flat:
+    """A stand-in that knows nothing."""
+
+    def score(self, points: Sequence[Point], done: Sequence[Trial]) -> Doubles:
+        return np.zeros(len(points))
+
+    def score_unseen(self, done: Sequence[Trial]) -> Doubles:
+        return np.zeros(len(done))
+
+
+@pytest.mark.parametrize("kind", ["grid", "random", "tpe", "cma", "multi_fidelity"])
+def test_what_another_process_is_at_is_left_to_it(kind: str) -> None:
+    bowl, storage, space = Bowl(), InMemoryStorage(), make_space()
+
+    def evaluate(origin: str, recipe: Recipe) -> Trial:
+        found = bowl(origin, recipe)
+        if origin == "search" and len(bowl.calls) == 8:
+            join(space, kind, 4, bowl, storage)  # somebody else does the rest in the meantime
+        return found
+
+    join(space, kind, 4, evaluate, storage)
+    assert len({recipe.key() for recipe in bowl.calls}) == len(bowl.calls) == 7 + 5
+
+
+@pytest.mark.parametrize("kind", ["grid", "random", "multi_fidelity"])
+def test_what_a_dead_process_was_at_is_done_when_nothing_else_is_left(kind: str) -> None:
+    space = replace(make_space("task_arithmetic"), weights=Interval(0.5, 1.0, 0.5))
+    bowl, storage = Bowl(), InMemoryStorage()
+    study = open_study(space, "key", storage, make_sampler(kind, space, 1, is_shared=True))
+    left = space.point({"med_real": 1.0, "nlu": 1.0, "search": 0.5})
+    enqueue(study, left, "search")
+    ask(study, space)
+    join(space, kind, 8, bowl, storage)
+    assert bowl.calls[-1].key() == space.recipe(left).key()
+    assert len({recipe.key() for recipe in bowl.calls}) == len(bowl.calls) == 7 + 8, "all points of the space"
+
+
+def test_of_two_trials_of_one_point_the_first_stands() -> None:
+    space = make_space()
+    study = open_study(space, "key", InMemoryStorage(), make_sampler("grid", space, 1, is_shared=True))
+    enqueue(study, space.point(BEST), "search")
+    enqueue(study, space.point(BEST), "search")
+    assert earlier_points(study, space, 0) == []
+    assert earlier_points(study, space, 1) == [space.point(BEST)], "somebody is still to come to it"
+    ask(study, space)
+    assert earlier_points(study, space, 1) == running_points(study, space) == [space.point(BEST)]
+
+
+def test_a_shared_cma_is_told_the_scores_of_the_points_that_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    space, told, tell_strategy = make_space("task_arithmetic", 0.0), [], cma.CMAEvolutionStrategy.tell
+
+    def spy(self: Any, points: Any, values: Any) -> None:
+        told.extend(zip(points, values, strict=True))
+        tell_strategy(self, points, values)
+
+    monkeypatch.setattr(cma.CMAEvolutionStrategy, "tell", spy)
+    study = open_study(space, "key", InMemoryStorage(), make_sampler("cma", space, 0, is_shared=True))
+    waiting = [ask(study, space), ask(study, space)]  # two processes, one after the other
+    for _ in range(20):
+        study.tell(waiting[0], sum(waiting[0].params.values()))
+        waiting = [waiting[1], ask(study, space)]
+    assert len(told) > 20
+    assert all(value == pytest.approx(-sum(point)) for point, value in told)
+
+
+def test_a_shared_cma_comes_near_the_best() -> None:
+    bowl = Bowl()
+    join(make_space(step=0.0), "cma", 80, bowl, InMemoryStorage())
+    assert max(bowl("search", recipe).value for recipe in list(bowl.calls)) > 0.995
+
+
+@pytest.mark.parametrize("step", ["create_study", "set_user_attr"])
+def test_a_storage_that_somebody_else_is_just_creating_is_opened_in_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    owner: Any = optuna if step == "create_study" else optuna.Study
+    whole, failures = getattr(owner, step), [sqlite3.OperationalError("table studies already exists")]
+
+    def hindered(*args: Any, **kwargs: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(owner, step, hindered)
+    monkeypatch.setattr("stm.merge.trials.WAITS", (0.0,))
+    study = open_study(make_space(), "key", f"sqlite:///{tmp_path / 'one.db'}", optuna.samplers.RandomSampler())
+    assert study.user_attrs["key"] == "key"
+
+
 def trial(origin: str, search_score: float, holdout: float) -> Trial:
     return Trial(origin, Recipe("linear", BEST), make_scores(search_score, holdout), 0, 0.0)
 
@@ -306,6 +419,7 @@ def test_a_winner_that_holds_is_taken() -> None:
     uniform, best = trial("uniform", 0.5, 0.5), trial("search", 0.6, 0.55)
     decision = decide([uniform, trial("single:nlu", 0.4, 0.9), best])
     assert decision.taken is best
+    assert decision.reason == "the winner holds on the half that this search has not seen: 0.5500 against 0.5000"
     assert decision.as_dict()["difference"]["holdout"]["mean"] == pytest.approx(0.05)
     assert not decision.as_dict()["is_uniform_taken"]
 
@@ -333,7 +447,7 @@ def test_the_ablation_says_what_each_expert_brings_alone_and_what_is_lost_withou
 
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=8))
-def test_what_is_taken_is_never_below_uniform_on_the_unseen_half(values: list[tuple[float, float]]) -> None:
+def test_what_is_taken_is_never_below_uniform_on_the_other_half(values: list[tuple[float, float]]) -> None:
     trials = [trial("uniform" if index == 0 else "search", *pair) for index, pair in enumerate(values)]
     decision = decide(trials)
     assert decision.taken.scores.mean("holdout") >= trials[0].scores.mean("holdout")

@@ -1,8 +1,11 @@
 """The merge stage as a whole on pico models, its params, dev sets and prompts."""
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,8 +22,9 @@ from stm.errors import DataError, ParamsError
 from stm.files import write_json
 from stm.merge.dev import HALVES, Floats, cut_in_two, make_dev_set, query_texts, score_embeddings, score_model
 from stm.merge.evaluator import Evaluator
+from stm.merge.experts import read_experts
 from stm.merge.methods import METHODS
-from stm.merge.plan import make_space
+from stm.merge.plan import inputs_key, make_space
 from stm.merge.prompt import best_prompt, score_prompts
 from stm.merge.recipe import Recipe
 from stm.merge.run import merge_experts
@@ -199,6 +203,49 @@ def test_an_interrupted_merge_ends_as_if_nothing_had_happened(
     weights = "merged/model.safetensors"
     assert (folder / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
     assert [path.name for path in folder.iterdir()] == ["merged"], "a finished search leaves nothing"
+
+
+@pytest.mark.parametrize("further", [{}, {"mergekit": {"method": "karcher"}}])
+def test_a_finished_merge_removes_its_folder_and_what_others_left_a_week_ago(
+    root: Path, tmp_path: Path, further: dict[str, Any]
+) -> None:
+    names = ["0123456789abcdef", "fedcba9876543210", "of somebody else"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("content")
+    for name in names[1:]:
+        os.utime(tmp_path / name, (0, time.time() - 8 * 24 * 3600))
+    merge(root, tmp_path, search={**make_params().search.model_dump(), "storage": "", "trials": 0}, **further)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [names[0], "merged", names[2]]
+
+
+def key_of(root: Path, base: Path, tasks: Sequence[Task]) -> str:
+    experts = read_experts(base, {name: root / "models/selected" / name for name in EXPERTS})
+    return inputs_key(experts, make_dev_set(tasks, [], 0, 0, 0), {"query": "", "document": ""})
+
+
+def test_whatever_changes_a_score_changes_the_key_of_a_search(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, task = Path(shutil.copytree(root / "models/warm_up", tmp_path / "base")), make_task()
+    keys = [key_of(root, base, [task])]
+    assert key_of(root, base, [task]) == keys[0]
+    same = {"p00": task.corpus["p00"], "p01": task.corpus["p01"]}
+    doubled = [{**task.corpus, "p98": same[one], "p99": same[other]} for one, other in (("p00", "p01"), ("p01", "p00"))]
+    for other in (replace(task, notes={"ignore_identical_ids": True}), *(replace(task, corpus=c) for c in doubled)):
+        keys.append(key_of(root, base, [other]))
+    for file in ("1_Pooling/config.json", "tokenizer_config.json"):
+        with (base / file).open("a") as stream:
+            stream.write(" ")
+        keys.append(key_of(root, base, [task]))
+    (base / "._stage.json").write_text("{}")
+    assert key_of(root, base, [task]) == keys[-1], "hidden files are no part of the model"
+    changes = {"compute_dtype": lambda: torch.float16, "version": lambda _: "9.9", "sha256_modules": lambda _: "code"}
+    for name, change in changes.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(f"stm.merge.plan.{name}", change)
+            keys.append(key_of(root, base, [task]))
+    assert len(set(keys)) == len(keys)
 
 
 @pytest.mark.parametrize("source", ["surrogate", "model"])

@@ -62,10 +62,15 @@ def read_experts(base: Path | str, folders: Mapping[str, Path]) -> Experts:
     return Experts(base, adapters, targets, tuple(shards))
 
 
+def model_files(base: Path) -> list[Path]:
+    """All files of a model folder in name order but hidden ones, which are no part of the model."""
+    files = sorted(path for path in base.rglob("*") if path.is_file())
+    return [path for path in files if not any(part.startswith(".") for part in path.relative_to(base).parts)]
+
+
 def hash_experts(experts: Experts) -> str:
-    """A hash of the base's weights and of all adapters."""
-    files = [shard.path for shard in experts.shards]
-    parts = [sha256_file(path) for path in files]
+    """A hash of all adapters and of the base: weights, tokenizer, and the configs that pool and cut its texts."""
+    parts = [f"{path.relative_to(experts.base).as_posix()}:{sha256_file(path)}" for path in model_files(experts.base)]
     for name, adapter in experts.adapters.items():
         parts += [
             name,

@@ -65,8 +65,8 @@ def candidate_pool(space: Space, seed: int) -> list[Point]:
 
 
 def _distinct(space: Space, points: Sequence[Point]) -> list[Point]:
-    """The first point of each distinct model; points without a positive sum of weights are left out."""
-    usable = [point for point in points if sum(point[f"weight.{name}"] for name in space.experts) > 0]
+    """The first point of each distinct model; points that have none are left out."""
+    usable = [point for point in points if space.has_model(point)]
     _, first = np.unique(_coordinates(space, usable), axis=0, return_index=True)
     return [usable[index] for index in sorted(first)]
 
@@ -84,16 +84,17 @@ def _features(space: Space, points: Sequence[Point]) -> Doubles:
     densities.
     """
     count, names = len(space.experts), list(space.intervals())
-    rows = np.array([[point[name] for name in names] for point in points], dtype=np.float64)
+    values = [[point[name] for name in names] for point in points]
+    rows = np.array(values, dtype=np.float64).reshape(len(points), len(names))
     if space.is_normalised:
         rows[:, :count] /= rows[:, :count].sum(axis=1, keepdims=True)
     return rows
 
 
-def _point_of(trial: Trial, space: Space) -> Point:
-    point = space.point(trial.recipe.weights)
+def _point_of(recipe: Recipe, space: Space) -> Point:
+    point = space.point(recipe.weights)
     return {
-        name: trial.recipe.densities[name.split(".", 1)[1]] if name.startswith("density.") else value
+        name: recipe.densities[name.split(".", 1)[1]] if name.startswith("density.") else value
         for name, value in point.items()
     }
 
@@ -149,9 +150,10 @@ def fidelity_proposer(space: Space, stand_in: RanksPoints, seed: int, rungs: Seq
     keys = [row.tobytes() for row in _coordinates(space, pool)]
     pool_features = _features(space, pool)
 
-    def propose(done: Sequence[Trial]) -> Point | None:
-        points = [_point_of(trial, space) for trial in done]
-        seen = {row.tobytes() for row in _coordinates(space, points)}
+    def propose(done: Sequence[Trial], running: Sequence[Recipe]) -> Point | None:
+        points = [_point_of(trial.recipe, space) for trial in done]
+        begun = points + [_point_of(recipe, space) for recipe in running]
+        seen = {row.tobytes() for row in _coordinates(space, begun)}
         free = [index for index, key in enumerate(keys) if key not in seen]
         if not free:
             return None

@@ -1,4 +1,5 @@
-"""The overfit guard: the winner of the search half must hold on the unseen half against uniform weights.
+"""The overfit guard: the winner of the search half must hold against uniform weights on the half that this search has
+not seen.
 
 Takes finished trials and returns a decision with its reasons; changes and evaluates nothing.
 """
@@ -58,8 +59,10 @@ def decide(trials: Sequence[Trial]) -> Decision:
         return Decision(simplest, winner, simplest, "uniform weights are the best of the search half")
     ours, theirs = winner.scores.mean("holdout"), simplest.scores.mean("holdout")
     if ours >= theirs:
-        return Decision(
-            winner, winner, simplest, f"the winner holds on the unseen half: {ours:.4f} against {theirs:.4f}"
-        )
-    reason = f"the winner does not hold on the unseen half ({ours:.4f} against {theirs:.4f}): uniform weights are taken"
+        reason = f"the winner holds on the half that this search has not seen: {ours:.4f} against {theirs:.4f}"
+        return Decision(winner, winner, simplest, reason)
+    reason = (
+        f"the winner does not hold on the half that this search has not seen ({ours:.4f} against {theirs:.4f}): "
+        "uniform weights are taken"
+    )
     return Decision(simplest, winner, simplest, reason)

@@ -30,8 +30,8 @@ Granularity = Literal["expert", "layer"]
 
 @dataclass(frozen=True)
 class Settings:
-    """`pull` is the weight of the squared distance from the start; a step is one task's queries of the search
-    half.
+    """`pull` is the weight of the squared distance from the start; a step is one task's queries of the search half, at
+    most half as many as `passages`.
     """
 
     granularity: Granularity
@@ -106,13 +106,33 @@ def _batch(
 ) -> tuple[list[str], list[str], list[int]]:
     """Query ids of the search half, passage ids (one relevant one per query first), and each query's row among
     them.
+
+    At most half of `size` queries, drawn where there are more: a step's memory does not grow with the task.
     """
     queries = [q for q in task.queries if halves[q] == "search" and any(score > 0 for score in task.qrels[q].values())]
+    most = max(1, size // 2)
+    queries = rng.sample(queries, most) if len(queries) > most else queries
     positives = [rng.choice([p for p, score in task.qrels[q].items() if score > 0]) for q in queries]
     passages = list(dict.fromkeys(positives))
     others = [p for p in task.corpus if p not in set(passages)]
     passages += rng.sample(others, min(len(others), max(0, size - len(passages))))
     return queries, passages, [passages.index(p) for p in positives]
+
+
+def _not_negatives(
+    task: Task, queries: Sequence[str], passages: Sequence[str], targets: Sequence[int]
+) -> list[list[bool]]:
+    """Per query which passages are neither its target nor negatives: others that are judged relevant, and its own text
+    where the task ignores it.
+    """
+
+    def is_left_out(query_id: str, passage_id: str) -> bool:
+        return task.qrels[query_id].get(passage_id, 0) > 0 or (task.ignores_identical_ids and passage_id == query_id)
+
+    return [
+        [column != target and is_left_out(query_id, passage_id) for column, passage_id in enumerate(passages)]
+        for query_id, target in zip(queries, targets, strict=True)
+    ]
 
 
 def _loss(
@@ -123,20 +143,14 @@ def _loss(
     settings: Settings,
     rng: random.Random,
 ) -> tuple[Tensor, int]:
-    """InfoNCE of one task; other passages that are judged relevant for a query do not count as its negatives."""
+    """InfoNCE of one task on one batch."""
     queries, passages, targets = _batch(task, halves, settings.passages, rng)
     queries_QD, query_tokens = _embed(model, [task.queries[q] for q in queries], prompts.get("query", ""))
     texts = [task.corpus[p].full_text() for p in passages]
     passages_PD, passage_tokens = _embed(model, texts, prompts.get("document", ""))
     scores_QP = queries_QD @ passages_PD.T / settings.temperature
-    also_relevant = torch.tensor(
-        [
-            [task.qrels[q].get(p, 0) > 0 and column != target for column, p in enumerate(passages)]
-            for q, target in zip(queries, targets, strict=True)
-        ],
-        device=scores_QP.device,
-    )
-    scores_QP = scores_QP.masked_fill(also_relevant, float("-inf"))
+    masked = torch.tensor(_not_negatives(task, queries, passages, targets), device=scores_QP.device)
+    scores_QP = scores_QP.masked_fill(masked, float("-inf"))
     loss = nn.functional.cross_entropy(scores_QP, torch.tensor(targets, device=scores_QP.device))
     return loss, query_tokens + passage_tokens
 

@@ -14,20 +14,21 @@ from torch import Tensor
 from stm.errors import ModelError
 from stm.files import atomic_directory, read_json, write_json, write_text
 from stm.merge.card import folder_card
-from stm.merge.experts import Experts
+from stm.merge.experts import Experts, model_files
 from stm.merge.recipe import Recipe
 from stm.merge.shards import rewrite_shard
+from stm.prompts import FILE as PROMPTS_FILE
 
-# Pickles and code are never copied; a card would describe the base; stage hashes belong to the base's folder.
+# Pickles and code are never copied; a card would describe the base; stage hashes belong to the base's folder; its
+# prompts.json holds other prompts than those chosen, which the config has.
 SKIPPED_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".py", ".pyc", ".md", ".gguf")
 CONFIG = "config_sentence_transformers.json"
 
 
 def _copy_files(base: Path, folder: Path) -> None:
-    for path in sorted(base.rglob("*")):
+    for path in model_files(base):
         relative = path.relative_to(base)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if path.is_file() and not hidden and path.suffix not in SKIPPED_SUFFIXES:
+        if path.suffix not in SKIPPED_SUFFIXES and relative != Path(PROMPTS_FILE):
             (folder / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / relative)
 

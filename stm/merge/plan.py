@@ -6,11 +6,12 @@ Knows params and hands plain values to the modules that search. Does not load or
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from stm.errors import ParamsError
-from stm.files import sha256_text
+from stm.files import sha256_modules, sha256_text
 from stm.merge.dev import DevSet
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, hash_experts
@@ -24,9 +25,16 @@ from stm.merge.search import run_search
 from stm.merge.space import Interval, Space
 from stm.merge.stand_in import StandIn
 from stm.merge.trials import Trial, open_study, storage_url
+from stm.models import compute_dtype, device
 from stm.params.merge import MergeParams
 
 MOST_POINTS = 200_000  # of a grid that is tried point by point
+# The code that turns recipes and dev tasks into scores, and the libraries that it computes with.
+SCORING = (
+    "deltas", "encode", "merge/dev", "merge/evaluator", "merge/methods", "merge/mixer", "merge/recipe", "merge/rungs",
+    "merge/space", "metrics", "models", "packed", "pooled",
+)  # fmt: skip
+LIBRARIES = ("numpy", "tokenizers", "torch", "transformers", "sentence-transformers")
 
 
 def make_space(params: MergeParams, method: str, experts: Sequence[str]) -> Space:
@@ -76,12 +84,13 @@ def check_interaction(params: MergeParams, names: Sequence[str]) -> None:
 
 
 def inputs_key(experts: Experts, dev: DevSet, prompts: Mapping[str, str]) -> str:
-    """The hash of everything but the space that a score depends on."""
-    parts = [hash_experts(experts), repr(sorted(prompts.items()))]
-    parts += [
-        repr((task.name, sorted(task.queries.items()), task.qrels, sorted(dev.halves[task.name].items())))
-        for task in dev.tasks
-    ]
+    """The hash of everything but the space that a score depends on: inputs, code, libraries, chip and precision."""
+    parts = [hash_experts(experts), repr(sorted(prompts.items())), sha256_modules(SCORING)]
+    parts += [device().type, str(compute_dtype()), *(f"{library}={version(library)}" for library in LIBRARIES)]
+    for task in dev.tasks:
+        halves, passages = dev.halves[task.name], list(zip(task.corpus, dev.rows[task.name], strict=True))
+        parts.append(repr((task.name, sorted(task.queries.items()), task.qrels, sorted(halves.items()))))
+        parts.append(repr((passages, task.ignores_identical_ids)))
     return sha256_text(*parts, *dev.texts)
 
 
@@ -104,7 +113,7 @@ def search_space(
     """
     settings = params.search
     key = sha256_text(inputs, repr(space.describe()), settings.kind, str(settings.seed))
-    sampler = make_sampler(settings.kind, space, settings.seed)
+    sampler = make_sampler(settings.kind, space, settings.seed, bool(settings.storage))
     study = open_study(space, key, storage_url(settings.storage, key, folder), sampler)
     stand_in, rungs = StandIn(space, evaluator), make_rungs(params, space, evaluator)
     propose: Proposer | None = None

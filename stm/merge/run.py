@@ -3,6 +3,7 @@
 Orders the steps (check, choose prompts, search, guard, write) and leaves each to its own module.
 """
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -45,6 +46,8 @@ from stm.progress import say
 from stm.prompts import read_prompts
 from stm.tasks import Task
 
+ABANDONED = 7 * 24 * 3600  # seconds since anything was written below a merge's folder
+
 
 def merge_experts(
     params: MergeParams,
@@ -57,8 +60,8 @@ def merge_experts(
     """Merge the adapters in `folders` (expert -> folder) into `base`, write the model to `output`, return the trace.
 
     Below the folder `storage` stands what an interrupted merge of the same inputs goes on from; a finished one leaves
-    nothing there, and a storage that params name is left alone. Raises `ModelError`, `ParamsError` or
-    `DataError` before any encoding for whatever can be known to be wrong by then.
+    nothing there and removes what others left a week ago. A storage that params name is left alone. Raises
+    `ModelError`, `ParamsError` or `DataError` before any encoding for whatever can be known to be wrong by then.
     """
     experts = read_experts(base, folders)
     spaces = [make_space(params, method, experts.names) for method in params.methods]
@@ -77,7 +80,9 @@ def merge_experts(
         say(f"merge: query prompt {evaluator.prompts['query']!r}")
         if params.mergekit is not None:
             uniform = evaluator.evaluate("uniform", simplest)
-            return _merge_named(params.mergekit, params.seed, experts, dev, prompts, uniform, output)
+            trace = _merge_named(params.mergekit, params.seed, experts, dev, prompts, uniform, output)
+            _clean_up(scratch)
+            return trace
         if fixed is None:
             found = _search(params, spaces, evaluator, experts, scratch)
             _learn(params, found, model, mixer, evaluator, experts)
@@ -90,7 +95,7 @@ def merge_experts(
         last = first if taken.key() == simplest.key() else evaluator.choose_prompts(taken)
     say(f"merge: {decision.reason}; {taken.method}, weights {dict(taken.weights)}")
     materialise(experts, taken, evaluator.prompts, output)
-    remove_directory(scratch)
+    _clean_up(scratch)
     tried = {"with_uniform": [p.as_dict() for p in first], "final": [p.as_dict() for p in last]}
     return {
         "decision": decision.as_dict(),
@@ -102,6 +107,16 @@ def merge_experts(
         "search": params.search.model_dump(exclude={"storage"}),
         "cost": evaluator.cost(),
     }
+
+
+def _clean_up(scratch: Path) -> None:
+    """Remove the folder of a finished merge, and those beside it of merges that nobody has gone on with for long."""
+    remove_directory(scratch)
+    for folder in sorted(scratch.parent.glob("[0-9a-f]" * len(scratch.name))):
+        # Whatever is written into a folder, embeddings or SQLite's journal, gives the folder itself a new time.
+        with contextlib.suppress(FileNotFoundError):
+            if folder.is_dir() and time.time() - folder.stat().st_mtime > ABANDONED:
+                remove_directory(folder)
 
 
 def _search(

@@ -5,30 +5,35 @@ Samplers see the search half's scores only, through the study. They know nothing
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 import cma
 import numpy as np
+import numpy.typing as npt
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from stm.merge.recipe import Recipe
 from stm.merge.space import Point, Space
 from stm.merge.trials import Trial
 
-Proposer = Callable[[Sequence[Trial]], Point | None]  # the next point, or None where there is none left
+Doubles = npt.NDArray[np.float64]
+# The next point after what is done and what others are at, or None where there is none left.
+Proposer = Callable[[Sequence[Trial], Sequence[Recipe]], Point | None]
 
 
 class CmaSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]
     """CMA-ES (Hansen 2016, arXiv 1604.00772) on the box of the space.
 
     Its state is not stored: it is replayed from the study's finished trials, so that a search goes on after an
-    interruption exactly as it would have.
+    interruption exactly as it would have. In a shared study a generation is whatever has been finished, in that order.
     """
 
-    def __init__(self, space: Space, seed: int) -> None:
+    def __init__(self, space: Space, seed: int, is_shared: bool = False) -> None:
         self._intervals = space.intervals()
-        self._seed = seed
+        self._seed, self._is_shared = seed, is_shared
         self._fallback = optuna.samplers.RandomSampler(seed=seed)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -40,33 +45,62 @@ class CmaSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The next member of the current generation, rounded to the steps of the space."""
-        del trial, search_space
+        del search_space
         lows = np.array([i.low for i in self._intervals.values()])
         widths = np.array([i.high - i.low for i in self._intervals.values()])
-        # cma numbers seeds from 1; 0 would mean the clock.
-        options = {"seed": self._seed + 1, "bounds": [0, 1], "verbose": -9}
-        strategy = cma.CMAEvolutionStrategy(np.full(len(lows), 0.5), 0.3, options)
         done = [
             t
             for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
             if t.user_attrs.get("origin", "search") == "search"
         ]
-        generation = strategy.ask()
-        while len(done) >= strategy.popsize:
-            told, done = done[: strategy.popsize], done[strategy.popsize :]
-            strategy.tell(generation, [-float(t.value or 0.0) for t in told])  # no model: no score
-            generation = strategy.ask()
-        chosen = lows + widths * np.asarray(generation[len(done) % strategy.popsize])
+        if self._is_shared:
+            done.sort(key=lambda t: (t.datetime_complete or datetime.max, t.number))
+            points = [(np.array([t.params[name] for name in self._intervals]) - lows) / widths for t in done]
+            member = self._draw(_costs(done), points, trial.number)
+        else:
+            member = self._next_member(_costs(done))
+        chosen = lows + widths * member
         return {
             name: _round(float(value), interval.low, interval.high, interval.step)
             for (name, interval), value in zip(self._intervals.items(), chosen, strict=True)
         }
+
+    def _start(self, seed: int) -> cma.CMAEvolutionStrategy:
+        # cma numbers seeds from 1; 0 would mean the clock.
+        options = {"seed": seed + 1, "bounds": [0, 1], "verbose": -9}
+        return cma.CMAEvolutionStrategy(np.full(len(self._intervals), 0.5), 0.3, options)
+
+    def _next_member(self, costs: list[float]) -> Doubles:
+        """The member after those whose costs are given, all of one process: each has its place in its generation."""
+        strategy = self._start(self._seed)
+        generation = strategy.ask()
+        while len(costs) >= strategy.popsize:
+            told, costs = costs[: strategy.popsize], costs[strategy.popsize :]
+            strategy.tell(generation, told)
+            generation = strategy.ask()
+        return np.asarray(generation[len(costs)])
+
+    def _draw(self, costs: list[float], points: list[Doubles], number: int) -> Doubles:
+        """A member for the trial of that number, drawn as no other trial's is, after generations of finished points."""
+        strategy = self._start(_mix(self._seed, number))
+        for start in range(0, len(points) - strategy.popsize + 1, strategy.popsize):
+            strategy.ask()
+            strategy.tell(points[start : start + strategy.popsize], costs[start : start + strategy.popsize])
+        return np.asarray(strategy.ask(1)[0])
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Never needed here, since all dimensions are relative; kept for Optuna's contract."""
         return self._fallback.sample_independent(study, trial, param_name, param_distribution)
+
+
+def _costs(trials: Sequence[FrozenTrial]) -> list[float]:
+    return [-float(trial.value or 0.0) for trial in trials]  # no model: no score
+
+
+def _mix(seed: int, count: int) -> int:
+    return (seed * 1_000_003 + count) % 2**32
 
 
 def _round(value: float, low: float, high: float, step: float) -> float:
@@ -77,17 +111,18 @@ def _round(value: float, low: float, high: float, step: float) -> float:
 class ResumableSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]
     """Another sampler, made anew for each trial with a seed that counts the trials told before, so that a search goes
     on after an interruption exactly as it would have.
+
+    In a shared study the trial's own number takes the place of that count: two processes never have the same.
     """
 
-    def __init__(self, make: Callable[[int], optuna.samplers.BaseSampler], seed: int) -> None:
-        self._make, self._seed = make, seed
+    def __init__(self, make: Callable[[int], optuna.samplers.BaseSampler], seed: int, is_shared: bool = False) -> None:
+        self._make, self._seed, self._is_shared = make, seed, is_shared
         self._sampler = make(seed)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Make the sampler of this trial."""
-        del trial
         told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        self._sampler = self._make((self._seed * 1_000_003 + len(told)) % 2**32)
+        self._sampler = self._make(_mix(self._seed, trial.number if self._is_shared else len(told)))
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """As the sampler does."""
@@ -114,11 +149,14 @@ def _make_tpe(seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=5, warn_independent_sampling=False)
 
 
-def make_sampler(kind: str, space: Space, seed: int) -> optuna.samplers.BaseSampler:
-    """The Optuna sampler of that kind; kinds that propose points themselves get the random one, never asked."""
+def make_sampler(kind: str, space: Space, seed: int, is_shared: bool = False) -> optuna.samplers.BaseSampler:
+    """The Optuna sampler of that kind; kinds that propose points themselves get the random one, never asked.
+
+    `is_shared`: whether other processes have trials in the study.
+    """
     if kind == "cma":
-        return CmaSampler(space, seed)
-    return ResumableSampler(_make_tpe if kind == "tpe" else _make_random, seed)
+        return CmaSampler(space, seed, is_shared)
+    return ResumableSampler(_make_tpe if kind == "tpe" else _make_random, seed, is_shared)
 
 
 def grid_proposer(space: Space, trials: int) -> Proposer:
@@ -135,8 +173,8 @@ def grid_proposer(space: Space, trials: int) -> Proposer:
         (point for index, point in passes[1] if index not in first),
     )
 
-    def propose(done: Sequence[Trial]) -> Point | None:
-        seen.update(trial.recipe.key() for trial in done)
+    def propose(done: Sequence[Trial], running: Sequence[Recipe]) -> Point | None:
+        seen.update(recipe.key() for recipe in [*(trial.recipe for trial in done), *running])
         return next((point for point in chosen if space.recipe(point).key() not in seen), None)
 
     return propose

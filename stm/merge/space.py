@@ -79,9 +79,13 @@ class Space:
         names = list(self.intervals())
         for values in itertools.product(*(interval.values() for interval in self.intervals().values())):
             point = dict(zip(names, values, strict=True))
-            weights = [value for name, value in point.items() if name.startswith("weight.")]
-            if any(weights) and not (self.is_normalised and abs(math.fsum(weights)) < 1e-8):
+            if self.has_model(point):
                 yield point
+
+    def has_model(self, point: Mapping[str, float]) -> bool:
+        """Whether the point has a weight, and weights that can be divided by their sum where the method does so."""
+        weights = [point[f"weight.{name}"] for name in self.experts]
+        return any(weights) and not (self.is_normalised and abs(math.fsum(weights)) < 1e-8)
 
     def grid_size(self) -> int:
         """How many points the grid has."""

@@ -66,11 +66,11 @@ class Surrogate:
     def score(self, weights_CA: Doubles) -> Doubles:
         """Mean nDCG@10 over tasks on the search half, for C candidates with one weight per anchor."""
         weights = torch.from_numpy(np.asarray(weights_CA, dtype=np.float32))
-        pairs = (weights[:, :, None] * weights[:, None, :]).reshape(len(weights), self._size**2)
         blocks = []
-        with Meter("rank candidates", len(pairs)) as meter:
-            for block in torch.split(pairs, CANDIDATES_PER_BLOCK):
-                blocks.append(torch.stack([_score_block(block, task) for task in self._tasks]).mean(dim=0))
+        with Meter("rank candidates", len(weights)) as meter:
+            for block in torch.split(weights, CANDIDATES_PER_BLOCK):
+                pairs = (block[:, :, None] * block[:, None, :]).reshape(len(block), self._size**2)
+                blocks.append(torch.stack([_score_block(pairs, task) for task in self._tasks]).mean(dim=0))
                 meter.advance(len(block))
         return torch.cat(blocks).double().numpy()
 

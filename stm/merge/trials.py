@@ -7,6 +7,7 @@ anything.
 import contextlib
 import json
 import re
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,15 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from stm.stage import is_disk_full
 from stm.errors import ParamsError
 from stm.merge.dev import Scores
 from stm.merge.recipe import Recipe
 from stm.merge.space import Point, Space
+
+WAITS = (0.1, 0.5, 1.0)  # seconds before another try to open a storage, which somebody else may just be creating
 
 
 @dataclass(frozen=True)
@@ -69,34 +72,46 @@ def open_study(
 ) -> optuna.Study:
     """Open or create the study of this space; `key` is the hash of everything that a score depends on.
 
-    `ParamsError` if the storage holds a search of another space or of other inputs under this name, or cannot be
-    opened.
+    A few tries are made, for of two processes that create one storage at once one fails. `ParamsError` if the storage
+    holds a search of another space or of other inputs under this name, or cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    name, shown = f"stm-merge-{space.method}", re.sub(r"://[^@/]*@", "://***@", str(url))  # a URL may hold a password
-    try:
-        study = optuna.create_study(
-            storage=url, study_name=name, direction="maximize", load_if_exists=True, sampler=sampler
-        )
-    except ModuleNotFoundError as error:
-        raise ParamsError(
-            f"the search storage {shown} needs the package {error.name}; install it, or take another storage"
-        ) from error
-    except Exception as error:  # SQLAlchemy raises a different class for every way in which a file is no database
-        if is_disk_full(error):
-            raise
-        raise ParamsError(
-            f"cannot open the search storage {shown}: {type(error).__name__}; name another merge.search.storage"
-        ) from error
+    shown = re.sub(r"://[^@/]*@", "://***@", str(url))  # a URL may hold a password
+    for wait in (*WAITS, None):
+        try:
+            study = _create_study(space, key, url, sampler)
+            break
+        except ModuleNotFoundError as error:
+            raise ParamsError(
+                f"the search storage {shown} needs the package {error.name}; install it, or take another storage"
+            ) from error
+        except Exception as error:  # SQLAlchemy raises a different class for every way in which a file is no database
+            if is_disk_full(error):
+                raise
+            if wait is None:
+                raise ParamsError(
+                    f"cannot open the search storage {shown}: {type(error).__name__}; name another merge.search.storage"
+                ) from error
+            time.sleep(wait)
     known = study.user_attrs
-    if "key" not in known:
-        study.set_user_attr("space", space.describe())
-        study.set_user_attr("key", key)
-    elif known["key"] != key:
+    if known["key"] != key:
         raise ParamsError(
             f"the search storage {shown} holds a search of {_difference(known['space'], space)}; "
             "name another merge.search.storage"
         )
+    return study
+
+
+def _create_study(
+    space: Space, key: str, url: str | optuna.storages.BaseStorage, sampler: optuna.samplers.BaseSampler
+) -> optuna.Study:
+    """Load or create the study and, where nobody has yet, note whose it is."""
+    study = optuna.create_study(
+        storage=url, study_name=f"stm-merge-{space.method}", direction="maximize", load_if_exists=True, sampler=sampler
+    )
+    if "key" not in study.user_attrs:
+        study.set_user_attr("space", space.describe())
+        study.set_user_attr("key", key)
     return study
 
 
@@ -105,7 +120,10 @@ def _difference(known: Mapping[str, Any], space: Space) -> str:
     for name in sorted(set(known) | set(ours)):
         if known.get(name) != ours.get(name):
             return f"another space ({name} {known.get(name)}, now {ours.get(name)})"
-    return "other experts, dev tasks or prompts, or of another search.kind or search.seed"
+    return (
+        "other experts, dev tasks or prompts, of another search.kind or search.seed, or by other code, libraries or "
+        "precision"
+    )
 
 
 def finished_trials(study: optuna.Study, space: Space, rows: Sequence[tuple[str, Point]]) -> list[Trial]:
@@ -130,6 +148,28 @@ def origins(study: optuna.Study, is_shared: bool) -> set[str]:
     """
     states = [TrialState.COMPLETE, TrialState.WAITING] + ([TrialState.RUNNING] if is_shared else [])
     return {trial.user_attrs.get("origin", "") for trial in study.get_trials(deepcopy=False, states=tuple(states))}
+
+
+def running_points(study: optuna.Study, space: Space) -> list[Point]:
+    """The points of running trials: in a shared storage somebody else is at them, or has died there.
+
+    A trial that somebody has just begun may not have its point yet.
+    """
+    return _points(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)), space)
+
+
+def earlier_points(study: optuna.Study, space: Space, number: int) -> list[Point]:
+    """The points that trials before that number are at or are still to come to: of two trials of one point the first
+    stands.
+    """
+    trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+    return _points([trial for trial in trials if trial.number < number], space)
+
+
+def _points(trials: Sequence[FrozenTrial], space: Space) -> list[Point]:
+    """The points of trials, where they are known and have a model; an enqueued one is fixed before it is asked for."""
+    points = [{**trial.system_attrs.get("fixed_params", {}), **trial.params} for trial in trials]
+    return [point for point in points if set(space.intervals()) <= set(point) and space.has_model(point)]
 
 
 def enqueue(study: optuna.Study, point: Point, origin: str) -> None:

@@ -60,7 +60,9 @@ class LearnParams(Section):
 
     granularity: Literal["expert", "layer"] = Field(description="one weight per expert, or per expert and layer")
     steps: int = Field(
-        ge=1, le=100_000, description="optimizer steps; each takes one dev task's queries of the search half"
+        ge=1,
+        le=100_000,
+        description="optimizer steps; each takes one dev task's queries of the search half, at most passages / 2",
     )
     learning_rate: float = Field(gt=0, le=1, description="rate of Adam, in units of a weight per step")
     pull: float = Field(
