@@ -21,7 +21,7 @@ _COLUMNS: dict[str, DataType | DataTypeClass] = {
     "instruction": pl.String,  # the row's own retrieval instruction; may be empty
     "source": pl.String,  # the source row that made it
     "concept": pl.String,  # rows of one concept are never each other's negatives; empty if unknown
-    "answers": pl.List(pl.UInt64),  # fingerprints of the file's other texts known to answer the query: no negatives
+    "answers": pl.List(pl.UInt64),  # fingerprints of the file's texts that answer the query, if more are known
 }
 ROWS = pl.Schema(_COLUMNS)
 ORIGINS = ("given", "bm25", "dense", "synthetic")

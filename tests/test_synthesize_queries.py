@@ -24,7 +24,7 @@ PASSAGES = [
 ROWS_IN = pl.DataFrame(
     [
         {"id": f"r{i}", "anchor": "a", "positive": text, "negatives": ["n"], "origins": ["given"], "instruction": "",
-         "source": "s", "concept": f"c{i}", "answers": []}
+         "source": "s", "concept": f"c{i}", "answers": [7]}
         for i, text in enumerate(PASSAGES)
     ],
     schema=ROWS,
@@ -59,6 +59,7 @@ def test_only_queries_that_find_their_passage_become_rows(store: AnswerStore) ->
     row = check_rows(written.rows, "written").row(0, named=True)
     assert (row["id"], row["anchor"], row["source"]) == ("r0-question", "Why is my liver so enlarged?", SOURCE)
     assert (row["positive"], row["negatives"], row["concept"]) == (PASSAGES[0], ["n"], "c0")
+    assert row["answers"] == []  # those were the other query's
     assert "question" in row["instruction"]
     again = write_queries(ROWS_IN, PARAMS, endpoint, store, 500)  # from the store
     assert again.rows.equals(written.rows)

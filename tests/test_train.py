@@ -119,7 +119,7 @@ def test_false_negatives_are_same_text_same_concept_and_same_anchor_but_never_th
 
 
 def test_answers_known_from_elsewhere_are_not_contrasted() -> None:
-    answers = frozenset({fingerprint("Passage two!"), fingerprint("a negative"), fingerprint("not in the batch")})
+    answers = frozenset(map(fingerprint, ("Passage one", "Passage two!", "a negative", "not in the batch")))
     first = Example("1", "q1", "find: q1", "text: passage one", ("text: a negative",), "", "text: ", answers)
     second = Example("2", "q2", "find: q2", "text: passage two", ("text: another",), "", "text: ")
     mask = false_negatives(make_batch([first, second]).ids)

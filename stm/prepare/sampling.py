@@ -125,18 +125,16 @@ def as_rows(
 
 def _known_answers(frame: pl.DataFrame, candidates: Sequence[Candidates]) -> pl.Series:
     """Per row the fingerprints of the drawn passages and negatives that answer its query by any candidate, drawn or
-    not, its own positive aside.
+    not; none where its own positive is the only one. Rows of one query have the same ones.
     """
     texts = pl.concat([frame["positive"], frame["negatives"].explode(empty_as_null=True).drop_nulls()]).unique()
     here = pl.DataFrame({"p": pl.Series(hash_texts(normalise(texts))), "text": texts})
     pairs = pl.concat([source.frame.select("a", "p") for source in candidates])
     pairs = pairs.join(frame.select("a").unique(), on="a", how="semi").join(here, on="p").unique()
-    rows = frame.select("a", own="p").with_row_index("place").join(pairs, on="a").filter(pl.col("p") != pl.col("own"))
-    prints = {text: fingerprint(text) for text in rows["text"].unique()}
-    named = rows.with_columns(answers=pl.col("text").replace_strict(prints, default=None, return_dtype=pl.UInt64))
-    lists = named.group_by("place").agg(pl.col("answers").unique().sort())
-    every = pl.DataFrame({"place": pl.Series(range(frame.height), dtype=pl.UInt32)})
-    return every.join(lists, on="place", how="left", maintain_order="left")["answers"].fill_null([])
+    prints = {text: fingerprint(text) for text in pairs["text"].unique()}
+    named = pairs.with_columns(answers=pl.col("text").replace_strict(prints, default=None, return_dtype=pl.UInt64))
+    lists = named.group_by("a").agg(pl.col("answers").unique().sort()).filter(pl.col("answers").list.len() > 1)
+    return frame.select("a").join(lists, on="a", how="left", maintain_order="left")["answers"].fill_null([])
 
 
 def _is_useful(name: str) -> pl.Expr:

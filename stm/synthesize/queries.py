@@ -189,7 +189,7 @@ def _row(row: dict[str, Any], kind: str, text: str, known: set[str]) -> dict[str
     kept = [(negative, origin) for negative, origin in pairs if negative not in known]
     written = {"anchor": text, "instruction": KINDS[kind].instruction, "source": SOURCE}
     lists = {"negatives": [negative for negative, _ in kept], "origins": [origin for _, origin in kept]}
-    return {**row, "id": f"{row['id']}-{kind}", **written, **lists}
+    return {**row, "id": f"{row['id']}-{kind}", **written, **lists, "answers": []}  # those were the other query's
 
 
 def tidy_query(text: str) -> str:

@@ -32,7 +32,7 @@ class Example:
     negatives: tuple[str, ...]
     concept: str
     passage_prompt: str = ""
-    answers: frozenset[int] = frozenset()  # fingerprints of further passages that answer the query
+    answers: frozenset[int] = frozenset()  # fingerprints of passages that answer the query
 
     def form(self, passage: str) -> str:
         """The form in which one of its passages is compared with other texts."""
@@ -70,7 +70,7 @@ def make_examples(rows: pl.DataFrame, prompts: PromptSource, params: TrainParams
             "the instructions are to be drawn from the split's pool, which is empty: the LLM wrote none of use "
             "(reports/search_prompts says why); raise search_prompts.pool_size, or train with the seed instruction"
         )
-    examples = []
+    examples, shared = [], dict[tuple[int, ...], frozenset[int]]()  # rows of one query share their known answers
     for row in rows.iter_rows(named=True):
         if row["positive"] in row["negatives"]:
             raise DataError(f"row {row['id']!r}: a negative equals the positive; mine the split again")
@@ -78,7 +78,8 @@ def make_examples(rows: pl.DataFrame, prompts: PromptSource, params: TrainParams
         query = render(prompts.template, instruction).query + row["anchor"]
         negatives = tuple(prompts.passage_prompt + text for text in row["negatives"][: params.negatives])
         positive = prompts.passage_prompt + row["positive"]
-        known = row["concept"], prompts.passage_prompt, frozenset(row["answers"])
+        answers = shared.setdefault(tuple(row["answers"]), frozenset(row["answers"]))
+        known = row["concept"], prompts.passage_prompt, answers
         examples.append(Example(row["id"], row["anchor"], query, positive, negatives, *known))
     return examples
 
