@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from stm.deltas import CONFIG_FILE, add_adapter, read_adapter
@@ -57,13 +58,21 @@ class FusedRMSNorm(torch.nn.Module):
 
 
 def compute_in(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Make the model compute in this type, in place.
+    """Make the products of the model's transformers compute in this type, in place; float32 leaves all as it is.
 
-    Buffers keep their type, unlike with `Module.to`: rotary frequencies in bfloat16 turn the 200th position by half a
-    radian.
+    Mixed precision (arXiv 1710.03740): embeddings, norms, rotations and the sum that runs through the layers stay in
+    float32. In bfloat16 that sum would lose whatever a layer adds that is below a 256th of it.
     """
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+    if dtype == torch.float32:
+        return
+    for transformer in [module for module in model.modules() if isinstance(module, PreTrainedModel)]:
+        for module in transformer.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.to(dtype)
+        for module in getattr(transformer, "layers", torch.nn.ModuleList()).modules():
+            if type(module).__name__.endswith("RMSNorm"):  # rounded once for all products that take it
+                module.register_forward_hook(lambda _, __, normed: normed.to(dtype))
+        transformer.forward = torch.autocast(transformer.device.type, dtype)(transformer.forward)
 
 
 def fuse_norms(model: torch.nn.Module) -> None:

@@ -45,7 +45,9 @@ def is_packable(model: SentenceTransformer) -> bool:
     """Whether the model can take packed texts here: a bidirectional decoder of known form whose states are pooled and
     no more, in bfloat16, on a GPU.
     """
-    if model.device.type != "cuda" or next(model.parameters()).dtype != torch.bfloat16 or not skip_unpooled(model):
+    if model.device.type != "cuda" or not skip_unpooled(model):
+        return False
+    if next(model[0].model.layers[-1].mlp.parameters()).dtype != torch.bfloat16:
         return False
     config = model[0].model.config
     if getattr(config, "is_causal", True) or not all(isinstance(m, (Pooling, Normalize)) for m in list(model)[1:]):
@@ -112,7 +114,8 @@ def _attend(
     assert not is_causal
     heads, size = query.shape[1], query.shape[3]
     q, k, v = (
-        x[0].repeat_interleave(heads // x.shape[1], 0) if x.shape[1] < heads else x[0] for x in (query, key, value)
+        x[0].repeat_interleave(heads // x.shape[1], 0) if x.shape[1] < heads else x[0]
+        for x in (query.to(value.dtype), key.to(value.dtype), value)  # rotated in float32
     )
     if query.is_cuda:
         from torch.nn.attention.varlen import varlen_attn

@@ -9,7 +9,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if "STM_TEST_GPU" not in os.environ:  # the suite compares bytes; tests/gpu is about GPUs
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-import stm.stage  # noqa: F401 - sets the garbage collector before anything heavy is imported
+import stm.stage  # noqa: F401, I001 - sets the garbage collector before anything heavy is imported
+import torch
+
+from stm import encode
+from stm.train import loop
 
 
 @pytest.fixture(autouse=True)
@@ -18,3 +22,10 @@ def _no_store_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
     # makes the undo of the patch remove whatever was written.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "unset")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
+
+
+@pytest.fixture
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is compared to the last digits: models compute in float32 on every chip."""
+    for module in (encode, loop):
+        monkeypatch.setattr(module, "compute_dtype", lambda: torch.float32)

@@ -68,6 +68,7 @@ def test_the_folder_is_plain_and_declares_both_keys(folder: Path) -> None:
     }
 
 
+@pytest.mark.usefixtures("in_float32")
 def test_the_encoder_equals_sentence_transformers(folder: Path) -> None:
     model = load_model(folder)
     expected = model.encode(TEXTS, prompt="p: ", normalize_embeddings=True)

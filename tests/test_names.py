@@ -9,7 +9,7 @@ import yaml
 from stm.errors import ParamsError
 from stm.params.all import Params
 from stm.params.base import parse_section
-from stm.params.complete import check_complete
+from stm.params.complete import check_complete, find_leftovers
 from tests.test_files import COMMIT, params
 
 INTERACTION = {"experts": ["nlu", "nobody"], "step": 0.1, "source": "surrogate"}
@@ -89,3 +89,18 @@ def test_a_split_and_the_baseline_cannot_be_merged_under_one_name() -> None:
     values["merge"]["with_baseline"] = True
     with pytest.raises(ParamsError, match="a split is called 'all', as the baseline is"):
         parse_section(values, Params, "")
+
+
+def test_what_a_former_row_left_in_a_folder_that_is_hashed_as_a_whole_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    known = parse_section(params(), Params, "")
+    for folder in (*(f"models/experts/{name}" for name in (*known.experts, "all")), "data/mined"):
+        Path(folder).mkdir(parents=True)
+    for name in (*(f"{split}.parquet" for split in known.splits), ".gitignore"):
+        (Path("data/mined") / name).touch()
+    assert find_leftovers(known) == []
+    Path("models/experts/former-ft").mkdir()
+    Path("data/mined/former.parquet").touch()
+    assert find_leftovers(known) == ["data/mined/former.parquet", "models/experts/former-ft"]

@@ -32,6 +32,7 @@ def test_groups_hold_all_rows_in_order_within_the_budget() -> None:
     assert group_rows([], 8) == []
 
 
+@pytest.mark.usefixtures("in_float32")
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "phi3", "mistral"])
 def test_vectors_equal_those_of_padded_texts(tmp_path: Path, family: str) -> None:
     model = load_model(pico_backbone(tmp_path / "base", family))

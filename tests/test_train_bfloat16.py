@@ -15,7 +15,7 @@ from stm.models import FusedRMSNorm, compute_in, fuse_norms, load_model
 from stm.schema import write_rows
 from stm.train import loop
 from stm.train.expert import Share, train_expert
-from stm.train.lora import round_by_chance
+from stm.train.lora import attach, round_by_chance
 from tests.pico import pico_backbone
 from tests.test_train import PARAMS, train
 from tests.test_train_bad_input import rows
@@ -50,6 +50,7 @@ def test_training_in_bfloat16_follows_that_in_float32(tmp_path: Path, monkeypatc
     assert torch.nn.functional.cosine_similarity(deltas[0], deltas[1], dim=0) > 0.99
 
 
+@pytest.mark.usefixtures("in_float32")
 def test_the_kernel_of_a_gpus_optimizer_trains_the_same_adapter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,11 +97,45 @@ def test_a_model_in_bfloat16_has_the_vectors_of_its_float32_form(tmp_path: Path,
     fused = sum(type(m).__name__.endswith("RMSNorm") for m in model.modules())
     compute_in(model, BF16)
     fuse_norms(model)
-    assert {p.dtype for p in model.parameters()} == {BF16}
+    linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert {p.dtype for name, p in model.named_parameters() if name in linear} == {BF16}
+    assert {p.dtype for name, p in model.named_parameters() if name not in linear} == {torch.float32}
     assert {b.dtype for name, b in model.named_buffers() if "inv_freq" in name} == {torch.float32}
     assert sum(isinstance(m, FusedRMSNorm) for m in model.modules()) == (0 if family == "gemma" else fused)
     found = torch.tensor(model.encode(texts, convert_to_tensor=True).float().tolist())
     assert torch.nn.functional.cosine_similarity(found, expected).min() > 0.999
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "phi3", "mistral", "gemma2"])
+def test_what_runs_through_the_layers_stays_in_float32(tmp_path: Path, family: str) -> None:
+    model = load_model(pico_backbone(tmp_path / "base", family))
+    compute_in(model, BF16)
+    seen: dict[str, set[torch.dtype]] = {"layers": set(), "inputs": set(), "products": set()}
+
+    def remember(_: torch.nn.Module, args: tuple[torch.Tensor], product: torch.Tensor) -> None:
+        seen["inputs"].add(args[0].dtype)
+        seen["products"].add(product.dtype)
+
+    for layer in model[0].model.layers:
+        layer.register_forward_hook(lambda _, __, out: seen["layers"].add(out.dtype))
+        for module in layer.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.register_forward_hook(remember)
+    found = model({key: torch.tensor([[5, 6, 7, 1]]) for key in ("input_ids", "attention_mask")})
+    assert seen["layers"] == {torch.float32}
+    assert seen["products"] == {BF16}
+    assert seen["inputs"] == {BF16}, "rounded once, not by each product"
+    assert found["sentence_embedding"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(("longest", "dtype", "plain"), [(512, BF16, True), (513, BF16, False), (64, None, False)])
+def test_attention_of_short_texts_is_plain_products_on_a_cpu(
+    tmp_path: Path, longest: int, dtype: torch.dtype | None, plain: bool
+) -> None:
+    model = load_model(pico_backbone(tmp_path / "base"))
+    model.max_seq_length = longest
+    attach(model, PARAMS, dtype or torch.float32)
+    assert (model[0].model.config._attn_implementation == "eager") == plain
 
 
 def test_a_fused_norm_equals_the_models_own(tmp_path: Path) -> None:

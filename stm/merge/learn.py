@@ -85,8 +85,9 @@ def _hook(experts: Experts, name: str, coefficients_LK: Tensor, row: int):  # ty
     expert_of = torch.cat([torch.full((len(part.a),), index) for index, part in enumerate(parts)]).to(device)
 
     def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        hidden = (inputs[0].float() @ a.T) * (scales * coefficients_LK[row][expert_of])
-        return output + (hidden @ b.T).to(output.dtype)
+        with torch.autocast(device.type, enabled=False):
+            hidden = (inputs[0].float() @ a.T) * (scales * coefficients_LK[row][expert_of])
+            return output + (hidden @ b.T).to(output.dtype)
 
     return add
 

@@ -14,6 +14,7 @@ from stm.errors import ParamsError
 from stm.params.all import Params
 from stm.params.backbone import FolderSource
 from stm.params.backbone import HubSource as HubBackbone
+from stm.params.experts import BASELINE
 from stm.params.files import Reader
 from stm.params.names import unknown_names
 from stm.params.prepare import EmbeddedSource, EmbeddedTask, HubSource
@@ -135,3 +136,17 @@ def check_complete(params: Params) -> None:
     faults += [*_neither(params), *_same_rows(params), *_unseen(params), *_absent(params), *unknown_names(params)]
     if faults:
         raise ParamsError("params.yaml is not complete:\n" + "\n".join(faults))
+
+
+def find_leftovers(params: Params) -> list[str]:
+    """What lies in the folders that are dependencies as a whole and is of no row of params.yaml, by path."""
+    made = {
+        "data/mined": {f"{split}.parquet" for split in params.splits},
+        "models/experts": {*params.experts, BASELINE},
+    }
+    return [
+        path.as_posix()
+        for folder, names in made.items()
+        for path in sorted(Path(folder).glob("[!.]*"))
+        if path.name not in names
+    ]

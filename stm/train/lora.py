@@ -4,6 +4,7 @@ Attaches, reads and saves the factors through peft. Does not know what is traine
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from stm.files import write_json
 from stm.models import compute_in
 from stm.params.train import TrainParams
 from stm.pooled import skip_unpooled
+
+# Up to this many tokens per text plain products are the faster attention on a CPU in bfloat16: going back through the
+# fused one takes a fifth of a step (torch 2.13). Beyond, their matrices of tokens by tokens take memory.
+PLAIN_ATTENTION = 512
 
 
 class FoldedLinear(torch.autograd.Function):
@@ -53,6 +58,7 @@ class FoldedLora(LoraLinear):  # type: ignore[misc]
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         """Return `y` [..., out] for x [..., in]."""
         a, b, scale = self.factors()
+        x = x.to(self.folded.dtype)
         out: Tensor = FoldedLinear.apply(x, self.folded, self.base_layer.bias, a, b, scale)  # type: ignore[no-untyped-call]
         return out
 
@@ -107,6 +113,12 @@ def attach(model: SentenceTransformer, params: TrainParams, dtype: torch.dtype) 
     compute_in(model, dtype)
     config = LoraConfig(r=params.rank, lora_alpha=params.alpha, target_modules="all-linear", lora_dropout=0.0)
     decoder = model[0].model
+    if (
+        decoder.device.type == "cpu"
+        and dtype == torch.bfloat16
+        and (model.max_seq_length or math.inf) <= PLAIN_ATTENTION
+    ):
+        decoder.set_attn_implementation("eager")
     adapted = get_peft_model(decoder, config)
     layers = [module for module in adapted.modules() if isinstance(module, LoraLinear)]
     for layer in layers:
