@@ -15,7 +15,7 @@ from stm.models import FusedRMSNorm, compute_in, fuse_norms, load_model
 from stm.schema import write_rows
 from stm.train import loop
 from stm.train.expert import Share, train_expert
-from stm.train.lora import attach, round_by_chance
+from stm.train.lora import attach, draw_noise, round_by_chance
 from tests.pico import pico_backbone
 from tests.test_train import PARAMS, train
 from tests.test_train_bad_input import rows
@@ -24,14 +24,18 @@ BF16 = torch.bfloat16
 
 
 def test_rounding_by_chance_keeps_a_delta_far_below_the_resolution() -> None:
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(64, generator=generator).to(BF16).float()
+    torch.manual_seed(0)
+    weight = torch.randn(61).to(BF16).float()
     exact = weight + weight.abs() * 2.0**-12  # a sixteenth to a thirty-second of a step
     assert torch.equal(exact.to(BF16).float(), weight), "rounding to nearest loses it"
-    noise = torch.randint(0, 1 << 16, (20_000, 64), generator=generator, dtype=torch.int32)
-    drawn = round_by_chance(exact.expand(20_000, 64).contiguous(), noise).double()
-    assert ((drawn.mean(0) - exact.double()).abs() / (exact - weight).double().abs()).max() < 0.2
-    assert torch.equal(round_by_chance(weight.expand(20_000, 64).contiguous(), noise)[-1].float(), weight)
+    noise = draw_noise(torch.Size((20_001, 61)), torch.device("cpu"))
+    assert (int(noise.min()), int(noise.max())) == (0, (1 << 16) - 1)
+    drawn, kept = exact.expand(20_001, 61).clone(), weight.expand(20_001, 61).clone()
+    round_by_chance(drawn, noise)
+    assert torch.equal(drawn.to(BF16).float(), drawn)
+    assert ((drawn.double().mean(0) - exact.double()).abs() / (exact - weight).double().abs()).max() < 0.2
+    round_by_chance(kept, noise)
+    assert torch.equal(kept, weight.expand(20_001, 61))
 
 
 def test_training_in_bfloat16_follows_that_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

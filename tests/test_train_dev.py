@@ -15,7 +15,7 @@ from stm.params.train import TrainParams
 from stm.prompts import read_prompts
 from stm.train.adapter import train_adapter
 from stm.train.batches import Example
-from stm.train.dev import best_step, hold_out, is_at_chance, is_stale
+from stm.train.dev import best_step, hold_out, is_stale, why_unlearned
 from stm.train.step import Step
 from tests.pico import pico_backbone
 from tests.test_train import PARAMS, examples, note
@@ -66,14 +66,16 @@ def test_a_training_that_tells_nothing_apart_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     learned = [{"loss": loss, "chance": 3.0} for loss in (3.1, 3.0, 2.5)]
-    assert not is_at_chance(learned)
-    assert is_at_chance(learned[:2])
-    assert not is_at_chance([{"loss": 3.0, "chance": 3.0}, *[{"loss": 1.0, "chance": 3.0}] * 10])
-    assert not is_at_chance([])
+    assert not why_unlearned(learned)
+    assert "lower learning rate" in why_unlearned(learned[:2])
+    assert "train longer" in why_unlearned([{"loss": 6.0, "chance": 3.0}])
+    assert "lower" not in why_unlearned([{"loss": 6.0, "chance": 3.0}]), "on its way down, only not there yet"
+    assert not why_unlearned([{"loss": 3.0, "chance": 3.0}, *[{"loss": 1.0, "chance": 3.0}] * 10])
+    assert not why_unlearned([])
     base, run = pico_backbone(tmp_path / "base"), Step.run
-    assert "is_at_chance" not in train(base, tmp_path / "1/learned", tmp_path / "w")
-    monkeypatch.setattr(Step, "run", lambda self, ready: (run(self, ready)[0] * 0 + 9.0, 1))
-    assert train(base, tmp_path / "2/collapsed", tmp_path / "w")["is_at_chance"]
+    assert "unlearned" not in train(base, tmp_path / "1/learned", tmp_path / "w")
+    monkeypatch.setattr(Step, "run", lambda self, ready: (run(self, ready)[0] * 0 + ready.chance, 1))
+    assert "ended at chance" in train(base, tmp_path / "2/collapsed", tmp_path / "w")["unlearned"]
     assert "ended at chance" in capsys.readouterr().err
 
 

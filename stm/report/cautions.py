@@ -20,7 +20,8 @@ def cautions(analysis: Analysis, reports: Reports, not_run: list[tuple[str, str]
     """Return the sentences; `not_run` are mteb's tasks that could not be run, with their reasons; `has_hub` says
     whether any was.
     """
-    found = [_resolution(analysis), _left_in(contamination_view(reports)["total"]), _reduced(analysis)]
+    found = [*_unlearned(reports), _resolution(analysis)]
+    found += [_left_in(contamination_view(reports)["total"]), _reduced(analysis)]
     if analysis.table.left_out:
         found.append(f"Not compared: {', '.join(analysis.table.left_out)}. The reasons stand above the table.")
     if not_run:
@@ -30,6 +31,13 @@ def cautions(analysis: Analysis, reports: Reports, not_run: list[tuple[str, str]
     if analysis.subject.group not in groups(analysis):
         found.append("One training each, with one seed: no interval on this page covers the luck of a seed.")
     return [sentence for sentence in found if sentence]
+
+
+def _unlearned(reports: Reports) -> list[str]:
+    """The trainings that taught nothing, each with its reason."""
+    trainings = {"The warm-up": reports.warm_up, "All data": reports.train_all}
+    trainings |= {f"Expert {name}": section for name, section in reports.train.items()}
+    return [f"{name}: {section['unlearned']}." for name, section in trainings.items() if section.get("unlearned")]
 
 
 def _resolution(analysis: Analysis) -> str:

@@ -15,7 +15,7 @@ from stm.params.train import TrainParams
 from stm.progress import say
 from stm.prompts import Prompts, write_prompts
 from stm.train.batches import Example
-from stm.train.dev import best_step, is_at_chance
+from stm.train.dev import best_step, why_unlearned
 from stm.train.finished import copy_adapter, find_same, record_training
 from stm.train.processes import Processes, join_processes
 
@@ -90,6 +90,6 @@ def summarise(history: Sequence[Mapping[str, float]], rows: int, seconds: float)
         "tokens": tokens,
         "seconds": round(seconds, 1),
         **({"best_step": best_step(history)} if best_step(history) else {}),
-        **({"is_at_chance": True} if is_at_chance(history) else {}),
+        **({"unlearned": reason} if (reason := why_unlearned(history)) else {}),
         "history": list(history),
     }

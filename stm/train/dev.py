@@ -13,6 +13,7 @@ from stm.errors import DataError
 from stm.train.batches import Example
 
 DEV_LOSS = "dev_loss"
+FAR_ABOVE = 1.5  # times chance; trainings that were stuck at chance ended at 1.0 to 1.2 of it, unfinished ones at 1.8
 History = Sequence[Mapping[str, float]]
 
 
@@ -71,10 +72,28 @@ def is_stale(history: History, patience: int) -> bool:
     return bool(patience and best and sum(DEV_LOSS in entry for entry in history[best:]) >= patience)
 
 
-def is_at_chance(history: History) -> bool:
-    """Whether the last ten steps, or all of fewer, were no better than embeddings that tell nothing apart."""
+def why_unlearned(history: History) -> str:
+    """Why the training taught nothing, in a sentence with what to do; empty if it did.
+
+    The last ten steps, or all of fewer, are compared with embeddings that tell nothing apart. A rate that is too high
+    throws a raw decoder onto that loss, where all texts have one embedding and gradients are noise; one that is too low
+    leaves it far above, on its way down (docs/training.md).
+    """
     last = history[-10:]
-    return bool(last) and sum(entry["loss"] for entry in last) > 0.98 * sum(entry["chance"] for entry in last)
+    if not last:
+        return ""
+    loss, chance = (sum(entry[key] for entry in last) / len(last) for key in ("loss", "chance"))
+    if loss <= 0.98 * chance:
+        return ""
+    if loss > FAR_ABOVE * chance:
+        return (
+            f"the loss ended at {loss:.2f}, where embeddings that tell nothing apart have {chance:.2f}: too few steps "
+            "for its rate; train longer"
+        )
+    return (
+        f"the loss ended at chance ({loss:.2f}, embeddings that tell nothing apart have {chance:.2f}), and nothing was "
+        "learned; take a lower learning rate, train longer, or use fewer layers (backbone.layers)"
+    )
 
 
 def snapshot(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

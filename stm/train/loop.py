@@ -23,15 +23,10 @@ from stm.params.train import TrainParams
 from stm.progress import Meter, say
 from stm.train.batches import Example, make_batch, plan_steps
 from stm.train.checkpoint import State, load_checkpoint, save_checkpoint
-from stm.train.dev import DEV_LOSS, best_step, hold_out, is_at_chance, is_stale, snapshot
+from stm.train.dev import DEV_LOSS, best_step, hold_out, is_stale, snapshot, why_unlearned
 from stm.train.lora import attach, trainable
 from stm.train.processes import Processes
 from stm.train.step import Ready, Step
-
-AT_CHANCE = (
-    "the loss ended at chance: all texts have nearly the same embedding, and nothing was learned; train longer, with "
-    "a lower learning rate, or on fewer layers (backbone.layers)"
-)
 
 
 def learning_rate(step: int, total: int, params: TrainParams) -> float:
@@ -79,8 +74,8 @@ def run_training(
                 spent = state.seconds + time.monotonic() - began
                 save_checkpoint(work, origin, replace(state, seconds=spent), parameters, optimizer)
             meter.advance(note=f"loss {state.history[-1]['loss']:.3f}")
-    if is_at_chance(state.history):
-        say(f"{name}: {AT_CHANCE}")
+    if reason := why_unlearned(state.history):
+        say(f"{name}: {reason}")
     with torch.no_grad():
         for key, tensor in state.best.items():
             parameters[key].copy_(tensor)

@@ -67,21 +67,28 @@ class FoldedLora(LoraLinear):  # type: ignore[misc]
         return self.lora_A["default"].weight, self.lora_B["default"].weight, float(self.scaling["default"])
 
 
-def round_by_chance(exact: Tensor, noise: Tensor) -> Tensor:
-    """Round float32 to bfloat16, up or down in proportion to the distances; `noise` is int32 in [0, 2^16).
+def draw_noise(shape: torch.Size, device: torch.device) -> Tensor:
+    """Uniform int32 in [0, 2^16) in that shape, four of each number drawn: a CPU draws one after the other."""
+    count = shape.numel()
+    drawn = torch.empty(-(-count // 4), dtype=torch.int64, device=device).random_(-(1 << 63), None)
+    return drawn.view(torch.int16)[:count].to(torch.int32).bitwise_and_((1 << 16) - 1).view(shape)
+
+
+def round_by_chance(exact: Tensor, noise: Tensor) -> None:
+    """Round float32 in place to what bfloat16 holds, up or down in proportion to the distances, by noise of the same
+    shape from `draw_noise`.
 
     The result's expectation over the noise is the exact value, so that a delta far below the weight's resolution is not
     lost, as it is in rounding to nearest (stochastic rounding, arXiv 1502.02551, section 4).
     """
-    bits = (exact.view(torch.int32) + noise) & -(1 << 16)
-    return bits.view(torch.float32).to(torch.bfloat16)
+    exact.view(torch.int32).add_(noise).bitwise_and_(-(1 << 16))
 
 
 def fold(weight: Tensor, a: Tensor, b: Tensor, scale: float, out: Tensor) -> None:
     """Write W + s * B @ A to `out`, in the type of that."""
-    exact = torch.addmm(weight.float(), b, a, alpha=scale)
+    exact = weight.to(torch.float32, copy=True).addmm_(b, a, alpha=scale)
     if out.dtype == torch.bfloat16:
-        exact = round_by_chance(exact, torch.randint(0, 1 << 16, exact.shape, dtype=torch.int32, device=exact.device))
+        round_by_chance(exact, draw_noise(exact.shape, exact.device))
     out.copy_(exact)
 
 
