@@ -1,7 +1,7 @@
 """The embedded setting at any size, in one process: data, backbone, warm-up, experts and all-data baseline of a seed.
 
-Used by `benchmarks.merge_seeds`. Whatever is there is kept, so that an interrupted run goes on; a folder of other
-options is refused.
+Used by `benchmarks.merge_seeds` and `benchmarks.warm_up_rates`. Whatever is there is kept, so that an interrupted run
+goes on; a folder of other options is refused.
 """
 
 import argparse
@@ -33,9 +33,9 @@ TRAINING = (
 )  # fmt: skip
 
 
-def check_work(options: Options, folder: Path) -> None:
+def check_work(options: Options, folder: Path, keys: Sequence[str] = TRAINING) -> None:
     """Refuse a work folder of another setting, whose models would be taken for this one's."""
-    ours = {key: getattr(options, key) for key in TRAINING}
+    ours = {key: getattr(options, key) for key in keys}
     path = folder / "options.json"
     if path.exists() and read_json(path) != ours:
         raise SystemExit(f"{path} is of other options; name another --work, or delete the folder")
