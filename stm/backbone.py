@@ -1,6 +1,6 @@
 """A decoder-only language model in, a bidirectional sentence-transformers folder with last-token pooling out.
 
-The attention is declared bidirectional in the config, EOS is appended by the saved tokenizer itself, and only
+The attention is declared bidirectional in the config, BOS and EOS come from the saved tokenizer itself, and only
 safetensors are written, so that every consumer gets the same vectors without code of ours. Knows nothing of training or
 data.
 """
@@ -92,27 +92,35 @@ def make_bidirectional(model: PreTrainedModel, layers: int) -> PreTrainedModel:
     return model
 
 
-def close_with_eos(tokenizer: Any, max_tokens: int) -> PreTrainedTokenizerFast:
-    """Return a generic fast tokenizer whose own post-processor appends EOS, after truncation too.
+def frame(tokenizer: Any, bos_token: str | None, max_tokens: int) -> PreTrainedTokenizerFast:
+    """Return a generic fast tokenizer whose own post-processor puts BOS before a text and EOS after it, after
+    truncation too.
 
-    A BOS is kept where the given tokenizer adds one. Padding is on the right; EOS stands in for a missing pad token.
+    Without `bos_token` a BOS is kept where the given tokenizer adds one. Padding is on the right; EOS stands in for a
+    missing pad token. A decoder heaps attention on a token that tells nothing, the first one where attention is causal
+    (arXiv 2309.17453, 2402.17762). Where attention is bidirectional nothing marks the first token but itself, and
+    without a BOS the massive activations fall on any token, on the pooled EOS of some texts too (docs/training.md).
     """
     if not tokenizer.is_fast:
         raise ModelError("the backbone's tokenizer has no tokenizer.json; a fast tokenizer is needed to append EOS")
     if tokenizer.eos_token is None:
         raise ModelError("the backbone's tokenizer has no EOS token; last-token pooling needs one")
     first = tokenizer("a")["input_ids"][:1]
-    bos = tokenizer.bos_token if tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id] else None
-    tokens = [
-        (token, tokenizer.convert_tokens_to_ids(token)) for token in dict.fromkeys([bos, tokenizer.eos_token]) if token
-    ]
+    own = tokenizer.bos_token if tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id] else None
+    bos, vocabulary = bos_token or own, tokenizer.get_vocab()
+    if bos and bos not in vocabulary:
+        known = ", ".join(tokenizer.all_special_tokens)
+        raise ModelError(
+            f"backbone.bos_token {bos!r} is no token of this backbone; set one of its special tokens ({known}), or null"
+        )
+    tokens = [(token, vocabulary[token]) for token in dict.fromkeys([bos, tokenizer.eos_token]) if token]
     backend = tokenizer.backend_tokenizer
     backend.post_processor = TemplateProcessing(
         single=f"{bos + ':0 ' if bos else ''}$A:0 {tokenizer.eos_token}:0", pair=None, special_tokens=tokens
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        bos_token=tokenizer.bos_token,
+        bos_token=bos or tokenizer.bos_token,
         eos_token=tokenizer.eos_token,
         unk_token=tokenizer.unk_token,
         pad_token=tokenizer.pad_token or tokenizer.eos_token,
@@ -142,6 +150,6 @@ def build_backbone(params: BackboneParams, folder: Path | str) -> None:
     model, tokenizer = load_source(params.source)
     model = make_bidirectional(model, params.layers).to(getattr(torch, params.dtype))
     with atomic_directory(folder) as scratch:
-        assemble(model, close_with_eos(tokenizer, params.max_tokens), params, scratch)
+        assemble(model, frame(tokenizer, params.bos_token, params.max_tokens), params, scratch)
     config = model.config
     say(f"backbone: {config.model_type}, {config.num_hidden_layers} layers, {model.num_parameters():,} parameters")

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast
 
-from stm.backbone import assemble, close_with_eos, make_bidirectional
+from stm.backbone import assemble, frame, make_bidirectional
 from stm.params.backbone import BackboneParams
 from stm.prompts import read_prompts, write_prompts
 
@@ -42,7 +42,8 @@ def pico_decoder(architecture: str = "llama", seed: int = 0, layers: int = 2) ->
 def pico_params(**changes: object) -> BackboneParams:
     """Backbone params of a pico model."""
     values: dict[str, object] = {
-        "source": {"kind": "folder", "path": "unused"}, "layers": 0, "dtype": "float32", "max_tokens": MAX_TOKENS,
+        "source": {"kind": "folder", "path": "unused"}, "layers": 0, "dtype": "float32", "bos_token": None,
+        "max_tokens": MAX_TOKENS,
         "query_template": "{instruction}\nQuery: ", "passage_prompt": "", "instruction": "Find it",
     }  # fmt: skip
     return BackboneParams.model_validate({**values, **changes})
@@ -53,7 +54,7 @@ def pico_backbone(folder: Path, architecture: str = "llama", seed: int = 0) -> P
     model = make_bidirectional(pico_decoder(architecture, seed), 0)
     folder.mkdir(parents=True, exist_ok=True)
     params = pico_params()
-    assemble(model, close_with_eos(pico_tokenizer(), params.max_tokens), params, folder)
+    assemble(model, frame(pico_tokenizer(), params.bos_token, params.max_tokens), params, folder)
     return folder
 
 

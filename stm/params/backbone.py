@@ -40,7 +40,13 @@ class BackboneParams(Section):
     source: Annotated[PackageSource | FolderSource | HubSource, Field(discriminator="kind")]
     layers: int = Field(ge=0, le=200, description="decoder layers kept, counted from the input; 0 keeps all")
     dtype: DType = Field(description="type of the saved weights")
-    max_tokens: int = Field(ge=8, le=131072, description="tokens per text, EOS included; longer texts are truncated")
+    bos_token: str | None = Field(
+        min_length=1,
+        description="token before every text; null: what the model's tokenizer puts there, if anything",
+    )
+    max_tokens: int = Field(
+        ge=8, le=131072, description="tokens per text, BOS and EOS included; longer texts are truncated"
+    )
     query_template: str = Field(description="text before a query; {instruction} stands for the instruction")
     passage_prompt: str = Field(description="constant text before a passage; may be empty")
     instruction: str = Field(
