@@ -4,13 +4,18 @@ usage: python -m benchmarks.warm_up_rates --layers 12 30 --rates 1e-4 3e-4 1e-3 
 
 Each training is that of the section warm_up in --params with another depth, rate, seed, number of steps or batch. Said
 are the mean loss of its last ten steps beside that of embeddings that tell nothing apart, and nDCG@10 on dev, which is
-what a rate may be chosen by. Models lie under --work, so that an interrupted run goes on.
+what a rate may be chosen by. Before that, where the raw decoder has its massive activations: on a token of their own
+before the text, or on the pooled one of some texts, which makes a start unsteady (`backbone.bos_token`). Models lie
+under --work, so that an interrupted run goes on.
 """
 
 import argparse
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+import polars as pl
+import torch
 
 from benchmarks.experiment import Options, build_base, build_data, check_work, train_params
 from benchmarks.figures import write_figures
@@ -21,12 +26,40 @@ from stm.files import read_json, write_json
 from stm.merge.dev import DevSet, as_texts, make_dev_set, score_model
 from stm.models import load_model
 from stm.progress import say
+from stm.schema import read_rows
 from stm.tasks import read_tasks
 from stm.train.dev import why_unlearned
 from stm.warm_up import warm_up
 
 PACKAGES = ("torch", "transformers", "peft")
 DATA = ("params", "max_tokens", "pairs", "warm_up_pairs", "max_queries", "max_passages")
+
+
+def build_backbone_of(options: Options, layers: int) -> Path:
+    """The backbone with that many layers, once."""
+    return build_base(Options(**{**vars(options), "layers": layers}), Path(options.work) / f"backbone-{layers}")
+
+
+def find_massive(folder: Path, rows: pl.DataFrame) -> dict[str, float]:
+    """Where massive activations of the first 64 rows' texts lie: tokens per text, and shares of the texts in which one
+    is the first token and the pooled one.
+
+    A token has one if some layer's state holds a value over 100 that is over 1,000 times the median magnitude of all
+    (arXiv 2402.17762, section 2).
+    """
+    model, rows = load_model(folder), rows[:64]
+    texts = [model.prompts["query"] + text for text in rows["anchor"]] + rows["positive"].to_list()
+    counts = {"tokens_per_text": 0, "first": 0, "pooled": 0}
+    for text in texts:
+        inputs = model.tokenizer([text], truncation=True, return_tensors="pt").to(model.device)
+        with torch.no_grad():
+            states = model[0].model(**inputs, output_hidden_states=True).hidden_states[1:-1]  # the last is normed
+        sizes = [state[0].abs() for state in states]
+        found = torch.stack([(s.amax(1) > 100) & (s.amax(1) > 1000 * s.median()) for s in sizes]).any(0)
+        counts["tokens_per_text"] += int(found.sum())
+        counts["first"] += int(found[0])
+        counts["pooled"] += int(found[-1])
+    return {key: count / len(texts) for key, count in counts.items()}
 
 
 def train_at(options: Options, layers: int, rate: float, seed: int, dev: DevSet) -> dict[str, Any]:
@@ -38,7 +71,7 @@ def train_at(options: Options, layers: int, rate: float, seed: int, dev: DevSet)
     folder = work / f"{layers}-{rate:g}-{params.warmup_steps}-{options.steps}-{params.batch_size}-{seed}"
     path = folder / "result.json"
     if not path.exists():
-        base = build_base(Options(**{**vars(options), "layers": layers}), work / f"backbone-{layers}")
+        base = build_backbone_of(options, layers)
         report = warm_up(base, work / "data/warm_up.parquet", params, folder / "model", folder / "work")
         model = load_model(folder / "model")
         scores = score_model(dev, Encoder(model), as_texts(model.prompts))
@@ -79,10 +112,15 @@ def main() -> None:
     check_work(options, work, DATA)
     build_data(options, work / "data")
     dev = make_dev_set(read_tasks(work / "data/tasks/dev", "dev"), [], 0, 0, 0)
+    rows, found = read_rows(work / "data/warm_up.parquet"), {}
+    for layers in options.layers:
+        found[layers] = find_massive(build_backbone_of(options, layers), rows)
+        shares = ", ".join(f"{key} {value:.2f}" for key, value in found[layers].items())
+        say(f"{layers} layers, massive activations: {shares}")
     results = []
     for layers, rate, seed in product(options.layers, options.rates, options.seeds):
         results.append(train_at(options, layers, rate, seed, dev))
-        write_figures(options.output, PACKAGES, vars(options), trainings=results)
+        write_figures(options.output, PACKAGES, vars(options), massive=found, trainings=results)
     say(f"written to {options.output}")
 
 

@@ -78,7 +78,7 @@ def own_params(base_url: str) -> dict[str, Any]:
         "decoder": {"path": "own/decoder", "read_by": "backbone"},
         "own": {"path": "own", "read_by": "prepare"},
     }
-    params["backbone"] |= {"source": {"kind": "folder", "path": "own/decoder"}, "layers": 0, "bos_token": None}
+    params["backbone"] |= {"source": {"kind": "folder", "path": "own/decoder"}, "layers": 0, "max_tokens": 64}
     columns = {"anchor": "question", "positive": "answer", "negatives": "wrong"}
     own = {"kind": "beir", "path": "own/beir", "domain": "medical"}
     params["prepare"] |= {
