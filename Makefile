@@ -38,6 +38,7 @@ bench: $(READY)  ## benchmarks; JSON to benchmarks/results
 	python -m benchmarks.train_speed --batch 256 --steps 1 --rounds 1 --plain_cached --output benchmarks/results/train_speed_256.json
 	python -m benchmarks.encode_speed
 	python -m benchmarks.prompt_cost
+	python -m benchmarks.warm_up_rates
 	python -m benchmarks.merge_methods
 	python -m benchmarks.merge_candidate
 	python -m benchmarks.merge_search

@@ -75,9 +75,9 @@ def is_stale(history: History, patience: int) -> bool:
 def why_unlearned(history: History) -> str:
     """Why the training taught nothing, in a sentence with what to do; empty if it did.
 
-    The last ten steps, or all of fewer, are compared with embeddings that tell nothing apart. A rate that is too high
-    throws a raw decoder onto that loss, where all texts have one embedding and gradients are noise; one that is too low
-    leaves it far above, on its way down (docs/training.md).
+    The last ten steps, or all of fewer, are compared with embeddings that tell nothing apart. A raw decoder begins
+    above; a rate that is too high, or massive activations without a token of their own, keep it there, and one that is
+    too low leaves it far above, on its way down (docs/training.md).
     """
     last = history[-10:]
     if not last:
@@ -92,7 +92,8 @@ def why_unlearned(history: History) -> str:
         )
     return (
         f"the loss ended at chance ({loss:.2f}, embeddings that tell nothing apart have {chance:.2f}), and nothing was "
-        "learned; take a lower learning rate, train longer, or use fewer layers (backbone.layers)"
+        "learned; put a token before every text (backbone.bos_token), take a lower learning rate, train longer, or use "
+        "fewer layers (backbone.layers)"
     )
 
 
