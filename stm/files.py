@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from stm.errors import DataError, STMError
 
 
@@ -37,13 +39,13 @@ def _sweep(path: Path) -> None:
 
 
 def _is_running(pid: int) -> bool:
+    """Whether the process can still write; one that was killed may be there as a zombie for a while."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
         return False
-    except (PermissionError, OverflowError):
+    except psutil.AccessDenied:
         return True
-    return True
 
 
 def _discard(path: Path) -> None:

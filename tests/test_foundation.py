@@ -272,6 +272,18 @@ def test_scratch_of_killed_writers_goes_and_that_of_others_stays(tmp_path: Path)
     assert sorted(tmp_path.iterdir()) == sorted([alive, other, tmp_path / "out.json"])
 
 
+def test_scratch_of_a_killed_writer_goes_before_its_parent_has_collected_it(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as writer:
+        left = tmp_path / f".out.json.{writer.pid}-abc.partial"
+        left.write_text("half")
+        write_text(tmp_path / "out.json", "whole")
+        assert left.exists(), "it is still at work"
+        writer.kill()
+        os.waitid(os.P_PID, writer.pid, os.WEXITED | os.WNOWAIT)  # ended and not collected: a zombie
+        write_text(tmp_path / "out.json", "whole")
+        assert not left.exists()
+
+
 def test_a_folder_is_whole_until_it_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
