@@ -64,12 +64,12 @@ def build_data(options: Options, folder: Path) -> list[str]:
     return list(params.splits)
 
 
-def build_base(options: Options, folder: Path) -> Path:
-    """The backbone of params.yaml with this run's numbers of layers and tokens, once."""
+def build_base(options: Options, folder: Path, **changes: Any) -> Path:
+    """The backbone of params.yaml with this run's numbers of layers and tokens, and further changes, once."""
     if not folder.exists():
         params = load_section("backbone", BackboneParams, options.params)
         sizes = {"layers": options.layers, "max_tokens": options.max_tokens}
-        build_backbone(params.model_copy(update=sizes), folder)
+        build_backbone(params.model_copy(update={**sizes, **changes}), folder)
     return folder
 
 

@@ -25,6 +25,8 @@ from stm.encode import Encoder
 from stm.files import read_json, write_json
 from stm.merge.dev import DevSet, as_texts, make_dev_set, score_model
 from stm.models import load_model
+from stm.params.backbone import BackboneParams
+from stm.params.base import load_section
 from stm.progress import say
 from stm.schema import read_rows
 from stm.tasks import read_tasks
@@ -32,12 +34,13 @@ from stm.train.dev import why_unlearned
 from stm.warm_up import warm_up
 
 PACKAGES = ("torch", "transformers", "peft")
-DATA = ("params", "max_tokens", "pairs", "warm_up_pairs", "max_queries", "max_passages")
+DATA = ("params", "bos_token", "max_tokens", "pairs", "warm_up_pairs", "max_queries", "max_passages")
 
 
 def build_backbone_of(options: Options, layers: int) -> Path:
     """The backbone with that many layers, once."""
-    return build_base(Options(**{**vars(options), "layers": layers}), Path(options.work) / f"backbone-{layers}")
+    folder = Path(options.work) / f"backbone-{layers}"
+    return build_base(Options(**{**vars(options), "layers": layers}), folder, bos_token=options.bos_token)
 
 
 def find_massive(folder: Path, rows: pl.DataFrame) -> dict[str, float]:
@@ -93,6 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--layers", type=int, nargs="+", default=[6], help="layers of the backbone that are kept")
+    parser.add_argument("--bos-token", help="token before every text, in place of backbone.bos_token")
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3, 2e-3], help="peak learning rates")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--steps", type=int, default=60)
@@ -108,6 +112,7 @@ def main() -> None:
     parser.add_argument("--work", default=".stm/benchmarks/warm_up_rates")
     parser.add_argument("--output", default="benchmarks/results/warm_up_rates.json")
     options = Options(**vars(parser.parse_args()), mined=False)
+    options.bos_token = options.bos_token or load_section("backbone", BackboneParams, options.params).bos_token
     work = Path(options.work)
     check_work(options, work, DATA)
     build_data(options, work / "data")
