@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from benchmarks.figures import write_figures
-from stm.backbone import assemble, frame, make_bidirectional
+from stm.backbone import add_bos_and_eos, assemble, make_bidirectional
 from stm.files import sha256_tree
 from stm.progress import say
 from stm.promote.promotion import promote
@@ -37,7 +37,7 @@ def make_model(folder: Path) -> Path:
     decoder = AutoModel.from_config(AutoConfig.for_model("llama", **SHAPE))
     params = pico_params()
     folder.mkdir()
-    assemble(make_bidirectional(decoder, 0), frame(pico_tokenizer(), None, params.max_tokens), params, folder)
+    assemble(make_bidirectional(decoder, 0), add_bos_and_eos(pico_tokenizer(), None, params.max_tokens), params, folder)
     return folder
 
 

@@ -25,7 +25,7 @@ def build_shape(shape: str, tokenizer: Any, max_tokens: int, folder: Path) -> Pa
     import torch
     from transformers import AutoConfig, AutoModel
 
-    from stm.backbone import assemble, frame, make_bidirectional
+    from stm.backbone import add_bos_and_eos, assemble, make_bidirectional
     from tests.pico import pico_params
 
     settings = dict(SHAPES[shape])
@@ -36,5 +36,7 @@ def build_shape(shape: str, tokenizer: Any, max_tokens: int, folder: Path) -> Pa
     torch.manual_seed(0)
     model = make_bidirectional(AutoModel.from_config(config, dtype=getattr(torch, dtype)), 0)
     folder.mkdir(parents=True)
-    assemble(model, frame(tokenizer, None, max_tokens), pico_params(dtype=dtype, max_tokens=max_tokens), folder)
+    assemble(
+        model, add_bos_and_eos(tokenizer, None, max_tokens), pico_params(dtype=dtype, max_tokens=max_tokens), folder
+    )
     return folder

@@ -92,7 +92,7 @@ def make_bidirectional(model: PreTrainedModel, layers: int) -> PreTrainedModel:
     return model
 
 
-def frame(tokenizer: Any, bos_token: str | None, max_tokens: int) -> PreTrainedTokenizerFast:
+def add_bos_and_eos(tokenizer: Any, bos_token: str | None, max_tokens: int) -> PreTrainedTokenizerFast:
     """Return a generic fast tokenizer whose own post-processor puts BOS before a text and EOS after it, after
     truncation too.
 
@@ -150,6 +150,6 @@ def build_backbone(params: BackboneParams, folder: Path | str) -> None:
     model, tokenizer = load_source(params.source)
     model = make_bidirectional(model, params.layers).to(getattr(torch, params.dtype))
     with atomic_directory(folder) as scratch:
-        assemble(model, frame(tokenizer, params.bos_token, params.max_tokens), params, scratch)
+        assemble(model, add_bos_and_eos(tokenizer, params.bos_token, params.max_tokens), params, scratch)
     config = model.config
     say(f"backbone: {config.model_type}, {config.num_hidden_layers} layers, {model.num_parameters():,} parameters")

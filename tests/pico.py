@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast
 
-from stm.backbone import assemble, frame, make_bidirectional
+from stm.backbone import add_bos_and_eos, assemble, make_bidirectional
 from stm.params.backbone import BackboneParams
 from stm.prompts import read_prompts, write_prompts
 
@@ -54,7 +54,7 @@ def pico_backbone(folder: Path, architecture: str = "llama", seed: int = 0) -> P
     model = make_bidirectional(pico_decoder(architecture, seed), 0)
     folder.mkdir(parents=True, exist_ok=True)
     params = pico_params()
-    assemble(model, frame(pico_tokenizer(), params.bos_token, params.max_tokens), params, folder)
+    assemble(model, add_bos_and_eos(pico_tokenizer(), params.bos_token, params.max_tokens), params, folder)
     return folder
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer
 
-from stm.backbone import FAMILIES, build_backbone, frame, load_source, make_bidirectional, package_file
+from stm.backbone import FAMILIES, add_bos_and_eos, build_backbone, load_source, make_bidirectional, package_file
 from stm.encode import Encoder, batches_by_length
 from stm.errors import ModelError, ParamsError
 from stm.files import read_json, sha256_tree
@@ -131,25 +131,25 @@ def pico_decoder_of(architecture: str) -> torch.nn.Module:
 def test_a_bos_of_the_tokenizer_is_kept() -> None:
     own = pico_tokenizer()
     own.bos_token = "<pad>"
-    assert frame(own, None, 8)("a")["input_ids"] == [own.convert_tokens_to_ids("a"), own.eos_token_id]
-    adding = frame(pico_tokenizer(), "<pad>", 8)
-    ids = frame(adding, None, 8)("ab")["input_ids"]
-    assert (ids[0], ids[-1], len(ids)) == (0, 1, 4), "BOS and EOS once each, also when it is framed twice"
+    assert add_bos_and_eos(own, None, 8)("a")["input_ids"] == [own.convert_tokens_to_ids("a"), own.eos_token_id]
+    adding = add_bos_and_eos(pico_tokenizer(), "<pad>", 8)
+    ids = add_bos_and_eos(adding, None, 8)("ab")["input_ids"]
+    assert (ids[0], ids[-1], len(ids)) == (0, 1, 4), "BOS and EOS once each, also when they are added twice"
 
 
 def test_a_bos_of_the_params_stands_before_every_text_after_truncation_too() -> None:
-    tokenizer = frame(pico_tokenizer(), "<pad>", 8)
+    tokenizer = add_bos_and_eos(pico_tokenizer(), "<pad>", 8)
     assert tokenizer.bos_token == "<pad>"
     for text in ("", "a", "ab" * 20):
         ids = tokenizer(text, truncation=True)["input_ids"]
         assert (ids[0], ids[-1], len(ids)) == (0, 1, min(len(text) + 2, 8))
-    same = frame(pico_tokenizer(), "<eos>", 8)("a")["input_ids"]
+    same = add_bos_and_eos(pico_tokenizer(), "<eos>", 8)("a")["input_ids"]
     assert (same[0], same[-1], len(same)) == (1, 1, 3), "one token may be both"
 
 
 def test_a_bos_that_is_no_token_is_refused_with_those_there_are() -> None:
     with pytest.raises(ModelError, match=r"bos_token '<s>' is no token of this backbone; .* \(<eos>, <pad>\), or null"):
-        frame(pico_tokenizer(), "<s>", 8)
+        add_bos_and_eos(pico_tokenizer(), "<s>", 8)
 
 
 def test_the_stage_builds_from_a_folder_the_same_bytes_twice(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch.nn.functional import cosine_similarity
 from transformers import AutoConfig, AutoModel
 
 from stm import encode, models
-from stm.backbone import assemble, frame, make_bidirectional
+from stm.backbone import add_bos_and_eos, assemble, make_bidirectional
 from stm.encode import Encoder
 from stm.models import load_model
 from stm.packed import Packed
@@ -54,7 +54,12 @@ def wide_backbone(folder: Path) -> Path:
     )  # fmt: skip
     folder.mkdir()
     params = pico_params(max_tokens=256)
-    assemble(make_bidirectional(AutoModel.from_config(config), 0), frame(pico_tokenizer(), None, 256), params, folder)
+    assemble(
+        make_bidirectional(AutoModel.from_config(config), 0),
+        add_bos_and_eos(pico_tokenizer(), None, 256),
+        params,
+        folder,
+    )
     return folder
 
 
