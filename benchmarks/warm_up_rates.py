@@ -14,15 +14,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-import torch
-
 from benchmarks.experiment import Options, build_base, build_data, check_work, train_params
 from benchmarks.figures import write_figures
 from benchmarks.merge_seeds import as_table
 from benchmarks.merge_summary import average
 from stm.encode import Encoder
 from stm.files import read_json, write_json
+from stm.massive import find_massive
 from stm.merge.dev import DevSet, as_texts, make_dev_set, score_model
 from stm.models import load_model
 from stm.params.backbone import BackboneParams
@@ -31,7 +29,7 @@ from stm.progress import say
 from stm.schema import read_rows
 from stm.tasks import read_tasks
 from stm.train.dev import why_unlearned
-from stm.warm_up import warm_up
+from stm.warm_up import sample_texts, warm_up
 
 PACKAGES = ("torch", "transformers", "peft")
 DATA = ("params", "bos_token", "max_tokens", "pairs", "warm_up_pairs", "max_queries", "max_passages")
@@ -41,28 +39,6 @@ def build_backbone_of(options: Options, layers: int) -> Path:
     """The backbone with that many layers, once."""
     folder = Path(options.work) / f"backbone-{layers}"
     return build_base(Options(**{**vars(options), "layers": layers}), folder, bos_token=options.bos_token)
-
-
-def find_massive(folder: Path, rows: pl.DataFrame) -> dict[str, float]:
-    """Where massive activations of the first 64 rows' texts lie: tokens per text, and shares of the texts in which one
-    is the first token and the pooled one.
-
-    A token has one if some layer's state holds a value over 100 that is over 1,000 times the median magnitude of all
-    (arXiv 2402.17762, section 2).
-    """
-    model, rows = load_model(folder), rows[:64]
-    texts = [model.prompts["query"] + text for text in rows["anchor"]] + rows["positive"].to_list()
-    counts = {"tokens_per_text": 0, "first": 0, "pooled": 0}
-    for text in texts:
-        inputs = model.tokenizer([text], truncation=True, return_tensors="pt").to(model.device)
-        with torch.no_grad():
-            states = model[0].model(**inputs, output_hidden_states=True).hidden_states[1:-1]  # the last is normed
-        sizes = [state[0].abs() for state in states]
-        found = torch.stack([(s.amax(1) > 100) & (s.amax(1) > 1000 * s.median()) for s in sizes]).any(0)
-        counts["tokens_per_text"] += int(found.sum())
-        counts["first"] += int(found[0])
-        counts["pooled"] += int(found[-1])
-    return {key: count / len(texts) for key, count in counts.items()}
 
 
 def train_at(options: Options, layers: int, rate: float, seed: int, dev: DevSet) -> dict[str, Any]:
@@ -119,7 +95,8 @@ def main() -> None:
     dev = make_dev_set(read_tasks(work / "data/tasks/dev", "dev"), [], 0, 0, 0)
     rows, found = read_rows(work / "data/warm_up.parquet"), {}
     for layers in options.layers:
-        found[layers] = find_massive(build_backbone_of(options, layers), rows)
+        model = load_model(build_backbone_of(options, layers))
+        found[layers] = find_massive(model, sample_texts(model, rows))
         shares = ", ".join(f"{key} {value:.2f}" for key, value in found[layers].items())
         say(f"{layers} layers, massive activations: {shares}")
     results = []

@@ -4,17 +4,24 @@ A raw decoder cannot embed, and experts that each learn that alone merge badly (
 arXiv 2208.03306). Backbone and rows in, a full sentence-transformers folder out.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
+from sentence_transformers import SentenceTransformer
 
 from stm.files import atomic_directory, read_json
+from stm.massive import TEXTS, find_massive, why_unsteady
 from stm.models import load_model
 from stm.params.train import TrainParams
 from stm.prompts import read_prompts, write_prompts
+from stm.schema import read_rows
 from stm.train.expert import Share, train_expert
 from stm.train.processes import join_processes
+
+logger = logging.getLogger(__name__)
 
 
 def fold_adapter(adapter: Path, out: Path | str) -> None:
@@ -28,12 +35,28 @@ def fold_adapter(adapter: Path, out: Path | str) -> None:
         write_prompts(read_prompts(base), scratch)
 
 
+def sample_texts(model: SentenceTransformer, rows: pl.DataFrame) -> list[str]:
+    """The first rows' queries, with the model's prompt, and their passages."""
+    rows = rows[: TEXTS // 2]
+    return [model.prompts["query"] + text for text in rows["anchor"]] + rows["positive"].to_list()
+
+
+def look_at(base: Path | str, rows: Path | str) -> dict[str, Any]:
+    """Where the raw decoder has its massive activations, for the report; what that endangers is said as well."""
+    model = load_model(base)
+    found = find_massive(model, sample_texts(model, read_rows(rows)))
+    if reason := why_unsteady(found):
+        logger.warning("warm_up: %s", reason)
+    return {"massive": found, **({"unsteady": reason} if reason else {})}
+
+
 def warm_up(
     base: Path | str, rows: Path | str, params: TrainParams, out: Path | str, work: Path | str
 ) -> dict[str, Any]:
     """Train on the rows, fold the result into `out` and return the report; 0 steps are refused by the params."""
+    seen = look_at(base, rows) if join_processes().is_main else {}
     adapter = Path(work) / "adapter"
     report = train_expert(base, [Share(Path(rows))], params, adapter, Path(work) / "checkpoint", "warm_up")
     if join_processes().is_main:
         fold_adapter(adapter, out)
-    return report
+    return {**seen, **report}

@@ -22,6 +22,14 @@ def test_every_shipped_profile_applies_to_the_shipped_params(profile: Path, tmp_
     assert "# optimizer steps at most" in path.read_text()
 
 
+def test_lines_that_a_profile_does_not_name_stay_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("backbone: {layers: 3}")
+    former = (ROOT / "params.yaml").read_text()
+    text = apply_profile(tmp_path / "p.yaml", ROOT / "params.yaml")
+    changed = [line for line, old in zip(text.splitlines(), former.splitlines(), strict=True) if line != old]
+    assert [line.split("#")[0].strip() for line in changed] == ["layers: 3"]
+
+
 def test_what_was_filled_in_is_kept_beside(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     filled = (ROOT / "params.yaml").read_text().replace("max_pairs: 256 ", "max_pairs: 77 ")

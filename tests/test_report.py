@@ -205,8 +205,9 @@ def test_cautions_say_what_limits_this_run_and_nothing_else() -> None:
     assert [words for words in ("120 test", "4 training rows", "3 of 3", "1 of mteb's", "luck of a seed")
             if sum(words in sentence for sentence in several) != 1] == []  # fmt: skip
     assert len(several) == 5
-    stuck = {"unlearned": "the loss ended at chance"}
+    stuck, unsteady = {"unlearned": "the loss ended at chance"}, {"unsteady": "luck decides"}
     unlearned = cautions(found, Reports(evaluations, warm_up=stuck, train={"good": {}, "x": stuck}), [])
+    assert cautions(found, Reports(evaluations, warm_up=unsteady), []) == ["The backbone: luck decides.", only]
     assert unlearned == ["The warm-up: the loss ended at chance.", "Expert x: the loss ended at chance.", only]
 
 

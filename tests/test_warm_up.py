@@ -35,5 +35,7 @@ def test_the_warm_up_writes_the_same_bytes_twice_and_no_path(tmp_path: Path) -> 
     for name in ("a", "b"):
         report = warm_up(base, tmp_path / "rows.parquet", PARAMS, tmp_path / name, tmp_path / "work")
         assert report["steps"] == 4
+        assert report["massive"] == {"tokens_per_text": 0, "first": 0, "pooled": 0}
+        assert "unsteady" not in report
     assert sha256_tree(tmp_path / "a") == sha256_tree(tmp_path / "b")
     assert str(tmp_path) not in "".join(p.read_text() for p in (tmp_path / "a").rglob("*.json"))

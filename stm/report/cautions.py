@@ -34,10 +34,12 @@ def cautions(analysis: Analysis, reports: Reports, not_run: list[tuple[str, str]
 
 
 def _unlearned(reports: Reports) -> list[str]:
-    """The trainings that taught nothing, each with its reason."""
+    """A backbone whose start depends on luck, and the trainings that taught nothing, each with its reason."""
     trainings = {"The warm-up": reports.warm_up, "All data": reports.train_all}
     trainings |= {f"Expert {name}": section for name, section in reports.train.items()}
-    return [f"{name}: {section['unlearned']}." for name, section in trainings.items() if section.get("unlearned")]
+    reasons = {"The backbone": reports.warm_up.get("unsteady")}
+    reasons |= {name: section.get("unlearned") for name, section in trainings.items()}
+    return [f"{name}: {reason}." for name, reason in reasons.items() if reason]
 
 
 def _resolution(analysis: Analysis) -> str:
