@@ -24,6 +24,9 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from stm.errors import redact
+from stm.promote.registry import local_database, resolve_uri
+
 State = Literal["ok", "note", "missing"]
 PACKAGES = {
     "dvc": "dvc", "torch": "torch", "transformers": "transformers", "sentence-transformers": "sentence_transformers",
@@ -155,29 +158,34 @@ def check_memory() -> Finding:
 
 def check_accelerator() -> Finding:
     """Whether a GPU driver is there; none is needed."""
-    listed = _run("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
+    listed = _run("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader") or ""
     if not listed.strip():
         return Finding("accelerator", "ok", "none; the pipeline runs on the CPU")
     return Finding("accelerator", "ok", "; ".join(listed.strip().splitlines()))
 
 
-def _run(*command: str, root: Path | None = None) -> str:
+def _run(*command: str, root: Path | None = None) -> str | None:
+    """What the command prints; None where it fails or does not exist."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=root)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 def check_git(root: Path) -> Iterator[Finding]:
     """The git state that a promotion would record."""
-    revision = _run("git", "rev-parse", "--short", "HEAD", root=root).strip()
+    revision = (_run("git", "rev-parse", "--short", "HEAD", root=root) or "").strip()
     if not revision:
         yield Finding(
             "git", "note", "no repository or no commit", "`git init` and commit, so that models can be traced back"
         )
         return
-    changed = len(_run("git", "status", "--porcelain", root=root).splitlines())
+    listing = _run("git", "status", "--porcelain", root=root)
+    if listing is None:
+        yield Finding("git", "note", f"at {revision}, but `git status` fails", "run it and mend what it says")
+        return
+    changed = len(listing.splitlines())
     step = "commit before promoting, so that the model can be rebuilt" if changed else ""
     yield Finding("git", "note" if changed else "ok", f"at {revision}, {changed} changed files", step)
 
@@ -200,7 +208,7 @@ def check_endpoints(params: Mapping[str, Any]) -> Iterator[Finding]:
     """Every LLM endpoint that the params name answers; any HTTP answer counts, since keys are not sent."""
     for key, url in sorted(_base_urls(params, "")):
         problem = _unreachable(url.rstrip("/") + "/models")
-        shown = _without_password(url)
+        shown = redact(url)
         if problem:
             yield Finding(
                 key,
@@ -218,11 +226,6 @@ def _base_urls(value: Any, path: str) -> Iterator[tuple[str, str]]:
         if key == "base_url" and isinstance(item, str) and item:
             yield where, item
         yield from _base_urls(item, where)
-
-
-def _without_password(url: str) -> str:
-    scheme, mark, rest = url.partition("://")
-    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
 
 
 def _unreachable(url: str) -> str:
@@ -245,23 +248,23 @@ def check_registry(root: Path, params: Mapping[str, Any]) -> Finding:
     """Where models are registered, and whether that can be reached."""
     section = params.get("promote")
     given = section.get("tracking_uri") if isinstance(section, dict) else None
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or given
+    uri = resolve_uri(given)
     if not isinstance(uri, str) or not uri:
         found = f"promote.tracking_uri is {given!r}, no text" if given else "no tracking_uri in params.yaml"
         return Finding("registry", "note", found, f"set promote.tracking_uri, for example to {LOCAL_REGISTRY}")
-    if uri.startswith("sqlite:///"):
-        path = root / uri.removeprefix("sqlite:///")
+    if (database := local_database(uri)) is not None:
+        path = root / database
         return _check_database(path) if path.exists() else Finding("registry", "ok", f"{uri} (made by the first run)")
     if uri.startswith(("http://", "https://")):
         problem = _unreachable(uri.rstrip("/") + "/health")
         step = "start the MLflow server or mend MLFLOW_TRACKING_URI; until then the results stay in files"
-        shown = _without_password(uri)
+        shown = redact(uri)
         return (
             Finding("registry", "note", f"{shown}: {problem}", step)
             if problem
             else Finding("registry", "ok", f"{shown} answers")
         )
-    return Finding("registry", "ok", _without_password(uri))
+    return Finding("registry", "ok", redact(uri))
 
 
 def _check_database(path: Path) -> Finding:

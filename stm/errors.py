@@ -4,6 +4,8 @@ Everything that a user can cause or mend is raised as an `STMError` whose messag
 be allowed and the next step. Stages and the command line print that message without a traceback and exit with 1.
 """
 
+import re
+
 
 class STMError(Exception):
     """Base of every error that is meant to be read by a user."""
@@ -27,3 +29,11 @@ class EndpointError(STMError):
 
 class RegistryError(STMError):
     """The model registry cannot do what was asked."""
+
+
+def redact(text: str) -> str:
+    """The text with nothing before the last @ of each URL in it, so that no message shows a user name or a password.
+
+    A password may hold @ and / although a URL must not; where one of them stands in a path, too much is left out.
+    """
+    return re.sub(r"(?<=://)\S*@", "", text)

@@ -5,6 +5,7 @@ something that could be taken for a result. Knows nothing of what the files hold
 """
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -57,10 +58,27 @@ def _discard(path: Path) -> None:
 
 def remove_directory(path: Path | str) -> None:
     """Remove a folder that is whole until it is gone: it is renamed first, so that a kill leaves no half of it."""
-    path = Path(path)
-    if path.exists():
-        aside = _scratch(path)
+    shutil.rmtree(_move_aside(Path(path)), ignore_errors=True)
+
+
+def _move_aside(path: Path) -> Path:
+    """Rename a folder, if it is there, to a scratch path, which is returned."""
+    aside = _scratch(path)
+    with contextlib.suppress(FileNotFoundError):
         os.replace(path, aside)
+    return aside
+
+
+def _swap_in(scratch: Path, path: Path) -> None:
+    """Put the folder `scratch` in the place of `path`, whose former folder is deleted only after that."""
+    aside = _move_aside(path)
+    try:
+        os.replace(scratch, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        _swap_in(scratch, path)  # another writer was faster; the last one wins
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -88,8 +106,7 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
     try:
         scratch.mkdir()
         yield scratch
-        remove_directory(path)
-        os.replace(scratch, path)
+        _swap_in(scratch, path)
     except PermissionError as error:
         raise STMError(f"cannot write {path}: {error.strerror}; check its permissions") from error
     finally:

@@ -151,12 +151,15 @@ def test_the_git_state(project: Path) -> None:
     (finding,) = doctor.check_git(project)
     assert finding.state == "note"
     assert "1 changed files" in finding.found
+    (project / ".git" / "index").write_bytes(b"broken")
+    (finding,) = doctor.check_git(project)
+    assert (finding.state, finding.next_step) == ("note", "run it and mend what it says")
 
 
 def test_the_registry_found_missing_damaged_and_out_of_reach(
     project: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = {"promote": {"tracking_uri": "sqlite:///mlflow.db"}}
+    params = {"promote": {"tracking_uri": "sqlite:///mlflow.db?timeout=30"}}
     assert doctor.check_registry(project, params).state == "ok"
     with sqlite3.connect(project / "mlflow.db") as database:
         database.execute("CREATE TABLE model_versions (version INTEGER)")

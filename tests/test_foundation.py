@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -282,6 +284,31 @@ def test_scratch_of_a_killed_writer_goes_before_its_parent_has_collected_it(tmp_
         os.waitid(os.P_PID, writer.pid, os.WEXITED | os.WNOWAIT)  # ended and not collected: a zombie
         write_text(tmp_path / "out.json", "whole")
         assert not left.exists()
+
+
+def test_the_old_folder_goes_only_when_the_new_one_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, seen = tmp_path / "d", []
+    with atomic_directory(target) as scratch:
+        write_text(scratch / "a.txt", "old")
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: seen.append((target / "a.txt").read_text()))
+    with atomic_directory(target) as scratch:
+        write_text(scratch / "a.txt", "new")
+    assert set(seen) == {"new"}
+
+
+def test_writers_of_one_folder_do_not_trip_over_each_other(tmp_path: Path) -> None:
+    target = tmp_path / "d"
+
+    def write(text: str) -> None:
+        for _ in range(40):
+            with atomic_directory(target) as scratch:
+                write_text(scratch / "a.txt", text)
+                write_text(scratch / "b.txt", text)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, "1234"))
+    assert (target / "a.txt").read_text() == (target / "b.txt").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 def test_a_folder_is_whole_until_it_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from stm.errors import DataError, ModelError, RegistryError
 from stm.promote import promotion, publish, versions
 from stm.promote.history import OvertakenError, read_history, roll_back
+from stm.promote.lineage import read_lineage
 from stm.promote.plan import plan_publication
 from stm.promote.promotion import only_one, preview, promote
 from stm.promote.registry import Registry
@@ -234,6 +235,14 @@ def test_a_dirty_tree_is_recorded_and_refused_where_its_gate_is_required(project
     assert "changed_files: 1 exceeds 0" in outcome.line()
     tags = open_registry(project).version(2).tags
     assert (tags["git.dirty"], json.loads(tags["git.changed_files"])) == ("true", [odd])
+
+    (project / ".git" / "index").write_bytes(b"broken")  # git knows the revision still, and no changes any more
+    lineage = read_lineage(project)
+    assert (lineage.revision, lineage.tags()["git.dirty"]) == (tags["git.revision"], "unknown")
+    outcome = promote(
+        promote_params(project, gates={**gates, "changed_files": {"at_most": 0, "required": True}}), ACTOR, root=project
+    )
+    assert "changed_files: not measured" in outcome.line()
 
 
 @pytest.mark.usefixtures("no_reload")

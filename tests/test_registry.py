@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from stm.errors import RegistryError
+from stm.errors import RegistryError, redact
 from stm.promote import history
 from stm.promote.history import Actor, Entry, crown, past_champions, read_history, roll_back, withdrawn
-from stm.promote.registry import CHALLENGER, CHAMPION, Registry, redact, resolve_uri
+from stm.promote.registry import CHALLENGER, CHAMPION, Registry, resolve_uri
 from tests.registry_project import ACTOR, migrated_store
 
 NUMBERS = itertools.count()
@@ -306,6 +306,10 @@ def test_the_environment_wins_over_params(monkeypatch: pytest.MonkeyPatch) -> No
 def test_passwords_never_show() -> None:
     assert redact("postgresql://me:secret@host/db") == "postgresql://host/db"
     assert redact("sqlite:///mlruns/mlflow.db") == "sqlite:///mlruns/mlflow.db"
+    assert (
+        redact("of http://me:p@ss@host:5000/a and postgresql://me:a/b@host")
+        == "of http://host:5000/a and postgresql://host"
+    )
 
 
 def test_a_registered_name_may_hold_emoji() -> None:

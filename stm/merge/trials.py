@@ -6,7 +6,6 @@ anything.
 
 import contextlib
 import json
-import re
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from stm.stage import is_disk_full
-from stm.errors import ParamsError
+from stm.errors import ParamsError, redact
 from stm.merge.dev import Scores
 from stm.merge.recipe import Recipe
 from stm.merge.space import Point, Space
@@ -76,7 +75,7 @@ def open_study(
     holds a search of another space or of other inputs under this name, or cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    shown = re.sub(r"://[^@/]*@", "://***@", str(url))  # a URL may hold a password
+    shown = redact(str(url))
     for wait in (*WAITS, None):
         try:
             study = _create_study(space, key, url, sampler)

@@ -32,10 +32,10 @@ SHORTEST_SECRET = 8
 
 @dataclass(frozen=True)
 class Lineage:
-    """An empty string stands for what could not be known, such as the revision outside of git."""
+    """An empty string, or None, stands for what could not be known, such as the revision outside of git."""
 
     revision: str
-    changed_files: tuple[str, ...]
+    changed_files: tuple[str, ...] | None
     lock: str
     data: str
     backbone: str
@@ -45,8 +45,8 @@ class Lineage:
         """The lineage as MLflow tags."""
         return {
             "git.revision": self.revision or "unknown",
-            "git.dirty": str(bool(self.changed_files)).lower(),
-            "git.changed_files": json.dumps(self.changed_files[:50], ensure_ascii=False),
+            "git.dirty": "unknown" if self.changed_files is None else str(bool(self.changed_files)).lower(),
+            "git.changed_files": json.dumps((self.changed_files or ())[:50], ensure_ascii=False),
             "dvc.lock": self.lock or "unknown",
             "data": self.data or "unknown",
             "backbone": self.backbone or "unknown",
@@ -111,21 +111,26 @@ def hash_lock(text: str) -> str:
         return ""
 
 
-def run_git(root: Path, *arguments: str) -> str:
-    """The command's output; empty where there is no git, no repository or no commit."""
+def try_git(root: Path, *arguments: str) -> str | None:
+    """The command's output; None where it failed, or there is no git."""
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=60, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
-def _changed_files(root: Path) -> tuple[str, ...]:
+def run_git(root: Path, *arguments: str) -> str:
+    """The command's output; empty where there is no git, no repository or no commit."""
+    return try_git(root, *arguments) or ""
+
+
+def _changed_files(root: Path) -> tuple[str, ...] | None:
     excluded = [f":(exclude){name}" for name in OUTPUTS]
-    listing = run_git(root, "status", "--porcelain=v1", "-z", "--no-renames", "--", ".", *excluded)
-    return tuple(sorted(entry[3:] for entry in listing.split("\0") if entry))
+    listing = try_git(root, "status", "--porcelain=v1", "-z", "--no-renames", "--", ".", *excluded)
+    return None if listing is None else tuple(sorted(entry[3:] for entry in listing.split("\0") if entry))
 
 
 def refuse_secrets(files: list[Path]) -> None:

@@ -121,7 +121,7 @@ def _decide(
 
 def _measured(candidate: Candidate, trip: RoundTrip) -> Measured:
     lineage = candidate.lineage
-    changed = len(lineage.changed_files) if lineage.revision else None
+    changed = len(lineage.changed_files) if lineage.revision and lineage.changed_files is not None else None
     return Measured(candidate.contamination, trip.max_difference, trip.megabytes, trip.query_milliseconds, changed)
 
 

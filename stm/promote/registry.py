@@ -7,14 +7,13 @@ not know why an alias moves.
 import contextlib
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stm.errors import RegistryError
+from stm.errors import RegistryError, redact
 from stm.files import atomic_file
 
 if TYPE_CHECKING:
@@ -46,11 +45,6 @@ class Version:
     run_id: str
     aliases: tuple[str, ...]
     tags: Mapping[str, str]
-
-
-def redact(uri: str) -> str:
-    """The URI without user name and password."""
-    return re.sub(r"(?<=://)[^/@]*@", "", uri)
 
 
 def resolve_uri(configured: str) -> str:
