@@ -15,7 +15,7 @@ from stm.params.files import Reader
 from tests.closure import ROOT, is_code, stage_body
 
 # Writes each out as a digest of the deps that it may see; `prepare` writes one fixed file per split and task instead,
-# as the real stage does when a split or a task is added.
+# as the real stage does when a split or a task is added, and `backbone` one that no package of this test changes.
 STUB = """
 import hashlib, json, pathlib, sys
 plan = json.loads(pathlib.Path("plans.json").read_text())[sys.argv[1]]
@@ -34,7 +34,7 @@ for out in plan["outs"]:
         path.mkdir(exist_ok=True)
         for name in plan["folders"][out]:
             (path / name).write_text(name)
-    elif plan["name"] == "prepare":
+    elif plan["name"] in ("prepare", "backbone"):
         path.write_text("fixed")
     else:
         path.write_text(out + digest.hexdigest())
@@ -109,6 +109,7 @@ def write_project(folder: Path, params: dict[str, Any]) -> None:
     (folder / "own").mkdir(exist_ok=True)
     if not (folder / "own/notes.jsonl").exists():
         (folder / "own/notes.jsonl").write_text("one row")
+    (folder / "requirements.lock").write_text("wn==1\n")
     (folder / "stub.py").write_text(STUB)
 
 
@@ -142,6 +143,13 @@ def test_nothing_runs_twice(project: Path) -> None:
 def test_a_changed_file_of_ones_own_reruns_its_stage_and_nothing_where_the_rows_stay(project: Path) -> None:
     (project / "own/notes.jsonl").write_text("another row")
     assert sorted(repro(project)) == ["files--notes", "prepare"]
+
+
+def test_another_package_reruns_what_reads_installed_data_and_nothing_where_these_stay(project: Path) -> None:
+    (project / "requirements.lock").write_text("wn==2\n")
+    assert sorted(repro(project)) == ["backbone", "prepare"]
+    (project / "requirements.lock").write_text("wn==1\n")
+    repro(project)
 
 
 def test_a_merge_param_reruns_merge_and_what_follows(project: Path) -> None:

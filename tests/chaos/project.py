@@ -24,7 +24,7 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false", "DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true", "STM_ACTOR": "Ada",
 }  # fmt: skip
-COPIED = ("stages", "stm", "data", "models", "reports", ".dvcignore", ".gitignore")
+COPIED = ("stages", "stm", "data", "models", "reports", "requirements.lock", ".dvcignore", ".gitignore")
 GIT = ("git", "-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "core.excludesFile=")
 UNUSED = ("notes", "forum")  # experts whose evaluation adds time and nothing new
 RESULTS = ("data", "models", "reports")
