@@ -26,6 +26,7 @@ def build_shape(shape: str, tokenizer: Any, max_tokens: int, folder: Path) -> Pa
     from transformers import AutoConfig, AutoModel
 
     from stm.backbone import add_bos_and_eos, assemble, make_bidirectional
+    from stm.files import atomic_directory
     from tests.pico import pico_params
 
     settings = dict(SHAPES[shape])
@@ -35,8 +36,7 @@ def build_shape(shape: str, tokenizer: Any, max_tokens: int, folder: Path) -> Pa
     )
     torch.manual_seed(0)
     model = make_bidirectional(AutoModel.from_config(config, dtype=getattr(torch, dtype)), 0)
-    folder.mkdir(parents=True)
-    assemble(
-        model, add_bos_and_eos(tokenizer, None, max_tokens), pico_params(dtype=dtype, max_tokens=max_tokens), folder
-    )
+    params = pico_params(dtype=dtype, max_tokens=max_tokens)
+    with atomic_directory(folder) as scratch:
+        assemble(model, add_bos_and_eos(tokenizer, None, max_tokens), params, scratch)
     return folder

@@ -53,7 +53,7 @@ def make_parser(description: str | None, name: str) -> argparse.ArgumentParser:
     parser.add_argument("--max_tokens", type=int, default=0, help="tokens per text; 0: as params.yaml says")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as torch chooses")
     parser.add_argument("--work", default=".stm/bench/speed")
-    parser.add_argument("--output", default=f"benchmarks/results/{name}.json")
+    parser.add_argument("--output", default=f"benchmarks/results/{name}.json", help="with --shape, its name is added")
     return parser
 
 
@@ -66,6 +66,8 @@ def add_caps(parser: argparse.ArgumentParser) -> None:
 def read_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The options given, with the sizes of the common data, and torch at the threads asked for."""
     options = parser.parse_args()
+    if options.shape and options.output == parser.get_default("output"):
+        options.output = options.output.replace(".json", f"_{options.shape}.json")
     options.pairs, options.warm_up_pairs, options.max_queries, options.max_passages = 1500, 400, 60, 400
     options.mined = False
     options.max_tokens = options.max_tokens or load_section("backbone", BackboneParams, options.params).max_tokens

@@ -15,7 +15,9 @@ Tokens are those of all queries, positives and negatives without padding, the sa
 rates is the ratio of times. Beside wall time stands CPU time, which other load disturbs less. The rate of the chip is
 that of plain products of the model's own shapes in the same run; bfloat16 is measured as well, since a checkpoint that
 is saved in it would be trained in it by default. On a GPU the rate is that of large products in the type that is
-computed in, and `--plain_bf16` gives the plain stack its mixed precision, which it does not choose by itself.
+computed in, and `--plain_bf16` gives the plain stack its mixed precision, which it does not choose by itself. Where the
+folder is saved in bfloat16, as that of qwen3-0.6b, `SentenceTransformer.add_adapter` makes its factors in bfloat16 too;
+ours are always float32.
 """
 
 import argparse
@@ -205,7 +207,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         }
         times: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         rates: list[dict[str, float]] = []
-        peaks: dict[str, float] = {}  # of the process in gigabytes, after a side's first epoch; plain's includes ours
+        peaks: dict[str, float] = {}  # in gigabytes in a side's first epoch; with what the other side holds at rest
         for number in range(options.rounds + options.skip):
             for name, epoch in sides.items():
                 reset_peak()

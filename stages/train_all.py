@@ -9,7 +9,7 @@ from stm.files import write_json
 from stm.params.base import load_section
 from stm.params.experts import BASELINE, load_splits
 from stm.params.train import TrainParams
-from stm.train.expert import Share, count_steps, train_expert
+from stm.train.expert import Share, same_steps, train_expert
 from stm.train.processes import join_processes, launch
 
 
@@ -19,9 +19,8 @@ def main() -> None:
         return
     splits, params = load_splits(), load_section("train", TrainParams)
     shares = [Share(Path(f"data/mined/{s}.parquet"), Path(f"data/instructions/seed/{s}.json")) for s in splits]
-    steps = sum(count_steps(share.rows, params) for share in shares)
-    budget = params.model_copy(update={"max_steps": steps})
-    report = train_expert("models/warm_up", shares, budget, f"models/experts/{BASELINE}", ".stm/train_all", BASELINE)
+    budget, out = same_steps(shares, params), f"models/experts/{BASELINE}"
+    report = train_expert("models/warm_up", shares, budget, out, ".stm/train_all", BASELINE)
     if join_processes().is_main:
         write_json("reports/train_all.json", report)
 

@@ -24,7 +24,7 @@ def find_massive(model: SentenceTransformer, texts: list[str]) -> dict[str, floa
     counts = {"tokens_per_text": 0, "first": 0, "pooled": 0}
     for text in track(texts, "massive activations", len(texts)):
         inputs = model.tokenizer([text], truncation=True, return_tensors="pt").to(model.device)
-        states = model[0].model(**inputs, output_hidden_states=True).hidden_states[1:-1]  # the last is normed
+        states = model[0].model(**inputs, output_hidden_states=True).hidden_states[:-1]  # the last is normed
         sizes = [state[0].abs() for state in states]
         found = torch.stack([(s.amax(1) > 100) & (s.amax(1) > 1000 * s.median()) for s in sizes]).any(0)
         counts["tokens_per_text"] += int(found.sum())

@@ -4,6 +4,7 @@ the baseline.
 Takes variants as plain values and model folders; does not know how they were trained, nor the params file.
 """
 
+import gc
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,6 +51,7 @@ class Scored:
 
 def score_variant(variant: Variant, folder: Path, dev: DevSet) -> Scored:
     """Load the adapter with its base and score it on `dev` with its own prompts."""
+    gc.collect()  # the variant before: a model that computes in bfloat16 refers to itself, and may hold gigabytes
     model = load_model(folder)
     encoder = Encoder(model)
     scores: Scores = score_model(dev, encoder, as_texts(model.prompts))

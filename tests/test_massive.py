@@ -22,6 +22,7 @@ def test_they_are_found_where_they_lie(architecture: str, where: str, tmp_path: 
     assert find_massive(model, TEXTS) == nothing
     with torch.no_grad():
         model[0].model.embed_tokens.weight[model.tokenizer.convert_tokens_to_ids(TOKENS[where]), 3] = 1e4
+    model[0].model.layers = model[0].model.layers[:1]  # params allow a single one
     per_text = {"pooled": 1.0, "first": 0.5}[where]  # "fever" and "fevers" begin with an f
     share = {"pooled": 1.0, "first": 0.25}[where]
     assert find_massive(model, TEXTS) == {**nothing, "tokens_per_text": per_text, where: share}

@@ -81,9 +81,13 @@ def test_a_searched_instruction_is_trained_with_where_rows_have_their_own(
         assert {text.split("\n")[0] for text in seen if "Query: " in text} == {instruction}
 
 
-def test_the_baseline_gets_the_steps_of_the_experts_in_sum(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("size_a", "size_b", "expected"), [(99, 14, [2, 1, 3]), (9, 7, [1, 1, 2])])
+def test_the_baseline_gets_the_steps_of_the_experts_in_sum(
+    size_a: int, size_b: int, expected: list[int], project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = pl.read_parquet("data/mined/a.parquet")
-    write_rows(rows.head(14), Path("data/mined/b.parquet"))
+    write_rows(rows.head(size_a), Path("data/mined/a.parquet"))
+    write_rows(rows.tail(size_b), Path("data/mined/b.parquet"))
     Path("data/instructions/seed/b.json").write_text('{"instruction": "Find it", "pool": []}')
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["splits"] = ["a", "b"]
@@ -95,7 +99,7 @@ def test_the_baseline_gets_the_steps_of_the_experts_in_sum(project: Path, capsys
     assert "b-ft: its 1 steps are all within warmup_steps (3)" in capsys.readouterr().err
     baseline.main()
     steps = [read_json(f"reports/{name}.json")["steps"] for name in ("train/a-ft", "train/b-ft", "train_all")]
-    assert steps == [2, 1, 3]
+    assert steps == expected
 
 
 def test_processes_that_disagree_say_what_about(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,9 +31,17 @@ def read_share(share: Share, base: Path, params: TrainParams) -> tuple[list[Exam
     return make_examples(read_rows(share.rows), source, params), instruction
 
 
-def count_steps(rows: Path, params: TrainParams) -> int:
-    """The optimizer steps that a training on these rows alone makes at most."""
-    return len(plan_steps(read_rows(rows).height - params.dev_rows, params))
+def same_steps(shares: Sequence[Share], params: TrainParams) -> TrainParams:
+    """Params of a training on all shares together that makes as many steps as one on each share does in sum.
+
+    Shares smaller than a batch make batches of their own size, of which one pass over all together has fewer: it then
+    takes more passes.
+    """
+    heights = [read_rows(share.rows).height - params.dev_rows for share in shares]
+    steps = sum(len(plan_steps(height, params)) for height in heights)
+    together = sum(heights) + params.dev_rows * (len(shares) - 1)
+    passes = -(-steps // (together // min(params.batch_size, together)))
+    return params.model_copy(update={"max_steps": steps, "epochs": max(params.epochs, passes)})
 
 
 def train_expert(

@@ -118,6 +118,8 @@ def attach(model: SentenceTransformer, params: TrainParams, dtype: torch.dtype) 
     """
     torch.manual_seed(params.seed)
     compute_in(model, dtype)
+    # Gradients of the factors add up over all tokens of a pass, and a GPU may add in parts: not in bfloat16.
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     config = LoraConfig(r=params.rank, lora_alpha=params.alpha, target_modules="all-linear", lora_dropout=0.0)
     decoder = model[0].model
     if (
