@@ -248,7 +248,7 @@ def check_registry(root: Path, params: Mapping[str, Any]) -> Finding:
     """Where models are registered, and whether that can be reached."""
     section = params.get("promote")
     given = section.get("tracking_uri") if isinstance(section, dict) else None
-    uri = resolve_uri(given)
+    uri = resolve_uri(given or "")
     if not isinstance(uri, str) or not uri:
         found = f"promote.tracking_uri is {given!r}, no text" if given else "no tracking_uri in params.yaml"
         return Finding("registry", "note", found, f"set promote.tracking_uri, for example to {LOCAL_REGISTRY}")

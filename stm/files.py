@@ -146,6 +146,28 @@ def read_json(path: Path | str) -> Any:
         raise DataError(f"{path} is not JSON ({error}); delete it and run `dvc repro`") from error
 
 
+def parse_object(line: bytes, where: str) -> dict[str, Any]:
+    """The JSON object on a line of UTF-8; `DataError` for anything else, and for half a character, which no file can
+    hold.
+    """
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8; save the file as UTF-8") from error
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected a JSON object")
+    if b"\\ud" in line.lower():
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{where}: holds half a character (a lone surrogate like \\ud83d); mend the text"
+            ) from error
+    return row
+
+
 def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object per line, in the order given."""
     with atomic_file(path) as scratch, scratch.open("w", encoding="utf-8") as stream:

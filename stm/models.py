@@ -76,8 +76,9 @@ def compute_in(model: torch.nn.Module, dtype: torch.dtype) -> None:
 
 
 def fuse_norms(model: torch.nn.Module) -> None:
-    """Replace the model's norms of known form, in place. For encoding, and for learned merge weights, whose gradients go
-    through the encoder; experts train without, until these gradients have been seen on a GPU.
+    """Replace the model's norms of known form, in place: for encoding, and so for learned merge weights.
+
+    Experts train without, until the gradients of this form have been seen on a GPU.
     """
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):

@@ -4,7 +4,6 @@ Embeddings of a corpus are kept under .stm/search, keyed by the content of model
 model came from.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stm.errors import DataError, RegistryError
-from stm.files import atomic_directory, atomic_file, sha256_text, sha256_tree
+from stm.files import atomic_directory, atomic_file, parse_object, sha256_text, sha256_tree
 from stm.metrics import rank
 from stm.progress import say
 from stm.tasks import Passage, read_task
@@ -63,13 +62,10 @@ def read_corpus(path: Path) -> dict[str, Passage]:
 
 
 def _parse(line: str, number: int, path: Path) -> tuple[str, Passage]:
-    try:
-        row = json.loads(line)
-        text = row["text"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}, line {number}: expected a JSON object with a 'text'") from error
+    row = parse_object(line.encode(), f"{path}, line {number}")
+    text = row.get("text")
     if not isinstance(text, str):
-        raise DataError(f"{path}, line {number}: 'text' is not a string")
+        raise DataError(f"{path}, line {number}: 'text' is missing or not a string")
     return str(row.get("_id", number)), Passage(str(row.get("title") or ""), text)
 
 

@@ -4,7 +4,6 @@ Reads, checks, reduces and writes tasks; knows nothing of models or scores.
 """
 
 import codecs
-import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stm.errors import DataError
-from stm.files import atomic_directory, read_json, write_json, write_jsonl, write_text
+from stm.files import atomic_directory, parse_object, read_json, write_json, write_jsonl, write_text
 
 Domain = Literal["medical", "general"]
 Qrels = Mapping[str, Mapping[str, int]]
@@ -112,17 +111,10 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if not line.strip():
                 continue
-            try:
-                row = json.loads(line.decode("utf-8"))
-                key = str(row["_id"])
-                if b"\\ud" in line.lower():
-                    json.dumps(row, ensure_ascii=False).encode()
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}, line {number}: not UTF-8; save the file as UTF-8") from error
-            except UnicodeEncodeError as error:
-                raise DataError(f"{path}, line {number}: holds half a character (a lone surrogate)") from error
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise DataError(f"{path}, line {number}: expected a JSON object with an '_id'") from error
+            row = parse_object(line, f"{path}, line {number}")
+            if "_id" not in row:
+                raise DataError(f"{path}, line {number}: expected a JSON object with an '_id'")
+            key = str(row["_id"])
             if key in seen:
                 raise DataError(f"{path}, line {number}: the id {key!r} appears twice; ids must be unique")
             seen.add(key)

@@ -77,8 +77,9 @@ def test_corpora_of_lines_and_of_json_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "holds no passages"), ("{not json", "line 1: expected a JSON object"), ("[1]", "line 1: expected"),
-        ('{"text": 3}', "line 1: 'text' is not a string"),
+        ("", "holds no passages"), ("{not json", "line 1: not JSON"), ("[1]", "line 1: expected"),
+        ('{"text": 3}', "line 1: 'text' is missing or not a string"),
+        ('{"text": "a \\ud83d b"}', "line 1: holds half a character"),
         ('{"_id": "a", "text": "x"}\n{"_id": "a", "text": "y"}', "appears twice"),
     ],
 )  # fmt: skip

@@ -5,7 +5,6 @@ Does not know which split the pairs are for.
 """
 
 import gzip
-import json
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from stm.errors import DataError
+from stm.files import parse_object
 from stm.prepare.candidates import make_frame
 
 _GZIP = b"\x1f\x8b"
@@ -31,24 +31,6 @@ def read_bytes(path: Path | str) -> bytes:
         raise DataError(f"{path} is a broken gzip file ({error}); fetch it again") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; check the path in params.yaml") from error
-
-
-def parse_object(line: bytes, where: str) -> dict[str, Any]:
-    """The JSON object on a line; `DataError` for anything else, and for half a character, which no file can hold."""
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: expected a JSON object")
-    if b"\\ud" in line.lower():
-        try:
-            json.dumps(row, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{where}: holds half a character (a lone surrogate like \\ud83d); mend the text"
-            ) from error
-    return row
 
 
 def read_table(path: Path | str) -> pl.DataFrame:
