@@ -27,13 +27,14 @@ import numpy as np
 from benchmarks.figures import spread, write_figures
 from stm.deltas import add_adapter, read_adapter
 from stm.encode import Encoder
-from stm.merge.dev import DevSet, as_texts, make_dev_set, query_texts, score_embeddings
+from stm.merge.dev import DevSet, make_dev_set, query_texts, score_embeddings
 from stm.merge.experts import read_experts
 from stm.merge.recipe import Recipe
 from stm.models import load_model
 from stm.params.base import load_section
 from stm.params.merge import MergeParams
 from stm.params.prepare import PrepareParams
+from stm.prompts import own_prompts
 from stm.tasks import Task, read_tasks, write_task
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "mergekit")
@@ -64,7 +65,7 @@ def measure_ours(project: Path) -> dict[str, float]:
     experts = read_experts(project / "models/warm_up", adapters(project))
     model = load_model(experts.base)
     with Mixer(model, experts) as mixer:
-        evaluator = Evaluator(mixer, Encoder(model), dev, {"base": as_texts(model.prompts)})
+        evaluator = Evaluator(mixer, Encoder(model), dev, {"base": own_prompts(model.prompts)})
         evaluator.evaluate("first", Recipe("linear", dict.fromkeys(experts.names, 0.25)))  # warms caches and threads
         started = time.process_time()
         mixer.mix(Recipe("linear", weights_of(experts.names)))

@@ -26,7 +26,7 @@ from optuna.storages import InMemoryStorage
 from benchmarks.figures import spread, write_figures
 from benchmarks.merge_grid import MARGIN, Grid, Truth, measure_grid
 from stm.encode import Encoder
-from stm.merge.dev import HALVES, DevSet, Scores, as_texts, make_dev_set
+from stm.merge.dev import HALVES, DevSet, Scores, make_dev_set
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import read_experts
 from stm.merge.fidelity import fidelity_proposer, measure_trust
@@ -42,7 +42,7 @@ from stm.merge.stand_in import StandIn
 from stm.merge.trials import Trial, open_study
 from stm.models import load_model
 from stm.progress import say
-from stm.prompts import read_prompts
+from stm.prompts import own_prompts, read_prompts
 from stm.tasks import read_tasks
 
 BASELINES = ("random", "tpe", "cma")
@@ -131,7 +131,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     dev = make_dev_set(read_tasks(project / "data/tasks/dev", "dev"), [], options.max_queries, options.max_passages, 0)
     model = load_model(experts.base)
     encoder = Encoder(model)
-    candidates = {"base": as_texts(model.prompts)}
+    candidates = {"base": own_prompts(model.prompts)}
     candidates |= {n: read_prompts(adapter.folder).as_model_prompts() for n, adapter in experts.adapters.items()}
     result: dict[str, Any] = {
         "experts": compare_experts(experts.adapters), "dev": dev.sizes, "margin": MARGIN, "budget": options.budget,

@@ -25,7 +25,7 @@ from benchmarks.figures import write_figures
 from benchmarks.merge_summary import EXPERT, PARTS, average, summarise
 from stm.encode import Encoder
 from stm.files import read_json, sha256_text, write_json
-from stm.merge.dev import DevSet, Scores, as_texts, make_dev_set, score_model
+from stm.merge.dev import DevSet, Scores, make_dev_set, score_model
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, read_experts
 from stm.merge.guard import decide
@@ -40,7 +40,7 @@ from stm.merge.trials import Trial
 from stm.models import load_model
 from stm.params.merge import MergeParams
 from stm.progress import say
-from stm.prompts import read_prompts
+from stm.prompts import own_prompts, read_prompts
 from stm.tasks import read_tasks
 
 SCORED = ("merged", "uniform", "sum", "learned")  # of the recipes found
@@ -106,7 +106,7 @@ def score_models(paths: Mapping[str, Path], scoring: Scoring) -> dict[str, Any]:
     tables = {}
     for name, path in paths.items():
         model = load_model(path)
-        tables[name] = scoring.score(name, name, Encoder(model), as_texts(model.prompts))
+        tables[name] = scoring.score(name, name, Encoder(model), own_prompts(model.prompts))
     return tables
 
 
@@ -125,7 +125,7 @@ def score_recipes(
 
 def read_candidates(experts: Experts) -> dict[str, dict[str, str]]:
     """The prompts that a merge chooses from: those of the base and of every expert."""
-    candidates = {"base": as_texts(load_model(experts.base).prompts)}
+    candidates = {"base": own_prompts(load_model(experts.base).prompts)}
     return candidates | {n: read_prompts(a.folder).as_model_prompts() for n, a in experts.adapters.items()}
 
 

@@ -21,11 +21,12 @@ from benchmarks.merge_summary import average
 from stm.encode import Encoder
 from stm.files import read_json, write_json
 from stm.massive import find_massive
-from stm.merge.dev import DevSet, as_texts, make_dev_set, score_model
+from stm.merge.dev import DevSet, make_dev_set, score_model
 from stm.models import load_model
 from stm.params.backbone import BackboneParams
 from stm.params.base import load_section
 from stm.progress import say
+from stm.prompts import own_prompts
 from stm.schema import read_rows
 from stm.tasks import read_tasks
 from stm.train.dev import why_unlearned
@@ -53,7 +54,7 @@ def train_at(options: Options, layers: int, rate: float, seed: int, dev: DevSet)
         base = build_backbone_of(options, layers)
         report = warm_up(base, work / "data/warm_up.parquet", params, folder / "model", folder / "work")
         model = load_model(folder / "model")
-        scores = score_model(dev, Encoder(model), as_texts(model.prompts))
+        scores = score_model(dev, Encoder(model), own_prompts(model.prompts))
         last = report["history"][-10:]
         means = {key: sum(entry[key] for entry in last) / len(last) for key in ("loss", "chance")}
         result = {

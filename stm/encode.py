@@ -18,6 +18,7 @@ from stm.models import compute_dtype, compute_in, fuse_norms
 from stm.packed import Packed, embed_packed, group_rows, is_packable, pack_rows
 from stm.pooled import skip_unpooled
 from stm.progress import Meter
+from stm.prompts import own_prompts
 
 Embeddings = npt.NDArray[np.float32]
 # Beyond this many tokens a forward pass on a CPU falls out of the caches; a GPU is filled by far more.
@@ -127,13 +128,13 @@ class Encoder:
         cut = self.passes.cut(lengths, self.max_tokens)
         return [([slab[i] for i in rows], self.passes.arrange([ids[i] for i in rows])) for rows in cut]
 
-    def encode_queries(self, texts: Sequence[str], description: str = "encode queries") -> Embeddings:
+    def encode_queries(self, texts: Sequence[str]) -> Embeddings:
         """Encode with the model's own query prompt."""
-        return self.encode(texts, self.model.prompts.get("query") or "", description)
+        return self.encode(texts, own_prompts(self.model.prompts)["query"], "encode queries")
 
-    def encode_passages(self, texts: Sequence[str], description: str = "encode passages") -> Embeddings:
-        """Encode with the model's own passage prompt, which sentence-transformers calls "document"."""
-        return self.encode(texts, self.model.prompts.get("document") or "", description)
+    def encode_passages(self, texts: Sequence[str]) -> Embeddings:
+        """Encode with the model's own passage prompt, by whichever name it has one."""
+        return self.encode(texts, own_prompts(self.model.prompts)["document"], "encode passages")
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:

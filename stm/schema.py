@@ -24,7 +24,6 @@ _COLUMNS: dict[str, DataType | DataTypeClass] = {
     "answers": pl.List(pl.UInt64),  # fingerprints of the file's texts that answer the query, if more are known
 }
 ROWS = pl.Schema(_COLUMNS)
-ORIGINS = ("given", "bm25", "dense", "synthetic")
 
 
 def _fail_row(frame: pl.DataFrame, bad: pl.Expr, where: str, message: str) -> None:

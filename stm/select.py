@@ -14,12 +14,12 @@ from typing import Any
 from stm.encode import Encoder
 from stm.errors import ModelError
 from stm.files import atomic_directory, sha256_file, sha256_text
-from stm.merge.dev import DevSet, Scores, as_texts, score_model
+from stm.merge.dev import DevSet, Scores, score_model
 from stm.merge.prompt import score_prompts
 from stm.metrics import mean
 from stm.models import load_model
 from stm.progress import say
-from stm.prompts import FILE, read_prompts
+from stm.prompts import FILE, own_prompts, read_prompts
 
 COPIED = ("adapter_config.json", "adapter_model.safetensors", FILE)
 
@@ -54,7 +54,7 @@ def score_variant(variant: Variant, folder: Path, dev: DevSet) -> Scored:
     gc.collect()  # the variant before: a model that computes in bfloat16 refers to itself, and may hold gigabytes
     model = load_model(folder)
     encoder = Encoder(model)
-    scores: Scores = score_model(dev, encoder, as_texts(model.prompts))
+    scores: Scores = score_model(dev, encoder, own_prompts(model.prompts))
     by_task = scores.tasks_overall()
     return Scored(variant, by_task, mean(by_task), encoder.tokens)
 

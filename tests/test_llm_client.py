@@ -7,7 +7,7 @@ import pytest
 
 from stm.errors import DataError, EndpointError
 from stm.llm.answers import Answer, Budget, Failure, Request, canonical_request
-from stm.llm.client import complete, complete_all
+from stm.llm.client import complete_all
 from stm.llm.faults import parse_retry_after
 from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
@@ -174,14 +174,6 @@ def test_budget_stops_hard_and_keeps_what_there_is(store: AnswerStore) -> None:
         assert sum(server.answered.values()) == answered  # with its answers at hand the job ends at the same place
         complete_all(requests, endpoint, store, budget=Budget(max_cost=1.0, price_in=1.0))
         assert max(server.answered.values()) == 1
-
-
-def test_complete_gives_text_or_a_clear_error(store: AnswerStore) -> None:
-    with fault_server(lambda n, body: "400" if "bad" in body["messages"][0]["content"] else "ok") as server:
-        endpoint = endpoint_of(server)
-        assert complete([{"role": "user", "content": "a"}], endpoint, store, attempt=3) == "echo a 4"
-        with pytest.raises(EndpointError, match="rejected"):
-            complete([{"role": "user", "content": "bad"}], endpoint, store)
 
 
 def test_the_body_is_what_params_say(store: AnswerStore) -> None:

@@ -7,11 +7,12 @@ import pytest
 
 from benchmarks.merge_grid import MARGIN, Grid, Truth, measure_grid, spread_nodes
 from stm.encode import Encoder
-from stm.merge.dev import as_texts, make_dev_set
+from stm.merge.dev import make_dev_set
 from stm.merge.experts import read_experts
 from stm.merge.mixer import Mixer
 from stm.merge.space import Interval, Space
 from stm.models import load_model
+from stm.prompts import own_prompts
 from stm.tasks import Passage, Task
 from tests.pico import pico_adapter, pico_backbone
 
@@ -27,7 +28,7 @@ def grid(tmp_path: Path) -> Grid:
     task = Task("toy", "general", corpus, queries, {q: {f"p{i}": 1} for i, q in enumerate(queries)})
     dev, model = make_dev_set([task], [], 0, 0, 0), load_model(base)
     space = Space("task_arithmetic", NAMES, Interval(0.0, 1.0, 0.2), None, 1.0, 1.0, 0, "l1")
-    truth = Truth(Mixer(model, experts), Encoder(model), dev, as_texts(model.prompts), tmp_path / "truth")
+    truth = Truth(Mixer(model, experts), Encoder(model), dev, own_prompts(model.prompts), tmp_path / "truth")
     return Grid(space, dev, truth)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stm.encode import Encoder
 from stm.errors import ParamsError
-from stm.merge.dev import DevSet, as_texts, embed, make_dev_set, query_texts, score_embeddings
+from stm.merge.dev import DevSet, embed, make_dev_set, query_texts, score_embeddings
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, read_experts
 from stm.merge.interaction import choose_pair, grid_of_two, interaction_share
@@ -24,6 +24,7 @@ from stm.merge.rungs import make_rung
 from stm.merge.space import Interval, Space
 from stm.merge.stand_in import StandIn
 from stm.models import load_model
+from stm.prompts import own_prompts
 from stm.tasks import Passage, Task
 from tests.pico import pico_adapter, pico_backbone
 
@@ -119,7 +120,7 @@ def test_the_stand_in_comes_nearer_to_the_model_the_more_was_evaluated(experts: 
     dev, space, model = make_dev(), make_space(), load_model(experts.base)
     encoder = Encoder(model)
     with Mixer(model, experts) as mixer:
-        evaluator = Evaluator(mixer, encoder, dev, {"base": as_texts(model.prompts)})
+        evaluator = Evaluator(mixer, encoder, dev, {"base": own_prompts(model.prompts)})
         done = [evaluator.evaluate("search", space.recipe(space.point({"a": a, "b": b}))) for a, b in [(0.3, 0.3)]]
         stand_in = StandIn(space, evaluator)
         point = space.point({"a": 0.6, "b": 0.7})

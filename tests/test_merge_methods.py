@@ -18,7 +18,6 @@ from stm.merge.methods import METHODS, Part, find_method, keep_largest, keep_ran
 from stm.merge.recipe import Recipe
 from tests.merge_goldens import mask_source, mergekit_merge
 
-DENSITY_METHODS = [name for name, method in METHODS.items() if method.uses_density]
 densities = st.floats(0.01, 1.0)
 seeds = st.integers(0, 2**31)
 

@@ -10,6 +10,7 @@ from stm import named_models
 from stm.encode import Encoder
 from stm.errors import ModelError
 from stm.mine.rows import mine
+from stm.models import load_model
 from stm.named_models import load_cross_encoder, load_retriever
 from stm.synthesize.similarity import DenseSimilarity
 from tests.pico import pico_backbone
@@ -47,6 +48,13 @@ def test_a_cached_model_mines_and_validates_as_its_folder_does(cache: Path, tmp_
     by_name, by_folder = DenseSimilarity("own/pico", COMMIT), DenseSimilarity(str(folder))
     assert by_name.query_to_passage(TEXTS, TEXTS[::-1]) == by_folder.query_to_passage(TEXTS, TEXTS[::-1])
     assert Encoder(load_retriever("own/pico", COMMIT)).encode_queries(TEXTS).shape == (3, 32)
+
+
+def test_a_passage_prompt_counts_by_whichever_name_it_has(tmp_path: Path) -> None:
+    model = load_model(pico_backbone(tmp_path / "pico"))
+    model.prompts = {"query": "q: ", "passage": "p: "}
+    encoder = Encoder(model)
+    assert (encoder.encode_passages(TEXTS) == encoder.encode(TEXTS, "p: ", "encode")).all()
 
 
 @pytest.mark.usefixtures("no_network")

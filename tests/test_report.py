@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -337,6 +338,7 @@ def test_winners_include_ties_and_marks_need_significance() -> None:
     assert base is not None
     assert base.is_significant
     assert base.comparison.difference > 0
+    assert [replace(base, p_holm=0.03, level=level).is_significant for level in (0.95, 0.99)] == [True, False]
     assert found.against("all", "merged") is None
 
 
@@ -428,6 +430,7 @@ def test_slices_are_over_the_same_queries_and_leave_out_small_ones() -> None:
 
 def test_overlap_is_the_share_of_the_querys_words_in_the_best_answer() -> None:
     assert overlap("heart of gold", ["a Heart", "gold and HEART"]) == pytest.approx(2 / 3)
+    assert overlap("高い熱", ["熱が高い"]) == 1.0  # a script without spaces has its characters for words
     assert overlap("", ["a"]) == overlap("a", []) == 0.0
 
 

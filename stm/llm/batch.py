@@ -84,10 +84,6 @@ def _complete(
     return outcomes
 
 
-def _is_local(endpoint: Endpoint) -> bool:
-    return endpoint.base_url.split("://", 1)[-1].startswith(("127.0.0.1", "localhost", "[::1]"))
-
-
 def run_batches(
     requests: Mapping[str, Request], client: openai.OpenAI, endpoint: Endpoint, store: AnswerStore
 ) -> dict[str, Failure]:

@@ -18,7 +18,6 @@ from stm.llm.answers import (
     Answer,
     Budget,
     Failure,
-    Messages,
     Request,
     answer_limit,
     canonical_request,
@@ -74,22 +73,6 @@ def complete_all(
             if job.stop:
                 raise EndpointError(_describe_stop(job.stop, endpoint, job.answered))
     return [outcomes[key] for key in keys]
-
-
-def complete(
-    messages: Messages,
-    endpoint: Endpoint,
-    store: AnswerStore,
-    attempt: int = 0,
-    max_tokens: int | None = None,
-    temperature: float | None = None,
-) -> str:
-    """Return the text of one completion; `EndpointError` if there is none."""
-    request = Request(messages, attempt, max_tokens, temperature)
-    outcome = complete_all([request], endpoint, store)[0]
-    if isinstance(outcome, Failure):
-        raise EndpointError(f"the LLM gave no answer ({outcome.reason}: {outcome.detail}); run the same command again")
-    return outcome.text
 
 
 def _describe_stop(fault: FaultError, endpoint: Endpoint, answered: int) -> str:

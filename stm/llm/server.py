@@ -8,12 +8,13 @@ import contextvars
 import gc
 import json
 import os
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from stm.errors import EndpointError
 from stm.params.llm import Endpoint
@@ -40,26 +41,15 @@ def find_model(package: str = PACKAGE) -> Path:
 
 
 def idle_cores() -> int:
-    """Cores that nobody keeps busy at this moment, at least one; all where the system does not tell.
+    """Cores that nobody keeps busy at this moment, at least one.
 
     llama.cpp's threads wait for each other at every layer: on a busy machine one thread too many makes it several times
     slower. The load average would not do: it still remembers the stage before.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    before = _read_cpu_times()
-    time.sleep(WATCH_SECONDS)
-    idle, total = (after - earlier for after, earlier in zip(_read_cpu_times(), before, strict=True))
-    return max(1, round(cores * idle / total)) if total > 0 else cores
-
-
-def _read_cpu_times() -> tuple[int, int]:
-    """Idle and total time of all cores since boot, in ticks; zeros on systems without /proc."""
-    try:
-        with Path("/proc/stat").open() as stream:
-            ticks = [int(value) for value in stream.readline().split()[1:9]]
-    except (OSError, ValueError):
-        return 0, 0
-    return ticks[3] + ticks[4], sum(ticks)
+    times = psutil.cpu_times_percent(WATCH_SECONDS)
+    share: float = (times.idle + getattr(times, "iowait", 0.0)) / 100
+    return max(1, round(cores * share))
 
 
 def _server_params(llama: Any, endpoint: Endpoint) -> Any:

@@ -108,11 +108,6 @@ def make_dev_set(tasks: Sequence[Task], names: Sequence[str], max_queries: int, 
     return DevSet(capped, {task.name: cut_in_two(task, seed) for task in capped}, tuple(positions), rows)
 
 
-def as_texts(prompts: Mapping[str, str | None]) -> dict[str, str]:
-    """The prompts "query" and "document" of a loaded model, empty where it has none."""
-    return {name: prompts.get(name) or "" for name in ("query", "document")}
-
-
 def query_texts(dev: DevSet) -> list[str]:
     """All queries, task after task."""
     return [text for task in dev.tasks for text in task.queries.values()]

@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from stm.encode import Encoder
 from stm.files import remove_directory
 from stm.merge.card import folder_card
-from stm.merge.dev import HALVES, DevSet, as_texts, make_dev_set
+from stm.merge.dev import HALVES, DevSet, make_dev_set
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, read_experts
 from stm.merge.guard import Decision, compare, decide
@@ -43,7 +43,7 @@ from stm.merge.trials import Trial
 from stm.models import load_model
 from stm.params.merge import MergeParams, NamedParams
 from stm.progress import say
-from stm.prompts import read_prompts
+from stm.prompts import own_prompts, read_prompts
 from stm.tasks import Task
 
 ABANDONED = 7 * 24 * 3600  # seconds since anything was written below a merge's folder
@@ -69,7 +69,7 @@ def merge_experts(
     check_interaction(params, experts.names)
     dev = make_dev_set(tasks, params.tasks, params.max_queries, params.max_passages, params.seed)
     model = load_model(experts.base)
-    prompts = {"base": as_texts(model.prompts)}
+    prompts = {"base": own_prompts(model.prompts)}
     prompts |= {name: read_prompts(adapter.folder).as_model_prompts() for name, adapter in experts.adapters.items()}
     scratch = Path(storage) / merge_key(params, experts, dev, prompts)
     memories = Memories(None if params.search.storage else scratch)

@@ -72,7 +72,8 @@ def _score_views(analysis: Analysis, params: ReportParams) -> dict[str, Any]:
     table = analysis.table
     return {
         "verdict": verdict(analysis), "subject": analysis.subject, "headline": views.headline(analysis),
-        "level": percent(params.level), "resamples": params.resamples, "columns": views.score_columns(analysis),
+        "level": percent(params.level), "alpha": f"{1 - params.level:.3g}",
+        "resamples": params.resamples, "columns": views.score_columns(analysis),
         "rows": views.score_rows(analysis), "recall": views.recall_rows(analysis), "tasks": table.tasks,
         "comparisons": views.comparison_rows(analysis), "charts": views.charts(analysis), "left_out": table.left_out,
     }  # fmt: skip

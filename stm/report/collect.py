@@ -92,15 +92,14 @@ def collect(root: Path | str, since: float | None = None, known: Known | None = 
     """
     root = Path(root)
     known = known or {}
-    train = _each(root / "train", known)
     return Reports(
         evaluation=_evaluations(root / "evaluation", known),
         prepare=_one(root / "prepare.json"),
         mine=_each(root / "mine", known),
         synthesize=_each(root / "synthesize", known),
         warm_up=_one(root / "warm_up.json"),
-        train_all=train.pop("all", {}) or _one(root / "train_all.json"),
-        train=train,
+        train_all=_one(root / "train_all.json"),
+        train=_each(root / "train", known),
         search_prompts=_each(root / "search_prompts", known),
         select=_one(root / "select.json"),
         merge=_one(root / "merge.json"),

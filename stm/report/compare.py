@@ -14,7 +14,6 @@ from stm.significance import Comparison, Interval, Resampled, holm, resample
 
 METRIC = "ndcg_at_10"
 OPPONENTS = ("base", "warm_up", "expert", "all_data")
-ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,12 @@ class Tested:
     model: ModelInfo
     comparison: Comparison
     p_holm: float
+    level: float
 
     @property
     def is_significant(self) -> bool:
-        """Whether the difference stands after the correction."""
-        return self.p_holm < ALPHA
+        """Whether the difference stands at the confidence level after the correction."""
+        return self.p_holm < 1 - self.level
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def analyse(table: Table, subject: str, level: float, resamples: int, seed: int)
 
 def _test(drawn: Resampled, table: Table, subject: ModelInfo, positions: list[int], level: float) -> list[Tested]:
     rows = zip(table.models, drawn.comparisons(positions, level), strict=True)
-    return [Tested(model, row, row.p_value) for model, row in rows if model.name != subject.name]
+    return [Tested(model, row, row.p_value, level) for model, row in rows if model.name != subject.name]
 
 
 def _clip(rows: list[Interval]) -> list[Interval]:

@@ -5,7 +5,6 @@ Takes the aligned table, the tasks' texts and the robustness figures of the eval
 charts. Every slice of every model is over the same queries.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,9 +16,9 @@ from stm.report.compare import METRIC, Analysis
 from stm.report.negatives import numbers
 from stm.report.scores import ModelInfo
 from stm.tasks import Task
+from stm.words import words_of
 
 Floats = npt.NDArray[np.float64]
-WORD = re.compile(r"\w+", re.UNICODE)
 LENGTHS = ((0, 2, "1 or 2 words"), (2, 6, "3 to 6 words"), (6, 15, "7 to 15 words"), (15, 1e9, "16 words and more"))
 OVERLAPS = ((-1.0, 0.0, "no word in common"), (0.0, 0.34, "up to a third in common"), (0.34, 0.67, "up to two thirds"),
             (0.67, 1.0, "more than two thirds"))  # fmt: skip
@@ -27,15 +26,11 @@ PLAIN = "as it is"  # the kind that the evaluation compares the others with
 LEAST = 10  # queries; a smaller slice is not shown
 
 
-def words_of(text: str) -> set[str]:
-    """Return the distinct words of a text in lower case."""
-    return set(WORD.findall(text.lower()))
-
-
 def overlap(query: str, passages: Sequence[str]) -> float:
-    """Return the greatest share of the query's words that one of the passages holds, in [0, 1]."""
-    asked = words_of(query)
-    return max((len(asked & words_of(passage)) / len(asked) for passage in passages), default=0.0) if asked else 0.0
+    """Return the greatest share of the query's distinct words that one of the passages holds, in [0, 1]."""
+    asked = set(words_of(query))
+    shares = (len(asked.intersection(words_of(passage))) / len(asked) for passage in passages)
+    return max(shares, default=0.0) if asked else 0.0
 
 
 def shown_models(analysis: Analysis) -> list[ModelInfo]:
@@ -56,7 +51,7 @@ def _features(analysis: Analysis, tasks: Mapping[str, Task]) -> tuple[Floats, Fl
         for row, query_id in enumerate(analysis.table.query_ids[number]):
             query = task.queries.get(query_id, "")
             positives = [key for key, gain in task.qrels.get(query_id, {}).items() if gain > 0]
-            lengths.append(len(WORD.findall(query)))
+            lengths.append(len(words_of(query)))
             overlaps.append(overlap(query, [task.corpus[key].full_text() for key in positives]))
             scores.append(analysis.table.scores[METRIC][number][row])
     return np.array(lengths), np.array(overlaps), np.array(scores)
