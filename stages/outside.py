@@ -13,7 +13,8 @@ from stm.evaluate.named import load_named_tasks
 from stm.evaluate.record import write_results
 from stm.evaluate.score import about_model, evaluate_folder
 from stm.files import write_json
-from stm.outside import UnreachableError, find_model
+from stm.hub_models import UnreachableError, find_model
+from stm.models import RETRIEVER
 from stm.params.base import load_section
 from stm.params.evaluate import EvaluateParams, load_outside_entry
 from stm.progress import say
@@ -26,7 +27,7 @@ def main(model: str) -> None:
     """Evaluate the model of that name."""
     params, entry = load_section("evaluate", EvaluateParams), load_outside_entry(model)
     try:
-        folder = find_model(entry.id, entry.revision)
+        folder = find_model(entry.id, entry.revision, *RETRIEVER)
     except UnreachableError as error:
         reason = f"{error}; `dvc repro -f outside@{model}` tries again"
         say(f"outside {model}: not run; {reason}")

@@ -7,16 +7,12 @@ the network. Runs no code and no pickle of a model.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import errors, snapshot_download
-
 from stm.errors import ModelError
-from stm.models import RETRIEVER, device, load_model, missing_files, quiet_libraries
+from stm.hub_models import UnreachableError, find_model
+from stm.models import RETRIEVER, device, load_model, quiet_libraries
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
-
-FETCHED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # settings, tokenizer files and weights; no pickle, no code
-LEFT = ["onnx/*", "openvino/*"]  # copies of the weights for other runtimes
 
 
 def load_retriever(name: str, revision: str) -> "SentenceTransformer":
@@ -57,42 +53,9 @@ def _find_folder(name: str, revision: str, *settings: str) -> Path:
     if not revision:
         raise ModelError(f"{name!r} is no folder here, and as a hub id it has no revision; pin a commit of it")
     try:
-        folder = _snapshot(name, revision, is_offline=True)
-        if not missing_files(folder, *settings):
-            return folder
-    except errors.HFValidationError as error:
-        raise ModelError(f"{name!r} is neither a folder here nor a hub id: {_short(error)}") from error
-    except OSError:
-        pass  # not in the cache
-    folder = _fetch(name, revision)
-    if missing := missing_files(folder, *settings):  # without a hub the client gives what its cache has
-        raise ModelError(
-            f"{name} at {revision[:12]} has no {missing}, or the hub does not answer and its cache lacks that; "
-            "run again when it does, or name another model"
-        )
-    return folder
-
-
-def _fetch(name: str, revision: str) -> Path:
-    try:
-        return _snapshot(name, revision, is_offline=False)
-    except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise ModelError(
-            f"the hub has no model {name!r} at {revision!r} for this user: {_short(error)}; "
-            "check name and revision, and HF_TOKEN for a gated model"
-        ) from error
-    except (OSError, errors.HTTPError) as error:  # type: ignore[attr-defined]  # a proxy that refuses is no OSError
-        raise ModelError(
-            f"the hub does not answer, and its cache lacks {name} at {revision[:12]}; "
-            "run again when it does, or name a local folder"
-        ) from error
-
-
-def _snapshot(name: str, revision: str, is_offline: bool) -> Path:
-    found = snapshot_download(
-        name, revision=revision, allow_patterns=FETCHED, ignore_patterns=LEFT, local_files_only=is_offline
-    )
-    return Path(found)
+        return find_model(name, revision, *settings)
+    except UnreachableError as error:
+        raise ModelError(f"{error}; run again when it answers, or name a local folder") from error
 
 
 def _short(error: Exception) -> str:

@@ -16,7 +16,7 @@ import stages.bm25
 import stages.evaluate
 from stm.encode import Encoder
 from stm.errors import DataError, ParamsError, STMError
-from stm.evaluate import hub, models, named, run
+from stm.evaluate import models, named, run
 from stm.evaluate.dense import open_model
 from stm.evaluate.hub import NamedTask, find_benchmark, find_task
 from stm.evaluate.lexical import LexicalModel
@@ -33,6 +33,7 @@ from stm.evaluate.record import (
 from stm.evaluate.robustness import KINDS, score_kinds
 from stm.evaluate.run import run_task
 from stm.evaluate.tasks import SPLIT, SUBSET, LocalTask
+from stm.hub_models import is_hub_reachable
 from stm.models import load_model
 from stm.params.base import load_section, parse_section
 from stm.params.evaluate import EvaluateParams, load_model_entry
@@ -234,9 +235,9 @@ def test_the_hub_counts_as_out_of_reach_where_nothing_listens(monkeypatch: pytes
     for proxy in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(proxy, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    assert not hub.is_hub_reachable(1.0)
+    assert not is_hub_reachable(1.0)
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy")
-    assert hub.is_hub_reachable(1.0)
+    assert is_hub_reachable(1.0)
 
 
 def test_the_table_of_models(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from huggingface_hub.utils._paths import filter_repo_objects
 import stages.evaluate
 import stages.outside
 from stm.stage import guard
-from stm import outside
+from stm import hub_models
 from stm.errors import ModelError, ParamsError
 from stm.evaluate.models import Floats
 from stm.files import read_json, sha256_tree
-from stm.models import load_model
-from stm.outside import FETCHED, LEFT, UnreachableError, find_model
+from stm.hub_models import FETCHED, LEFT, UnreachableError, find_model
+from stm.models import RETRIEVER, load_model
 from stm.params.all import load_params
 from stm.params.base import read_params
 from stm.params.evaluate import load_outside_entry
@@ -143,12 +143,12 @@ def test_the_cache_comes_first_and_the_hub_is_asked_only_for_what_it_lacks(
     cache: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UnreachableError, match="cache lacks own/pico at 0123456789ab"):
-        find_model("own/pico", COMMIT)
+        find_model("own/pico", COMMIT, *RETRIEVER)
     snapshot = fill(cache, folder)
-    assert find_model("own/pico", COMMIT).resolve() == snapshot.resolve()
-    monkeypatch.setattr(outside, "is_hub_reachable", lambda: True)
+    assert find_model("own/pico", COMMIT, *RETRIEVER).resolve() == snapshot.resolve()
+    monkeypatch.setattr(hub_models, "is_hub_reachable", lambda: True)
     with pytest.raises(UnreachableError, match="own/other at 0123456789ab cannot be fetched"):
-        find_model("own/other", COMMIT)  # the address does not answer after all
+        find_model("own/other", COMMIT, *RETRIEVER)  # the address does not answer after all
 
 
 @pytest.mark.parametrize(
@@ -169,20 +169,24 @@ def test_a_part_of_a_model_in_the_cache_is_not_taken_for_the_whole(
     (snapshot / "2_Dense").mkdir()
     (snapshot / "2_Dense" / "model.safetensors").touch()  # the weights of a later module are not the model's
     if not missing:
-        assert find_model("own/pico", COMMIT).resolve() == snapshot.resolve()
+        assert find_model("own/pico", COMMIT, *RETRIEVER).resolve() == snapshot.resolve()
         return
     with pytest.raises(UnreachableError, match=f"its cache lacks {missing} of own/pico at 0123456789ab"):
-        find_model("own/pico", COMMIT)
+        find_model("own/pico", COMMIT, *RETRIEVER)
     asked: list[bool] = []
 
     def download(*_: Any, local_files_only: bool, **__: Any) -> str:
         asked.append(local_files_only)
-        return str(snapshot)
+        return str(snapshot if local_files_only or not answers else folder)
 
-    monkeypatch.setattr(outside, "is_hub_reachable", lambda: True)
-    monkeypatch.setattr(outside, "snapshot_download", download)
-    assert find_model("own/pico", COMMIT) == snapshot
+    monkeypatch.setattr(hub_models, "is_hub_reachable", lambda: True)
+    monkeypatch.setattr(hub_models, "snapshot_download", download)
+    answers = True
+    assert find_model("own/pico", COMMIT, *RETRIEVER) == folder
     assert asked == [True, False]
+    answers = False  # the hub falls silent between the two, and the client gives what its cache has
+    with pytest.raises(UnreachableError, match=f"own/pico at 0123456789ab has no {missing}, or the hub stopped"):
+        find_model("own/pico", COMMIT, *RETRIEVER)
 
 
 def test_what_the_hub_refuses_is_the_users_to_mend(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,10 +198,10 @@ def test_what_the_hub_refuses_is_the_users_to_mend(cache: Path, monkeypatch: pyt
             raise LocalEntryNotFoundError("not cached")
         raise RepositoryNotFoundError("404: no such repository", response=Response())  # type: ignore[arg-type]
 
-    monkeypatch.setattr(outside, "is_hub_reachable", lambda: True)
-    monkeypatch.setattr(outside, "snapshot_download", download)
+    monkeypatch.setattr(hub_models, "is_hub_reachable", lambda: True)
+    monkeypatch.setattr(hub_models, "snapshot_download", download)
     with pytest.raises(ModelError, match=r"the hub has no model 'own/none'.*check id and revision"):
-        find_model("own/none", COMMIT)
+        find_model("own/none", COMMIT, *RETRIEVER)
 
 
 def test_neither_pickles_nor_code_are_fetched() -> None:

@@ -4,12 +4,9 @@ Returns task objects; a task that cannot be loaded is for the caller to name as 
 answer, the hub client is put into offline mode, so that cached tasks still run and missing ones fail at once.
 """
 
-import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
-from urllib.parse import urlparse
 
 import datasets.config
 import huggingface_hub.constants
@@ -19,7 +16,6 @@ from mteb.abstasks import AbsTask
 from stm.errors import ParamsError
 from stm.tasks import Domain
 
-PROBE_SECONDS = 5.0
 RETRIEVAL = "Retrieval"  # mteb's word for the type of task
 
 
@@ -37,18 +33,6 @@ class NamedTask:
         if self.task.is_aggregate:
             return "it is an aggregate of other tasks; name those"
         return "" if kind == RETRIEVAL else f"it is a {kind} task; only retrieval tasks run here"
-
-
-def is_hub_reachable(seconds: float = PROBE_SECONDS) -> bool:
-    """Say whether the hub's host accepts a connection; a proxy in the environment is taken at its word."""
-    if any(proxy in os.environ for proxy in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True
-    address = urlparse(huggingface_hub.constants.ENDPOINT)
-    try:
-        with socket.create_connection((address.hostname or "", address.port or 443), timeout=seconds):
-            return True
-    except OSError:
-        return False
 
 
 def go_offline() -> None:

@@ -7,8 +7,9 @@ data.
 from pathlib import Path
 
 from stm.errors import ParamsError
-from stm.evaluate.hub import NamedTask, find_benchmark, find_task, go_offline, is_hub_reachable
+from stm.evaluate.hub import NamedTask, find_benchmark, find_task, go_offline
 from stm.files import sha256_tree
+from stm.hub_models import is_hub_reachable
 from stm.params.evaluate import EvaluateParams
 from stm.progress import say
 
