@@ -74,8 +74,8 @@ def test_ids_that_look_like_paths_leave_no_file_outside(ground: Ground) -> None:
     assert {path.name for path in ground.folder.parent.iterdir()} == {"project", "dvc.log"}
     made = {path.name for path in ground.folder.iterdir()} - {".git", ".gitignore", ".dvcignore"}
     assert made == {
-        ".dvc", ".stm", "data", "dvc.lock", "dvc.yaml", "mlruns", "models", "own", "params.yaml", "reports", "stages",
-        "stm",
+        ".dvc", ".stm", "data", "dvc.lock", "dvc.yaml", "mlruns", "models", "own", "params.yaml", "reports",
+        "requirements.lock", "stages", "stm",
     }  # fmt: skip
 
 
