@@ -41,7 +41,7 @@ def sample_texts(model: SentenceTransformer, rows: pl.DataFrame) -> list[str]:
     return [model.prompts["query"] + text for text in rows["anchor"]] + rows["positive"].to_list()
 
 
-def look_at(base: Path | str, rows: Path | str) -> dict[str, Any]:
+def inspect_backbone(base: Path | str, rows: Path | str) -> dict[str, Any]:
     """Where the raw decoder has its massive activations, for the report; what that endangers is said as well."""
     model = load_model(base)
     found = find_massive(model, sample_texts(model, read_rows(rows)))
@@ -54,7 +54,7 @@ def warm_up(
     base: Path | str, rows: Path | str, params: TrainParams, out: Path | str, work: Path | str
 ) -> dict[str, Any]:
     """Train on the rows, fold the result into `out` and return the report; 0 steps are refused by the params."""
-    seen = look_at(base, rows) if join_processes().is_main else {}
+    seen = inspect_backbone(base, rows) if join_processes().is_main else {}
     adapter = Path(work) / "adapter"
     report = train_expert(base, [Share(Path(rows))], params, adapter, Path(work) / "checkpoint", "warm_up")
     if join_processes().is_main:

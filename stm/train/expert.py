@@ -37,9 +37,9 @@ def same_steps(shares: Sequence[Share], params: TrainParams) -> TrainParams:
     Shares smaller than a batch make batches of their own size, of which one pass over all together has fewer: it then
     takes more passes.
     """
-    heights = [read_rows(share.rows).height - params.dev_rows for share in shares]
-    steps = sum(len(plan_steps(height, params)) for height in heights)
-    together = sum(heights) + params.dev_rows * (len(shares) - 1)
+    counts = [read_rows(share.rows).height for share in shares]
+    steps = sum(len(plan_steps(count - params.dev_rows, params)) for count in counts)
+    together = sum(counts) - params.dev_rows
     passes = -(-steps // (together // min(params.batch_size, together)))
     return params.model_copy(update={"max_steps": steps, "epochs": max(params.epochs, passes)})
 
