@@ -1,6 +1,7 @@
 """Training throughput on real pairs against SentenceTransformerTrainer with PEFT: same base, rows, loss and batch size.
 
-usage: python -m benchmarks.train_speed [--layers 12] [--batch 32] [--steps 4] [--rounds 3] [--skip 1] [--plain_cached]
+usage: python -m benchmarks.train_speed [--layers 12] [--batch 32] [--steps 4] [--rounds 3] [--skip 1] [--compile]
+         [--plain_cached]
        python -m benchmarks.train_speed --shape qwen3-0.6b --max_tokens 256 --batch 128 --steps 12
          --chunk_tokens 65536 --plain_cached --plain_bf16
 
@@ -205,6 +206,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "ours": ours(base, examples, params),
             "plain": plain(base, examples, params, scratch, options),
         }
+        if options.compile:
+            sides["compiled"] = ours(base, examples, params.model_copy(update={"compile": True}))
         times: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         rates: list[dict[str, float]] = []
         peaks: dict[str, float] = {}  # in gigabytes in a side's first epoch; with what the other side holds at rest
@@ -220,8 +223,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for kind in TIMES:
         for name, rounds in times.items():
             results[f"{name}_tokens_per_{kind}_second"] = spread([work["tokens"] / r[kind] for r in rounds])
-        pairs = list(zip(times["plain"], times["ours"], strict=True))
-        results[f"ratio_{kind}"] = spread([p[kind] / o[kind] for p, o in pairs])
+        for side, name in (("ours", f"ratio_{kind}"), ("compiled", f"ratio_compiled_{kind}")):
+            pairs = list(zip(times["plain"], times.get(side, []), strict=False))
+            results |= {name: spread([plain[kind] / of_ours[kind] for plain, of_ours in pairs])} if pairs else {}
         results[f"product_rate_{kind}"] = spread([rate[kind] for rate in rates])
         used = [work["operations"] / o[kind] / rate[kind] for o, rate in zip(times["ours"], rates, strict=True)]
         results[f"fraction_of_rate_{kind}"] = spread(used)
@@ -236,6 +240,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--skip", type=int, default=1, help="first rounds that are not counted")
+    parser.add_argument("--compile", action="store_true", help="a third side: ours with compiled layers")
     parser.add_argument("--plain_cached", action="store_true")
     parser.add_argument("--plain_bf16", action="store_true")
     parser.add_argument("--ours_cached", action="store_true")

@@ -31,6 +31,9 @@ class TrainParams(Section):
     cache_gradients: bool = Field(
         description="GradCache: encode each batch twice; a step needs the memory of one chunk, at 1.5 times the cost"
     )
+    compile: bool = Field(
+        False, description="have torch compile the decoder's layers; needs a C++ compiler and a minute before the start"
+    )
     checkpoint_steps: int = Field(ge=1, description="optimizer steps between checkpoints for resuming")
     dev_rows: int = Field(
         0, ge=0, description="rows held out of the training to measure the loss on; the best step is kept; 0: the last"

@@ -19,7 +19,7 @@ from stm.train.dev import best_step, why_unlearned
 from stm.train.finished import copy_adapter, find_same, record_training
 from stm.train.processes import Processes, join_processes
 
-CODE = ("ahead", "encode", "models", "packed", "pooled", "words")  # beside this package's own modules
+CODE = ("ahead", "compiled", "encode", "models", "packed", "pooled", "words")  # beside this package's own modules
 LIBRARIES = ("peft", "sentence-transformers", "torch", "transformers")
 
 

@@ -15,6 +15,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from stm.compiled import compile_layers
 from stm.files import write_json
 from stm.models import compute_in
 from stm.params.train import TrainParams
@@ -137,6 +138,8 @@ def attach(model: SentenceTransformer, params: TrainParams, dtype: torch.dtype) 
     for module in (model[0], decoder):  # the first calls the second's `forward`, without hooks; packed texts skip it
         module.register_forward_pre_hook(folds.refresh)
     skip_unpooled(model)  # after the factors are in place, for it wraps the layers that hold them
+    if params.compile:
+        compile_layers(decoder)
     assert isinstance(adapted, PeftModel)  # for the type checker: peft declares a wider return type
     return adapted
 

@@ -122,7 +122,8 @@ def test_gradients_are_those_of_the_cpu(tmp_path: Path, family: str, cached: boo
     assert_alike(found, expected)
 
 
-def test_gradients_of_a_wide_model_are_those_of_the_cpu(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradients_of_a_wide_model_are_those_of_the_cpu(tmp_path: Path, compiled: bool) -> None:
     base = wide_backbone(tmp_path / "base")
     params = PARAMS.model_copy(update={"chunk_tokens": 65536, "rank": 16})
     long = [
@@ -131,6 +132,7 @@ def test_gradients_of_a_wide_model_are_those_of_the_cpu(tmp_path: Path) -> None:
     ]
     with on_the_cpu():
         loss, expected = gradients(base, make_batch(long), torch.float32, params, packed=False)
+    params = params.model_copy(update={"compile": compiled})
     found_loss, found = gradients(base, make_batch(long), torch.bfloat16, params, packed=True)
     assert found_loss == pytest.approx(loss, rel=0.03)
     assert_alike(found, expected)
