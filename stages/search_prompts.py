@@ -9,6 +9,7 @@ from pathlib import Path
 from stm.stage import run_stage
 from stm.encode import Encoder
 from stm.files import write_json
+from stm.llm.answers import Budget
 from stm.llm.client import complete_all
 from stm.llm.server import keep_serving
 from stm.llm.store import tracked_answers
@@ -33,7 +34,8 @@ def body(split: str) -> None:
     encoder = Encoder(load_model(expert), params.batch_tokens)
     answers = Path("data/answers/search_prompts") / f"{split}.parquet"
     with tracked_answers(answers) as store, keep_serving():
-        ledger = Ledger(lambda requests: complete_all(requests, params.endpoint, store, "write instructions"))
+        budget = Budget.of(params, params.endpoint)
+        ledger = Ledger(lambda asked: complete_all(asked, params.endpoint, store, "write instructions", budget), budget)
         found = search_instruction(
             tasks, prompts.instruction, encoder, lambda text: render(prompts.template, text).query, ledger, params
         )

@@ -26,6 +26,7 @@ from stm.tasks import write_task
 from tests.fault_server import fault_server
 from tests.own_project import answer
 from tests.pico import pico_adapter, pico_backbone
+from tests.test_search_prompts_pool import ADJECTIVES
 from tests.test_search_prompts_scoring import FakeEncoder, make_task
 
 SEED = "Find the matching card."
@@ -277,11 +278,17 @@ def test_params_out_of_range_are_refused() -> None:
         make_params(pool=10)
 
 
+def prepare_stage(**changes: object) -> None:
+    """An expert, dev tasks and params in the current folder."""
+    pico_adapter(pico_backbone(Path("base")), Path("models/experts/nlu-ft"), scale=0.2)
+    write_task(make_task("colours", 8), "data/tasks/dev/colours", "dev")
+    section = make_params(**changes).model_dump()
+    Path("params.yaml").write_text(json.dumps({"search_prompts": section}), encoding="utf-8")
+
+
 def test_the_stage_writes_the_instruction_and_its_story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    pico_adapter(pico_backbone(tmp_path / "base"), tmp_path / "models/experts/nlu-ft", scale=0.2)
-    write_task(make_task("colours", 8), "data/tasks/dev/colours", "dev")
-    (tmp_path / "params.yaml").write_text(json.dumps({"search_prompts": make_params().model_dump()}), encoding="utf-8")
+    prepare_stage()
     outputs = []
     for _ in range(2):
         ask, _log = scripted([BEST])
@@ -298,18 +305,58 @@ def test_the_stage_writes_the_instruction_and_its_story(tmp_path: Path, monkeypa
 
 def test_another_machine_replays_the_stage_without_an_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    pico_adapter(pico_backbone(tmp_path / "base"), tmp_path / "models/experts/nlu-ft", scale=0.2)
-    write_task(make_task("colours", 8), "data/tasks/dev/colours", "dev")
     written: list[list[bytes]] = []
     with fault_server(answer=answer) as server:
-        section = make_params(endpoint={"base_url": server.base_url, "model": "fake", "retries": 0}).model_dump()
-        Path("params.yaml").write_text(json.dumps({"search_prompts": section}), encoding="utf-8")
+        prepare_stage(endpoint={"base_url": server.base_url, "model": "fake", "retries": 0})
         stage.body("nlu")
         written.append([Path(path).read_bytes() for path in (SEARCHED, STORY, ANSWERS)])
     shutil.rmtree(".stm")
     stage.body("nlu")  # the server is gone, and so is all that this machine remembers but the tracked answers
     written.append([Path(path).read_bytes() for path in (SEARCHED, STORY, ANSWERS)])
     assert written[0] == written[1]
+
+
+@pytest.mark.parametrize(("limit", "pool"), [({"max_total_tokens": 330}, 4), ({"max_cost": 0.00048}, 5)])
+def test_at_its_limit_a_search_ends_with_what_it_has(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    limit: dict[str, float],
+    pool: int,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    numbers = iter(range(100))
+    with fault_server(
+        answer=lambda body: f"Find {ADJECTIVES[next(numbers)]} passages that answer the question."
+    ) as server:
+        endpoint = {"base_url": server.base_url, "model": "fake", "price_in": 1, "price_out": 2, "concurrency": 1}
+        prepare_stage(endpoint=endpoint, **limit)
+        stage.body("nlu")
+    llm = json.loads(Path(STORY).read_text(encoding="utf-8"))["llm"]
+    assert len(server.asked) == llm["requests"] - llm["failures"]["budget"] > 0
+    assert llm["is_budget_exhausted"]
+    assert llm["tokens_in"] + llm["tokens_out"] <= limit.get("max_total_tokens", 10**6)
+    assert 0 < llm["cost"] <= limit.get("max_cost", 1)
+    assert len(read_instruction(SEARCHED)[1]) == pool
+    assert "the search ends with what it has. To go on, raise search_prompts.max_total" in capsys.readouterr().err
+    once = [Path(path).read_bytes() for path in (SEARCHED, STORY, ANSWERS)]
+    shutil.rmtree(".stm")
+    stage.body("nlu")  # from the tracked answers, the server is gone
+    assert once == [Path(path).read_bytes() for path in (SEARCHED, STORY, ANSWERS)]
+
+
+def test_a_limit_that_allows_no_answer_is_an_error_and_not_the_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with fault_server(answer=answer) as server:
+        prepare_stage(endpoint={"base_url": server.base_url, "model": "fake"}, max_total_tokens=20)
+        with pytest.raises(
+            EndpointError, match=r"not allow for a single answer; raise search_prompts\.max_total_tokens"
+        ):
+            stage.body("nlu")
+    assert not server.asked
+    assert not Path(SEARCHED).exists()
 
 
 def query_prompt(template: str, instruction: str) -> str:

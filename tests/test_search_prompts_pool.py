@@ -79,7 +79,8 @@ def test_refused_requests_are_counted_and_said(capsys: pytest.CaptureFixture[str
     good = replying("Find passages that answer the question.")
     ledger = Ledger(lambda requests: [*good(requests[:1]), *(Failure("rejected", "a filter") for _ in requests[1:])])
     assert write_pool(2, 1, 1, ledger).instructions == ["Find passages that answer the question."]
-    assert ledger.as_report() == {"requests": 3, "tokens_in": 10, "tokens_out": 5, "failures": {"rejected": 2}}
+    expected = {"requests": 3, "tokens_in": 10, "tokens_out": 5, "failures": {"rejected": 2}}
+    assert ledger.as_report() == {**expected, "cost": 0, "is_budget_exhausted": False}
     assert capsys.readouterr().err.count("the endpoint refused a request") == 1
 
 

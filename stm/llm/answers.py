@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stm.files import sha256_text
-from stm.params.llm import Endpoint
+from stm.params.llm import Endpoint, Limits
 
 Messages = Sequence[Mapping[str, str]]
 CHARS_PER_TOKEN = 3.5  # English prose is nearer to 4.5; a budget should rather stop early
@@ -122,6 +122,11 @@ class Budget:
     tokens_in: int = 0
     tokens_out: int = 0
     is_exhausted: bool = False
+
+    @classmethod
+    def of(cls, limits: Limits, endpoint: Endpoint) -> "Budget":
+        """A budget of those limits at the endpoint's prices."""
+        return cls(limits.max_total_tokens, limits.max_cost, endpoint.price_in, endpoint.price_out)
 
     def cost(self) -> float:
         """Money spent or reserved so far."""

@@ -140,7 +140,6 @@ def make_judges(params: JudgeParams, store: AnswerStore) -> dict[str, Judge]:
         model = load_cross_encoder(params.cross_encoder, params.revision)
         judges["cross_encoder"] = EncoderJudge(model, params.max_ratio)
     if params.llm:
-        prices = params.endpoint.price_in, params.endpoint.price_out
-        budget = Budget(params.max_total_tokens, params.max_cost, *prices)
+        budget = Budget.of(params, params.endpoint)
         judges["llm"] = LlmJudge(params.endpoint, params.max_passage_chars, store, budget)
     return judges

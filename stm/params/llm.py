@@ -84,3 +84,12 @@ class Endpoint(Section):
     def is_embedded(self) -> bool:
         """Whether the embedded server answers."""
         return not self.base_url
+
+
+class Limits(Section):
+    """What the answers of one split may take in all, for sections that ask an endpoint per split."""
+
+    max_total_tokens: int = Field(0, ge=0, description="hard limit per split, prompt and answer tokens; 0: none")
+    max_cost: float = Field(
+        0.0, ge=0, description="hard limit per split, in the money units of the endpoint's prices; 0: none"
+    )

@@ -3,10 +3,10 @@
 from pydantic import Field, model_validator
 
 from stm.params.base import Section
-from stm.params.llm import Endpoint
+from stm.params.llm import Endpoint, Limits
 
 
-class JudgeParams(Section):
+class JudgeParams(Limits):
     """Who looks again at the negatives that mining would keep; nobody unless `cross_encoder` or `llm` is set."""
 
     cross_encoder: str = Field("", description="folder or hub id of a cross-encoder with one output; empty: none")
@@ -17,10 +17,6 @@ class JudgeParams(Section):
     llm: bool = Field(False, description="whether the endpoint is asked if a negative answers the query after all")
     max_passage_chars: int = Field(
         1200, ge=50, le=100000, description="texts in the question are cut to this many characters"
-    )
-    max_total_tokens: int = Field(0, ge=0, description="hard limit per split, prompt and answer tokens; 0: none")
-    max_cost: float = Field(
-        0.0, ge=0, description="hard limit per split, in the money units of the endpoint's prices; 0: none"
     )
     endpoint: Endpoint = Field(default_factory=Endpoint, description="the LLM that judges")
 

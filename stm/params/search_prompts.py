@@ -4,13 +4,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from stm.params.base import Section
-from stm.params.llm import Endpoint
+from stm.params.llm import Endpoint, Limits
 
 BudgetName = Literal["small", "light", "medium", "heavy"]
 
 
-class SearchPromptsParams(Section):
+class SearchPromptsParams(Limits):
     """How a query instruction is searched for each split."""
 
     budget: BudgetName = Field(

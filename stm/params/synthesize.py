@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from stm.params.base import Section
-from stm.params.llm import Endpoint
+from stm.params.llm import Endpoint, Limits
 
 
 class Validation(Section):
@@ -64,7 +64,7 @@ class QueryParams(Section):
     )
 
 
-class SynthesizeParams(Section):
+class SynthesizeParams(Limits):
     """How many hard negatives an LLM writes, how it is asked and what is taken."""
 
     endpoint: Endpoint = Field(default_factory=Endpoint, description="the LLM and its sampling")
@@ -76,10 +76,6 @@ class SynthesizeParams(Section):
         1200, ge=50, le=100000, description="texts in the prompt are cut to this many characters"
     )
     max_regenerations: int = Field(2, ge=0, le=20, description="further attempts after a refused answer")
-    max_total_tokens: int = Field(0, ge=0, description="hard limit per split, prompt and answer tokens; 0: none")
-    max_cost: float = Field(
-        0.0, ge=0, description="hard limit per split, in the money units of the endpoint's prices; 0: none"
-    )
     samples: int = Field(3, ge=0, le=50, description="texts per outcome that the report shows")
     queries: QueryParams = Field(default_factory=QueryParams, description="further queries for the split's passages")
     validation: Validation = Field(default_factory=Validation, description="when an answer is refused")

@@ -109,7 +109,8 @@ def prompts_view(reports: Reports) -> list[dict[str, Any]]:
         rows.append({
             "split": split, "seed": report.get("seed_instruction", ""), "chosen": report.get("instruction", ""),
             "reason": report.get("reason", ""), "candidates": candidates,
-            "failed": sum(numbers(dig(report, "llm", "failures")).values()),
+            "failed": sum(n for why, n in numbers(dig(report, "llm", "failures")).items() if why != "budget"),
+            "is_spent": dig(report, "llm", "is_budget_exhausted") is True,
             "chart": chart if len(scores) == len(candidates) and len(scores) > 1 else "",
         })  # fmt: skip
     return rows

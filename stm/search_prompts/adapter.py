@@ -89,7 +89,7 @@ def run_gepa(start: str, items: Sequence[Item], adapter: RetrievalAdapter, budge
     def is_done(iterations: int) -> bool:
         # An iteration whose minibatch is perfect proposes nothing, hence the second limit.
         is_spent = len(proposer.attempts) >= budget.proposals or iterations >= 3 * budget.proposals
-        return is_spent or proposer.failure is not None
+        return is_spent or proposer.ledger.is_spent or proposer.failure is not None
 
     result: GEPAResult[Outcome, int] = optimize(
         seed_candidate={COMPONENT: start},

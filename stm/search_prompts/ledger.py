@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from stm.errors import EndpointError
-from stm.llm.answers import Answer, Failure, Request
+from stm.llm.answers import Answer, Budget, Failure, Request
 from stm.progress import say
 
 Ask = Callable[
@@ -21,21 +21,23 @@ def _whole_sentences(text: str) -> str:
 
 
 class Ledger:
-    """Asks, and keeps the sums."""
+    """Asks, and keeps the sums; `budget` is the one that `ask` spends from."""
 
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
+    def __init__(self, ask: Ask, budget: Budget | None = None) -> None:
+        self._ask, self._budget = ask, budget or Budget()
         self.requests = self.tokens_in = self.tokens_out = self.answered = 0
         self.failures: Counter[str] = Counter()
 
     def ask(self, requests: Sequence[Request]) -> list[str]:
-        """Return the reply texts in the order of the requests, "" where the endpoint refused one.
+        """Return the reply texts in the order of the requests, "" where the endpoint refused one or the budget did.
 
         A reply that the token limit cut ends with its last whole sentence. Raises what the endpoint raises, and
         `EndpointError` where a request failed in a way that may pass, or none has been answered at all.
         """
+        if not requests or self.is_spent:
+            return [""] * len(requests)
         texts = []
-        for outcome in self._ask(requests) if requests else ():
+        for outcome in self._ask(requests):
             self.requests += 1
             if isinstance(outcome, Answer):
                 self.answered += 1
@@ -49,6 +51,9 @@ class Ledger:
 
     def _fail(self, failure: Failure) -> None:
         """Count a refusal; an error where asking again may help, or where nothing has worked so far."""
+        if failure.reason == "budget":
+            self._end()
+            return
         if not failure.is_final:
             raise EndpointError(
                 f"a request got no answer ({failure.reason}: {failure.detail}); the answers that came are kept, run "
@@ -62,11 +67,29 @@ class Ledger:
             say(f"the endpoint refused a request, which counts as an empty reply: {failure.detail}")
         self.failures[failure.reason] += 1
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether the budget is at its end, and every further reply empty."""
+        return self._budget.is_exhausted
+
+    def _end(self) -> None:
+        raise_it = "raise search_prompts.max_total_tokens or search_prompts.max_cost"
+        if not self.answered:
+            raise EndpointError(f"the limit of tokens or money does not allow for a single answer; {raise_it}")
+        if not self.failures["budget"]:
+            say(
+                "the limit of tokens or money is reached; the search ends with what it has. To go on, "
+                f"{raise_it}: answers so far cost nothing again"
+            )
+        self.failures["budget"] += 1
+
     def as_report(self) -> dict[str, object]:
         """The sums as plain data."""
         sums: dict[str, object] = {
             "requests": self.requests,
             "tokens_in": self.tokens_in,
             "tokens_out": self.tokens_out,
+            "cost": round(self._budget.cost(), 6),
+            "is_budget_exhausted": self.is_spent,
         }
         return {**sums, "failures": dict(sorted(self.failures.items()))}
