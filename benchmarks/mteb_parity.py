@@ -23,8 +23,9 @@ import pytrec_eval
 
 from benchmarks.figures import write_figures
 from stm.evaluate.dense import open_model
+from stm.evaluate.encoder import Floats
 from stm.evaluate.lexical import LexicalModel
-from stm.evaluate.models import DenseModel, Floats
+from stm.evaluate.models import DenseModel
 from stm.evaluate.record import hash_model
 from stm.evaluate.run import run_task
 from stm.evaluate.tasks import SPLIT, SUBSET, LocalTask

@@ -79,6 +79,8 @@ def search(
     """Try the merged retriever on the embedded test corpus or on your own."""
 
     def body() -> None:
+        from stm.params.base import load_section
+        from stm.params.evaluate import EvaluateParams
         from stm.search import champion_folder, read_corpus, read_embedded, search
 
         model = MERGED
@@ -87,7 +89,7 @@ def search(
             model = champion_folder(registry.require("champion"), registry.name)
         passages = read_corpus(corpus) if corpus else read_embedded(task)[1]
         console = _console()
-        for hit in search(model, passages, query, k):
+        for hit in search(model, passages, query, k, load_section("evaluate", EvaluateParams).store_megabytes):
             if as_json:
                 typer.echo(json.dumps(asdict(hit), ensure_ascii=False))
                 continue

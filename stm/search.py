@@ -1,7 +1,6 @@
 """Tries a retriever: a query and a corpus in, the best passages out.
 
-Embeddings of a corpus are kept under .stm/search, keyed by the content of model and corpus. Does not know where the
-model came from.
+Does not know where the model came from.
 """
 
 from collections.abc import Mapping
@@ -9,20 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
 from stm.errors import DataError, RegistryError
-from stm.files import atomic_directory, atomic_file, parse_object, sha256_text, sha256_tree
+from stm.files import atomic_directory, parse_object, sha256_tree
 from stm.metrics import rank
 from stm.progress import say
+from stm.prompts import own_prompts
 from stm.tasks import Passage, read_task
 
 if TYPE_CHECKING:
-    from stm.encode import Encoder
     from stm.promote.registry import Version
 
-CACHE = Path(".stm/search")
 MODELS = Path(".stm/models")
 TASKS = Path("data/tasks/test")
 Corpus = Mapping[str, Passage]
@@ -103,32 +98,23 @@ def champion_folder(version: "Version", registered_model: str) -> Path:
     return folder
 
 
-def embed_corpus(encoder: "Encoder", model: Path, corpus: Corpus, cache: Path = CACHE) -> npt.NDArray[np.float32]:
-    """Unit vectors of all passages [P, D] in the order of `corpus`, from the cache where they are there."""
-    texts = [passage.full_text() for passage in corpus.values()]
-    path = cache / f"{sha256_text(sha256_tree(model), *texts)}.npy"
-    try:
-        vectors: npt.NDArray[np.float32] = np.load(path, allow_pickle=False)
-        if len(vectors) == len(texts):
-            return vectors
-    except (OSError, ValueError, EOFError):
-        pass  # not there yet, or damaged: made anew
-    vectors = encoder.encode_passages(texts)
-    with atomic_file(path) as scratch, scratch.open("wb") as stream:
-        np.save(stream, vectors, allow_pickle=False)
-    return vectors
+def search(model: Path, corpus: Corpus, query: str, k: int, megabytes: int) -> list[Hit]:
+    """The best `k` passages for a query by exact search, the best first; `DataError` for an empty query.
 
-
-def search(model: Path, corpus: Corpus, query: str, k: int, cache: Path = CACHE) -> list[Hit]:
-    """The best `k` passages for a query by exact search, the best first; `DataError` for an empty query."""
+    Passages that were encoded before, by the evaluation too, come from the embedding store of that size; 0: no store.
+    """
     from stm.encode import Encoder
+    from stm.evaluate.encoder import TextEncoder
+    from stm.evaluate.store import StoredEncoder, open_store
     from stm.models import load_model
 
     if not query.strip():
         raise DataError("the query is empty; give a few words in quotes")
     encoder = Encoder(load_model(model))
+    stored: TextEncoder = StoredEncoder(encoder, open_store(sha256_tree(model), megabytes)) if megabytes else encoder
     say(f"searching {len(corpus)} passages with {model}")
-    passages_PD = embed_corpus(encoder, model, corpus, cache)
+    texts = [passage.full_text() for passage in corpus.values()]
+    passages_PD = stored.encode(texts, own_prompts(encoder.model.prompts)["document"], "encode passages")
     found = rank(encoder.encode_queries([query]), passages_PD, ["query"], list(corpus), k)["query"]
     return [
         Hit(position, score, key, corpus[key].title, corpus[key].text)

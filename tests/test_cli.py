@@ -31,7 +31,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished project as the current folder, nothing published."""
     write_project(tmp_path)
     section = promote_params(tmp_path).model_dump(mode="json")
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"promote": section}), encoding="utf-8")
+    sections = {"promote": section, "evaluate": {"batch_tokens": 0, "store_megabytes": 5}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -18,9 +18,10 @@ from stm.encode import Encoder
 from stm.errors import DataError, ParamsError, STMError
 from stm.evaluate import models, named, run
 from stm.evaluate.dense import open_model
+from stm.evaluate.encoder import Floats
 from stm.evaluate.hub import NamedTask, find_benchmark, find_task
 from stm.evaluate.lexical import LexicalModel
-from stm.evaluate.models import DenseModel, Floats
+from stm.evaluate.models import DenseModel
 from stm.evaluate.record import (
     Evaluation,
     average_tasks,

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stm.evaluate import robustness
-from stm.evaluate.models import DenseModel, Floats
+from stm.evaluate.encoder import Floats
+from stm.evaluate.models import DenseModel
 from stm.evaluate.robustness import FOREIGN, KINDS, add_typos, sample_queries, score_kinds
 from stm.tasks import Passage, Task
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from stm.errors import ModelError, STMError
-from stm.evaluate import dense
-from stm.evaluate.models import Floats
+from stm.evaluate import dense, store
+from stm.evaluate.encoder import Floats
 from stm.evaluate.store import EmbeddingStore, StoredEncoder
 from stm.files import read_json, write_json
 from tests.pico import pico_backbone
@@ -77,12 +77,29 @@ def test_the_least_recently_used_model_goes_when_the_bound_is_reached(tmp_path: 
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2_000_000
 
 
-def test_one_model_larger_than_the_bound_keeps_to_it_and_to_its_vectors(tmp_path: Path) -> None:
+def test_one_model_larger_than_the_bound_keeps_to_it_and_to_its_vectors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     encoder = StoredEncoder(Counting(), EmbeddingStore("model", 1, tmp_path))
     for start in range(0, 30_000, 6_000):
         rows = encoder.encode([f"{number} " * 10 for number in range(start, start + 6_000)])
         assert rows.shape == (6_000, 3)
         assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1_000_000
+    assert capsys.readouterr().err.count("more than evaluate.store_megabytes (1), and are not kept; raise it") == 1
+
+
+def test_a_file_that_another_process_evicts_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, gone = EmbeddingStore("mine", 10, tmp_path), tmp_path / "gone.sqlite"
+    mine.write("", ["a"], np.ones((1, 3), dtype=np.float32))
+    gone.touch()
+    found = list(tmp_path.glob("*.sqlite"))
+    gone.unlink()
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(found))
+    mine.write("", ["b"], np.ones((1, 3), dtype=np.float32))
+    monkeypatch.setattr("os.utime", lambda path: gone.stat())
+    assert set(mine.read("", ["a", "b"])) == {"a", "b"}
 
 
 def test_a_broken_store_says_what_to_do(tmp_path: Path) -> None:
@@ -102,7 +119,7 @@ def test_an_opened_model_uses_the_store_by_its_weights(tmp_path: Path, monkeypat
         sides.append((model.encoder.encoded, model.encoder.reused))
         assert rows.shape == (2, 32)
     assert sides == [(2, 0), (0, 2), (2, 0)]
-    monkeypatch.setattr(dense, "sha256_modules", lambda names: "other code")
+    monkeypatch.setattr(store, "sha256_modules", lambda names: "other code")
     model = dense.open_model("pico", folder, "one", 0, 10)
     model.encode([{"text": ["heart", "lung"]}], task_metadata=model.mteb_model_meta)
     assert isinstance(model.encoder, StoredEncoder)

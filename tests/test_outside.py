@@ -14,7 +14,7 @@ import stages.outside
 from stm.stage import guard
 from stm import hub_models
 from stm.errors import ModelError, ParamsError
-from stm.evaluate.models import Floats
+from stm.evaluate.encoder import Floats
 from stm.files import read_json, sha256_tree
 from stm.hub_models import FETCHED, LEFT, UnreachableError, find_model
 from stm.models import RETRIEVER, load_model

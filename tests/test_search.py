@@ -1,16 +1,19 @@
 """Trying a retriever: corpora, the cache, hits."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from stm import search as module
 from stm.encode import Encoder
 from stm.errors import DataError
+from stm.evaluate.score import evaluate_folder
 from stm.models import load_model
-from stm.search import embed_corpus, read_corpus, read_embedded, search
+from stm.params.evaluate import EvaluateParams, ModelEntry
+from stm.search import read_corpus, read_embedded, search
 from stm.tasks import Passage, Task, write_task
 from tests.registry_project import pico
 
@@ -25,8 +28,8 @@ def task(name: str, domain: str) -> Task:
     return Task(name, domain, CORPUS, {"q": "eye layer"}, {"q": {"a": 1}})  # type: ignore[arg-type]
 
 
-def test_hits_are_the_exact_ranking_best_first(tmp_path: Path) -> None:
-    hits = search(pico(), CORPUS, "light in the eye", 2, tmp_path)
+def test_hits_are_the_exact_ranking_best_first() -> None:
+    hits = search(pico(), CORPUS, "light in the eye", 2, 0)
     encoder = Encoder(load_model(pico()))
     texts = [passage.full_text() for passage in CORPUS.values()]
     scores = (encoder.encode_queries(["light in the eye"]) @ encoder.encode_passages(texts).T)[0]
@@ -37,32 +40,37 @@ def test_hits_are_the_exact_ranking_best_first(tmp_path: Path) -> None:
     assert hits[0].text == CORPUS[best[0]].text
 
 
-def test_more_hits_than_passages_gives_all_passages(tmp_path: Path) -> None:
-    assert len(search(pico(), CORPUS, "x", 50, tmp_path)) == 3
+def test_more_hits_than_passages_gives_all_passages() -> None:
+    assert len(search(pico(), CORPUS, "x", 50, 0)) == 3
 
 
-def test_a_corpus_is_encoded_once_per_model_and_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = search(pico(), CORPUS, "heart", 3, tmp_path)
-    (cached,) = tmp_path.iterdir()
-    with monkeypatch.context() as patch:
-        patch.setattr(Encoder, "encode_passages", lambda *_: pytest.fail("encoded again"))
-        assert search(pico(), CORPUS, "heart", 3, tmp_path) == first
-    search(pico(1), CORPUS, "heart", 3, tmp_path)
-    search(pico(), {**CORPUS, "d": Passage("", "new")}, "heart", 3, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 3
-    cached.write_bytes(b"damaged")
-    assert search(pico(), CORPUS, "heart", 3, tmp_path) == first
+def test_a_passage_is_encoded_once_per_model_by_the_evaluation_or_by_a_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_task(task("eyes", "medical"), "tasks/eyes", "test")
+    entry, params = ModelEntry(path=str(pico()), role="merged"), EvaluateParams(batch_tokens=0, store_megabytes=9)
+    evaluate_folder("merged", pico(), entry, params, "tasks", [])
+    seen: list[str] = []
+    encode = Encoder.encode
+
+    def remember(self: Encoder, texts: Sequence[str], *rest: str) -> Any:
+        seen.extend(texts)
+        return encode(self, texts, *rest)
+
+    monkeypatch.setattr(Encoder, "encode", remember)
+    first = search(pico(), CORPUS, "heart", 3, 9)
+    assert seen == ["heart"]
+    assert search(pico(), {**CORPUS, "d": Passage("", "new")}, "heart", 3, 9) != first
+    assert seen == ["heart", "new", "heart"]
+    assert search(pico(), CORPUS, "heart", 3, 0) == first
+    search(pico(1), CORPUS, "heart", 3, 9)
+    assert len(seen) == 3 + 4 + 4
 
 
-def test_the_cache_is_no_pickle(tmp_path: Path) -> None:
-    embed_corpus(Encoder(load_model(pico())), pico(), CORPUS, tmp_path)
-    (cached,) = tmp_path.iterdir()
-    assert np.load(cached, allow_pickle=False).dtype == np.float32
-
-
-def test_an_empty_query_is_an_error(tmp_path: Path) -> None:
+def test_an_empty_query_is_an_error() -> None:
     with pytest.raises(DataError, match="query is empty"):
-        search(pico(), CORPUS, "  ", 3, tmp_path)
+        search(pico(), CORPUS, "  ", 3, 0)
 
 
 def test_corpora_of_lines_and_of_json_lines(tmp_path: Path) -> None:
@@ -118,7 +126,6 @@ def test_the_embedded_corpus_is_a_medical_one_unless_named(tmp_path: Path) -> No
         read_embedded("x", tmp_path)
 
 
-def test_results_can_be_written_as_json(tmp_path: Path) -> None:
-    hit = search(pico(), CORPUS, "heart", 1, tmp_path)[0]
+def test_results_can_be_written_as_json() -> None:
+    hit = search(pico(), CORPUS, "heart", 1, 0)[0]
     assert json.loads(json.dumps(vars(hit)))["position"] == 1
-    assert module.CACHE.parts[0] == ".stm"

@@ -4,7 +4,6 @@ The one module of the package that loads weights. Does not know the tasks.
 """
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
@@ -12,15 +11,11 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 from stm.encode import Encoder
 from stm.errors import ModelError
-from stm.evaluate.models import DenseModel, TextEncoder
-from stm.evaluate.store import EmbeddingStore, StoredEncoder
-from stm.files import sha256_modules, sha256_text
-from stm.models import compute_dtype, load_model
+from stm.evaluate.encoder import TextEncoder
+from stm.evaluate.models import DenseModel
+from stm.evaluate.store import StoredEncoder, open_store
+from stm.models import load_model
 from stm.prompts import own_prompts
-
-# What shapes a vector beside the weights.
-ENCODING = ("deltas", "encode", "models", "packed", "pooled")
-LIBRARIES = ("tokenizers", "torch", "transformers", "sentence-transformers")
 
 
 def open_model(
@@ -42,10 +37,7 @@ def open_model(
     encoder = Encoder(model, batch_tokens)
     inner: TextEncoder = encoder
     if store_megabytes:
-        libraries = [f"{library}={version(library)}" for library in LIBRARIES]
-        code = sha256_modules(ENCODING)
-        key = sha256_text(model_hash, str(model.device.type), str(compute_dtype()), code, *libraries)
-        inner = StoredEncoder(encoder, EmbeddingStore(key, store_megabytes))
+        inner = StoredEncoder(encoder, open_store(model_hash, store_megabytes))
     given = {side: text for side, text in (prompts or {}).items() if text is not None}
     return DenseModel(inner, {**own_prompts(model.prompts), **given}, name, model_hash)
 

@@ -5,26 +5,17 @@ comes from.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from mteb.models.model_meta import ModelMeta
 from mteb.types import PromptType
 
 from stm.errors import DataError
+from stm.evaluate.encoder import Floats, TextEncoder
 
-Floats = npt.NDArray[np.float32]
 SLICE = 8192  # texts in work at a time: what tokenizing and sorting them takes does not grow with the corpus
-
-
-class TextEncoder(Protocol):
-    """Whatever turns texts into vectors, such as `stm.encode.Encoder`."""
-
-    def encode(self, texts: Sequence[str], prompt: str = "", description: str = "encode") -> Floats:
-        """Return float32 unit rows [N, D] in the order of `texts`, each text after `prompt`."""
-        ...
 
 
 def model_meta(name: str, revision: str) -> ModelMeta:

@@ -9,14 +9,21 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from stm.errors import STMError
-from stm.evaluate.models import Floats, TextEncoder
+from stm.evaluate.encoder import Floats, TextEncoder
+from stm.files import sha256_modules, sha256_text
+from stm.models import compute_dtype, device
+from stm.progress import say
 
+# What shapes a vector beside the weights.
+ENCODING = ("deltas", "encode", "models", "packed", "pooled")
+LIBRARIES = ("tokenizers", "torch", "transformers", "sentence-transformers")
 FOLDER = Path(".stm/embeddings")
 LOOKUPS_AT_ONCE = 500  # SQLite allows some ten thousand variables; small statements keep memory flat
 
@@ -31,6 +38,7 @@ class EmbeddingStore:
     def __init__(self, model_key: str, megabytes: int, folder: Path | str = FOLDER) -> None:
         self._folder, self._bytes = Path(folder), megabytes * 1_000_000
         self._path = self._folder / f"{model_key}.sqlite"
+        self._is_too_small = False
 
     @contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
@@ -56,7 +64,8 @@ class EmbeddingStore:
                 marks = ",".join("?" * len(part))
                 rows = connection.execute(f"SELECT key, vector FROM vectors WHERE key IN ({marks})", part)
                 found.update({keys[key]: np.frombuffer(vector, dtype="<f4") for key, vector in rows})
-        os.utime(self._path)
+        with suppress(FileNotFoundError):  # another process may just have evicted it
+            os.utime(self._path)
         return found
 
     def write(self, prompt: str, texts: Sequence[str], vectors: Floats) -> None:
@@ -67,13 +76,29 @@ class EmbeddingStore:
         self._evict()
 
     def _evict(self) -> None:
-        files = sorted(self._folder.glob("*.sqlite"), key=lambda path: (path.stat().st_mtime_ns, path.name))
-        total = sum(path.stat().st_size for path in files)
-        for path in files:
+        files = []
+        for path in self._folder.glob("*.sqlite"):
+            with suppress(FileNotFoundError):
+                files.append((path.stat().st_mtime_ns, path.name, path.stat().st_size, path))
+        total = sum(size for _, _, size, _ in files)
+        for _, _, size, path in sorted(files):
             if total <= self._bytes:
                 return
-            total -= path.stat().st_size
+            total -= size
             path.unlink(missing_ok=True)
+            if path == self._path and not self._is_too_small:
+                self._is_too_small = True
+                say(
+                    f"one model's embeddings take {size / 1e6:.0f} MB, more than evaluate.store_megabytes "
+                    f"({self._bytes / 1e6:.0f}), and are not kept; raise it, or these texts are encoded again next time"
+                )
+
+
+def open_store(model_hash: str, megabytes: int) -> EmbeddingStore:
+    """The store of the model with that hash, encoded in this precision, with this code and these libraries."""
+    libraries = [f"{library}={version(library)}" for library in LIBRARIES]
+    key = sha256_text(model_hash, device().type, str(compute_dtype()), sha256_modules(ENCODING), *libraries)
+    return EmbeddingStore(key, megabytes)
 
 
 class StoredEncoder:
