@@ -67,3 +67,16 @@ def write_rows(frame: pl.DataFrame, path: Path | str) -> None:
         raise DataError(f"{path} would hold no rows; check the sources and filters of this split in params.yaml")
     with atomic_file(path) as scratch:
         check_rows(frame, str(path)).write_parquet(scratch, compression="zstd")
+
+
+def explode_negatives(rows: pl.DataFrame, *columns: str) -> pl.DataFrame:
+    """A line per negative: the row's `id` and `columns`, the text in `negatives`, where it is from in `origins`."""
+    long = rows.select("id", *columns, "negatives", "origins")
+    return long.explode("negatives", "origins", empty_as_null=True).drop_nulls("negatives")
+
+
+def replace_negatives(rows: pl.DataFrame, long: pl.DataFrame) -> pl.DataFrame:
+    """The rows with the negatives and origins of `long`, lines as of `explode_negatives`, and no others."""
+    lists = long.group_by("id", maintain_order=True).agg("negatives", "origins")
+    joined = rows.drop("negatives", "origins").join(lists, on="id", how="left", maintain_order="left")
+    return joined.with_columns(pl.col("negatives", "origins").fill_null([])).select(rows.columns)

@@ -20,6 +20,7 @@ from stm.mine.pool import Candidate, Guard, Pool
 from stm.mine.tally import Tally
 from stm.params.mine import MineParams
 from stm.progress import track
+from stm.schema import explode_negatives, replace_negatives
 
 Floats = npt.NDArray[np.float32]
 DENSE_BATCH = 64  # queries per similarity block, so that a block of a million passages stays at 256 MB
@@ -68,14 +69,9 @@ def mine(
 
 def _without_synthetic(rows: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     """Rows without their synthetic negatives, and how many those were."""
-    long = rows.select("id", "negatives", "origins").explode("negatives", "origins", empty_as_null=True)
-    count = long.filter(pl.col("origins") == "synthetic").height
-    if not count:
-        return rows, 0
-    kept = long.filter(pl.col("origins") != "synthetic").group_by("id", maintain_order=True).agg("negatives", "origins")
-    joined = rows.drop("negatives", "origins").join(kept, on="id", how="left", maintain_order="left")
-    filled = joined.with_columns(pl.col("negatives", "origins").fill_null([]))
-    return filled.select(rows.columns), count
+    long = explode_negatives(rows)
+    kept = long.filter(pl.col("origins") != "synthetic")
+    return replace_negatives(rows, kept), long.height - kept.height
 
 
 def _drafts(rows: pl.DataFrame, pool: Pool, params: MineParams, tally: Tally) -> Iterator[Draft]:

@@ -7,12 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
+from stm.hardness import summarise
 from stm.mine.pool import Candidate
-
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-BINS = 12  # of width 0.1; the last one holds everything from 1.1 on
 
 
 class Tally:
@@ -51,13 +47,3 @@ class Tally:
             "guarded_out": {origin: dict(sorted(c.items())) for origin, c in sorted(self.guarded.items())},
             "hardness": {name: summarise(r) for name, r in [("all", everything), *sorted(self.ratios.items())]},
         }
-
-
-def summarise(ratios: Sequence[float]) -> dict[str, Any]:
-    """Quantiles and a histogram (bins of width 0.1) of score(negative) / score(positive)."""
-    if not ratios:
-        return {"count": 0, "quantiles": {}, "histogram": [0] * BINS}
-    values = np.asarray(ratios, dtype=np.float64)
-    bins = np.bincount(np.clip((values * 10).astype(int), 0, BINS - 1), minlength=BINS)
-    quantiles = {f"{q:g}": round(float(np.quantile(values, q)), 4) for q in QUANTILES}
-    return {"count": len(ratios), "quantiles": quantiles, "histogram": bins.tolist()}

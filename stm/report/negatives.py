@@ -6,11 +6,11 @@ Takes the reports of `mine` and `synthesize` as plain data; what they do not say
 from collections.abc import Mapping
 from typing import Any
 
+from stm.hardness import PER_UNIT
 from stm.report.charts import bars, histogram
 from stm.report.collect import Reports
 from stm.report.failures import shorten
 
-BIN = 0.1  # width of the hardness bins that both stages write
 MINED = {
     "rows": "rows", "negatives": "negatives", "rows_without_negatives": "rows without a negative",
     "rows_with_unscored_positive": "rows whose positive has no score", "seconds": "seconds",
@@ -83,7 +83,9 @@ def _hardness(split: str, mined: Mapping[str, Any], made: Mapping[str, Any]) -> 
             bins = list(numbers(dict(enumerate(_bins(report, kind)))).values())
             if sum(bins):
                 series[kind] = [value / sum(bins) for value in bins]
-    return histogram(series, BIN, f"Hardness of the negatives of {split}: share by score relative to the positive")
+    return histogram(
+        series, 1 / PER_UNIT, f"Hardness of the negatives of {split}: share by score relative to the positive"
+    )
 
 
 def _bins(report: Mapping[str, Any], kind: str) -> list[Any]:

@@ -11,17 +11,19 @@ from typing import Any
 
 import polars as pl
 
+from stm.hardness import summarise
 from stm.llm.answers import Answer, Budget, Failure, Request
 from stm.llm.client import complete_all
 from stm.llm.store import AnswerStore
 from stm.params.synthesize import SynthesizeParams
 from stm.prepare.contamination import EvaluationIndex
 from stm.progress import say
+from stm.schema import explode_negatives
 from stm.synthesize.estimate import describe_cost
 from stm.synthesize.judge import judge
 from stm.synthesize.prompt import Triplet, build_messages
 from stm.synthesize.queries import drop_too_close, place_queries, write_queries
-from stm.synthesize.report import Tally, describe_outcome, summarise_ratios
+from stm.synthesize.report import Tally, describe_outcome
 from stm.synthesize.similarity import DenseSimilarity, LexicalSimilarity, Similarity
 from stm.synthesize.validate import validate
 from stm.tasks import Task
@@ -91,8 +93,8 @@ def _write_queries(
 
 def released_negatives(pairs: pl.DataFrame) -> dict[str, str]:
     """The synthetic negative of each row that came with one, by row id."""
-    long = pairs.select("id", "negatives", "origins").explode("negatives", "origins", empty_as_null=True)
-    synthetic = long.filter(pl.col("origins") == "synthetic").unique("id", keep="first", maintain_order=True)
+    synthetic = explode_negatives(pairs).filter(pl.col("origins") == "synthetic")
+    synthetic = synthetic.unique("id", keep="first", maintain_order=True)
     return dict(synthetic.select("id", "negatives").iter_rows())
 
 
@@ -203,4 +205,5 @@ class _Job:
     def _ratios(self, pairs: Sequence[tuple[Triplet, str]]) -> dict[str, Any]:
         queries = [row.query for row, _ in pairs]
         found = self.similarity.query_to_passage(queries, [text for _, text in pairs])
-        return summarise_ratios(found, self.similarity.query_to_passage(queries, [row.positive for row, _ in pairs]))
+        own = self.similarity.query_to_passage(queries, [row.positive for row, _ in pairs])
+        return summarise([score / positive for score, positive in zip(found, own, strict=True) if positive > 0])

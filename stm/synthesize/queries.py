@@ -19,7 +19,7 @@ from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
 from stm.params.synthesize import QueryParams
 from stm.prepare.contamination import EvaluationIndex
-from stm.schema import ROWS
+from stm.schema import ROWS, explode_negatives, replace_negatives
 from stm.synthesize.prompt import Style, as_data
 from stm.synthesize.similarity import Similarity
 from stm.synthesize.validate import META, REFUSAL, SELF, TAG, copied_share, tidy
@@ -137,19 +137,13 @@ def drop_too_close(rows: pl.DataFrame, similarity: Similarity, max_ratio: float)
 
     The negatives were mined for another query of the same passage, and may answer this one.
     """
-    long = rows.select("id", "anchor", "positive", "negatives", "origins").explode(
-        "negatives", "origins", empty_as_null=True
-    )
-    long = long.filter(pl.col("negatives").is_not_null())
+    long = explode_negatives(rows, "anchor", "positive")
     queries = long["anchor"].to_list()
     limits = similarity.query_to_passage(queries, long["positive"].to_list())
     scores = similarity.query_to_passage(queries, long["negatives"].to_list())
     is_far = [limit <= 0 or score < max_ratio * limit for score, limit in zip(scores, limits, strict=True)]
     kept = long.filter(pl.Series(is_far, dtype=pl.Boolean))
-    lists = kept.group_by("id", maintain_order=True).agg("negatives", "origins")
-    joined = rows.drop("negatives", "origins").join(lists, on="id", how="left", maintain_order="left")
-    filled = joined.with_columns(pl.col("negatives", "origins").fill_null([]))
-    return filled.select(rows.columns), long.height - kept.height
+    return replace_negatives(rows, kept), long.height - kept.height
 
 
 def place_queries(rows: pl.DataFrame, written: pl.DataFrame, replace: bool) -> pl.DataFrame:

@@ -4,32 +4,17 @@ Collects while answers are judged and gives plain data for JSON; sample texts ar
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from stm.llm.answers import Answer, Budget
 
 SAMPLE_CHARS = 240
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-BINS = 12  # of width 0.1; the last one holds everything from 1.1 on
 
 
 def cut(text: str) -> str:
     """A text short enough for a report."""
     return text if len(text) <= SAMPLE_CHARS else text[:SAMPLE_CHARS] + "..."
-
-
-def summarise_ratios(scores: Sequence[float], positive_scores: Sequence[float]) -> dict[str, Any]:
-    """Quantiles and histogram of score(negative) / score(positive), over rows whose positive has a score."""
-    ratios = np.array([s / p for s, p in zip(scores, positive_scores, strict=True) if p > 0], dtype=np.float64)
-    if not ratios.size:
-        return {"count": 0, "quantiles": {}, "histogram": [0] * BINS}
-    bins = np.bincount(np.clip((ratios * 10).astype(int), 0, BINS - 1), minlength=BINS)
-    quantiles = {f"{q:g}": round(float(np.quantile(ratios, q)), 4) for q in QUANTILES}
-    return {"count": int(ratios.size), "quantiles": quantiles, "histogram": bins.tolist()}
 
 
 def describe_outcome(report: dict[str, Any]) -> list[str]:
