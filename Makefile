@@ -36,7 +36,7 @@ bench: $(READY)  ## benchmarks; JSON to benchmarks/results
 	python -m benchmarks.train_speed --compile
 	python -m benchmarks.train_speed --max_tokens 256 --steps 2 --rounds 2 --output benchmarks/results/train_speed_256_tokens.json
 	python -m benchmarks.train_speed --batch 256 --steps 1 --rounds 1 --plain_cached --output benchmarks/results/train_speed_256.json
-	python -m benchmarks.encode_speed
+	python -m benchmarks.encode_speed --compile
 	python -m benchmarks.prompt_cost
 	python -m benchmarks.warm_up_rates
 	python -m benchmarks.merge_methods

@@ -1,6 +1,7 @@
 """Encoding the embedded test tasks against SentenceTransformer.encode with its defaults: time, vectors, top ten.
 
 usage: python -m benchmarks.encode_speed [--model FOLDER | --layers 12] [--queries 40] [--passages 120] [--rounds 3]
+         [--compile]
 
 Both sides encode the queries and passages of every task, in turns, with the same prompts; the first round is not
 counted. The plain side loads the folder as any user would: in the type that it was saved in. Where the chip computes in
@@ -8,14 +9,23 @@ bfloat16, name a trained model: the vectors of an untrained decoder, which lie c
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from benchmarks.figures import spread
-from benchmarks.speed import TIMES, Clock, add_caps, base_and_tasks, make_parser, read_options, write_results
+from benchmarks.speed import (
+    TIMES,
+    Clock,
+    add_caps,
+    base_and_tasks,
+    compare_times,
+    make_parser,
+    read_options,
+    write_results,
+)
 from stm.encode import Encoder
 from stm.metrics import mean, ndcg_at_k, rank
 from stm.models import device, load_model
@@ -66,10 +76,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     base, tasks = base_and_tasks(options, "test")
     base = options.model or base
     model, encoder = SentenceTransformer(str(base), device=str(device())), Encoder(load_model(base))
-    sides: Mapping[str, Callable[[], Vectors]] = {
+    sides: dict[str, Callable[[], Vectors]] = {
         "plain": lambda: encode_all(tasks, model.encode_query, model.encode_document),
         "ours": lambda: encode_all(tasks, encoder.encode_queries, encoder.encode_passages),
     }
+    if options.compile:
+        other = Encoder(load_model(base), compiled=True)
+        sides["compiled"] = lambda: encode_all(tasks, other.encode_queries, other.encode_passages)
     times: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     vectors: dict[str, Vectors] = {}
     for number in range(options.rounds + 1):
@@ -84,8 +97,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for kind in TIMES:
         for name, rounds in times.items():
             results[f"{name}_tokens_per_{kind}_second"] = spread([tokens / r[kind] for r in rounds])
-        pairs = zip(times["plain"], times["ours"], strict=True)
-        results[f"ratio_{kind}"] = spread([p[kind] / o[kind] for p, o in pairs])
+        results |= compare_times(times, kind)
+    if options.compile:
+        results["least_cosine_compiled"] = compare(tasks, vectors["compiled"], vectors["ours"])["least_cosine"]
     return results
 
 
@@ -94,6 +108,7 @@ def main() -> None:
     parser = make_parser(__doc__, "encode_speed")
     add_caps(parser)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="a third side: ours with compiled layers")
     parser.add_argument("--model", default="", help="a folder with a model instead of the untrained backbone")
     options = read_options(parser)
     results = measure(options)

@@ -31,6 +31,7 @@ from stm.evaluate.run import run_task
 from stm.evaluate.tasks import SPLIT, SUBSET, LocalTask
 from stm.files import read_json, sha256_tree
 from stm.models import load_model
+from stm.params.evaluate import EvaluateParams
 from stm.progress import say
 from stm.prompts import own_prompts
 from stm.tasks import Task, cap_task, read_task
@@ -95,7 +96,8 @@ def compare(folder: Path, task: Task, with_own: bool) -> dict[str, Any]:
         "plain_seconds": plain_seconds,
     }  # fmt: skip
     if with_own:
-        opened = open_model("own", folder, hash_model(folder), 0, 0, prompts)
+        params = EvaluateParams(batch_tokens=0, store_megabytes=0)
+        opened = open_model("own", folder, hash_model(folder), params, prompts)
         own = run_task(opened, LocalTask(task, "1"))[0][SPLIT, SUBSET]
         figures |= {"own_encoder": own.ndcg_at_10, "own_seconds": own.seconds}
     return figures

@@ -6,6 +6,7 @@ weights: its vectors say nothing, its speed is that of the real one.
 
 import argparse
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.experiment import build_base, build_data
-from benchmarks.figures import write_figures
+from benchmarks.figures import spread, write_figures
 from benchmarks.shapes import SHAPES, build_shape
 from stm.models import device
 from stm.params.backbone import BackboneParams
@@ -96,6 +97,16 @@ def base_and_tasks(options: argparse.Namespace, part: str) -> tuple[Path, list[T
     build_data(options, work / "data")
     tasks = read_tasks(work / "data/tasks" / part, part)
     return base_folder(options), [cap_task(task, options.queries, options.passages, 1) for task in tasks]
+
+
+def compare_times(times: Mapping[str, Sequence[Mapping[str, float]]], kind: str) -> dict[str, Any]:
+    """How many times as long the side `plain` takes as `ours` and, where that was measured, as `compiled`, by round."""
+    sides = {"ours": f"ratio_{kind}", "compiled": f"ratio_compiled_{kind}"}
+    return {
+        name: spread([plain[kind] / own[kind] for plain, own in zip(times["plain"], times[side], strict=True)])
+        for side, name in sides.items()
+        if side in times
+    }
 
 
 def write_results(options: argparse.Namespace, results: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ import torch
 
 from benchmarks.experiment import build_data
 from benchmarks.figures import peak_megabytes, spread
-from benchmarks.speed import TIMES, Clock, base_folder, make_parser, read_options, write_results
+from benchmarks.speed import TIMES, Clock, base_folder, compare_times, make_parser, read_options, write_results
 from stm.ahead import ahead
 from stm.models import compute_dtype, device, load_model
 from stm.params.base import load_section
@@ -223,9 +223,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for kind in TIMES:
         for name, rounds in times.items():
             results[f"{name}_tokens_per_{kind}_second"] = spread([work["tokens"] / r[kind] for r in rounds])
-        for side, name in (("ours", f"ratio_{kind}"), ("compiled", f"ratio_compiled_{kind}")):
-            pairs = list(zip(times["plain"], times.get(side, []), strict=False))
-            results |= {name: spread([plain[kind] / of_ours[kind] for plain, of_ours in pairs])} if pairs else {}
+        results |= compare_times(times, kind)
         results[f"product_rate_{kind}"] = spread([rate[kind] for rate in rates])
         used = [work["operations"] / o[kind] / rate[kind] for o, rate in zip(times["ours"], rates, strict=True)]
         results[f"fraction_of_rate_{kind}"] = spread(used)

@@ -14,6 +14,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from stm.ahead import ahead
+from stm.compiled import compile_layers
 from stm.models import compute_dtype, compute_in, fuse_norms
 from stm.packed import Packed, embed_packed, group_rows, is_packable, pack_rows
 from stm.pooled import skip_unpooled
@@ -85,15 +86,18 @@ class Passes:
 class Encoder:
     """Encodes with one model; `tokens` counts the tokens that were encoded, padding left out."""
 
-    def __init__(self, model: SentenceTransformer, max_tokens: int = 0) -> None:
-        """`max_tokens` is the padded size of one forward pass; 0 chooses by device.
+    def __init__(self, model: SentenceTransformer, max_tokens: int = 0, compiled: bool = False) -> None:
+        """`max_tokens` is the padded size of one forward pass; 0 chooses by device. `compiled` has torch compile the
+        layers of a decoder with last-token pooling, and leaves other models as they are.
 
         The model computes, and so is held, in the type that `compute_dtype` names.
         """
-        skip_unpooled(model)
+        is_decoder = skip_unpooled(model)
         compute_in(model, compute_dtype())
         if compute_dtype() != torch.float32:
             fuse_norms(model)
+        if compiled and is_decoder:
+            compile_layers(model[0].model)
         self.model = model.eval()
         self.passes = Passes(model)
         self.max_tokens = max_tokens or (CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS)

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from stm import encode
+from stm.encode import Encoder
 from stm.files import sha256_tree
 from stm.models import load_model
 from stm.prompts import read_prompts
@@ -61,6 +63,16 @@ def test_a_compiled_step_has_the_loss_and_the_gradients_of_the_plain_one(
     assert max(float(grad.abs().max()) for grad in grads) > 1e-4
     for grad, same in zip(compiled, grads, strict=True):
         assert torch.allclose(grad, same, rtol=1e-3, atol=1e-6)
+
+
+@NEEDS_COMPILER
+@pytest.mark.usefixtures("in_float32")
+def test_a_compiled_encoder_has_the_vectors_of_the_plain_one(tmp_path: Path) -> None:
+    base = pico_backbone(tmp_path / "base")
+    some = ["one text", "another, longer text", "a", "one more", "some twenty letters"]
+    plain, compiled = (Encoder(load_model(base), compiled=flag) for flag in (False, True))
+    assert np.abs(compiled.encode(some) - plain.encode(some)).max() < 1e-5
+    assert [layer._compiled_call_impl is not None for layer in compiled.model[0].model.layers] == [True, False]
 
 
 @NEEDS_COMPILER

@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dense(folder: Path) -> DenseModel:
-    return open_model("pico", folder, "hash", batch_tokens=0, store_megabytes=0)
+    return open_model("pico", folder, "hash", EvaluateParams(batch_tokens=0, store_megabytes=0))
 
 
 class OneHot:
@@ -270,7 +270,9 @@ def test_the_models_own_prompts_are_used(folder: Path, monkeypatch: pytest.Monke
         return np.eye(len(texts), 64, dtype=np.float32)
 
     monkeypatch.setattr(Encoder, "encode", encode)
-    run_task(open_model("pico", folder, "h", 0, 0), LocalTask(make_task(), "r"))
+    run_task(
+        open_model("pico", folder, "h", EvaluateParams(batch_tokens=0, store_megabytes=0)), LocalTask(make_task(), "r")
+    )
     assert sorted(asked) == sorted([model.prompts["query"], model.prompts["document"] or ""])
 
 

@@ -11,7 +11,10 @@ from stm.evaluate import dense, store
 from stm.evaluate.encoder import Floats
 from stm.evaluate.store import EmbeddingStore, StoredEncoder
 from stm.files import read_json, write_json
+from stm.params.evaluate import EvaluateParams
 from tests.pico import pico_backbone
+
+PARAMS = EvaluateParams(batch_tokens=0, store_megabytes=10)
 
 
 class Counting:
@@ -113,14 +116,14 @@ def test_an_opened_model_uses_the_store_by_its_weights(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     sides = []
     for model_hash in ("one", "one", "two"):
-        model = dense.open_model("pico", folder, model_hash, 0, 10)
+        model = dense.open_model("pico", folder, model_hash, PARAMS)
         rows = model.encode([{"text": ["heart", "lung"]}], task_metadata=model.mteb_model_meta)
         assert isinstance(model.encoder, StoredEncoder)
         sides.append((model.encoder.encoded, model.encoder.reused))
         assert rows.shape == (2, 32)
     assert sides == [(2, 0), (0, 2), (2, 0)]
     monkeypatch.setattr(store, "sha256_modules", lambda names: "other code")
-    model = dense.open_model("pico", folder, "one", 0, 10)
+    model = dense.open_model("pico", folder, "one", PARAMS)
     model.encode([{"text": ["heart", "lung"]}], task_metadata=model.mteb_model_meta)
     assert isinstance(model.encoder, StoredEncoder)
     assert (model.encoder.encoded, model.encoder.reused) == (2, 0)
@@ -133,11 +136,11 @@ def test_a_model_that_is_compared_in_another_way_is_refused(tmp_path: Path) -> N
     for name, fits in (("dot", True), ("euclidean", False), ("cosine", True)):
         write_json(config, {**values, "similarity_fn_name": name})
         if fits:
-            dense.open_model("pico", folder, "hash", 0, 0)
+            dense.open_model("pico", folder, "hash", PARAMS)
         else:
             with pytest.raises(ModelError, match="made for the similarity 'euclidean'"):
-                dense.open_model("pico", folder, "hash", 0, 0)
+                dense.open_model("pico", folder, "hash", PARAMS)
     pooling = next(folder.glob("*Pooling*/config.json"))
     write_json(pooling, {**read_json(pooling), "include_prompt": False})
     with pytest.raises(ModelError, match="leaves its prompt out"):
-        dense.open_model("pico", folder, "hash", 0, 0)
+        dense.open_model("pico", folder, "hash", PARAMS)

@@ -15,6 +15,7 @@ from stm.evaluate.encoder import TextEncoder
 from stm.evaluate.models import DenseModel
 from stm.evaluate.store import StoredEncoder, open_store
 from stm.models import load_model
+from stm.params.evaluate import EvaluateParams
 from stm.prompts import own_prompts
 
 
@@ -22,8 +23,7 @@ def open_model(
     name: str,
     path: Path | str,
     model_hash: str,
-    batch_tokens: int,
-    store_megabytes: int,
+    params: EvaluateParams,
     prompts: Mapping[str, str | None] | None = None,
 ) -> DenseModel:
     """Load the model folder at `path` and return it as a model for mteb.
@@ -34,10 +34,10 @@ def open_model(
     """
     model = load_model(path)
     _check_comparable(model, path)
-    encoder = Encoder(model, batch_tokens)
+    encoder = Encoder(model, params.batch_tokens, params.compile)
     inner: TextEncoder = encoder
-    if store_megabytes:
-        inner = StoredEncoder(encoder, open_store(model_hash, store_megabytes))
+    if params.store_megabytes:
+        inner = StoredEncoder(encoder, open_store(model_hash, params.store_megabytes, params.compile))
     given = {side: text for side, text in (prompts or {}).items() if text is not None}
     return DenseModel(inner, {**own_prompts(model.prompts), **given}, name, model_hash)
 

@@ -38,7 +38,7 @@ def evaluate_folder(
     local = read_local_tasks(tasks)
     model_hash = hash_model(folder)
     prompts = {"query": entry.query_prompt, "document": entry.passage_prompt}
-    opened = open_model(name, folder, model_hash, params.batch_tokens, params.store_megabytes, prompts)
+    opened = open_model(name, folder, model_hash, params, prompts)
     evaluation = Evaluation()
     slices: dict[str, dict[str, float]] = {}
     for task, revision in local:

@@ -22,7 +22,7 @@ from stm.models import compute_dtype, device
 from stm.progress import say
 
 # What shapes a vector beside the weights.
-ENCODING = ("deltas", "encode", "models", "packed", "pooled")
+ENCODING = ("compiled", "deltas", "encode", "models", "packed", "pooled")
 LIBRARIES = ("tokenizers", "torch", "transformers", "sentence-transformers")
 FOLDER = Path(".stm/embeddings")
 LOOKUPS_AT_ONCE = 500  # SQLite allows some ten thousand variables; small statements keep memory flat
@@ -94,10 +94,11 @@ class EmbeddingStore:
                 )
 
 
-def open_store(model_hash: str, megabytes: int) -> EmbeddingStore:
+def open_store(model_hash: str, megabytes: int, compiled: bool = False) -> EmbeddingStore:
     """The store of the model with that hash, encoded in this precision, with this code and these libraries."""
+    form = f"{device().type} {compute_dtype()}{' compiled' * compiled}"
     libraries = [f"{library}={version(library)}" for library in LIBRARIES]
-    key = sha256_text(model_hash, device().type, str(compute_dtype()), sha256_modules(ENCODING), *libraries)
+    key = sha256_text(model_hash, form, sha256_modules(ENCODING), *libraries)
     return EmbeddingStore(key, megabytes)
 
 

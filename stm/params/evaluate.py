@@ -47,6 +47,9 @@ class EvaluateParams(Section):
     """How models are scored on the test tasks."""
 
     batch_tokens: int = Field(ge=0, le=4_194_304, description="padded tokens per forward pass; 0 chooses by device")
+    compile: bool = Field(
+        False, description="have torch compile the layers of decoders; for large corpora, needs a C++ compiler"
+    )
     store_megabytes: int = Field(ge=0, le=1_000_000, description="megabytes of embeddings kept on disk; 0 keeps none")
     slice_queries: int = Field(40, ge=0, le=10_000, description="queries per task also asked with typos etc.; 0: none")
     slice_seed: int = Field(7, ge=0, description="seed of these queries and of their typos")
