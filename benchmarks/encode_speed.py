@@ -22,13 +22,15 @@ from benchmarks.speed import (
     add_caps,
     base_and_tasks,
     compare_times,
+    count_weights,
     make_parser,
+    product_rate,
     read_options,
     write_results,
 )
 from stm.encode import Encoder
 from stm.metrics import mean, ndcg_at_k, rank
-from stm.models import device, load_model
+from stm.models import compute_dtype, device, load_model
 from stm.progress import say
 from stm.tasks import Task
 
@@ -85,6 +87,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         sides["compiled"] = lambda: encode_all(tasks, other.encode_queries, other.encode_passages)
     times: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     vectors: dict[str, Vectors] = {}
+    rates: list[dict[str, float]] = []
+    operations = 2.0 * count_weights(model)  # per token: of linear layers, without attention
     for number in range(options.rounds + 1):
         for name, encode in sides.items():
             clock = Clock()
@@ -92,12 +96,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             seconds = clock.read()
             say(f"encode_speed: {name}, round {number}: {seconds['wall']:.1f} s, CPU {seconds['cpu']:.1f} s")
             times[name] += [seconds] if number else []
+        rates += [product_rate(compute_dtype())] if number else []
     tokens = encoder.tokens / (options.rounds + 1)
     results: dict[str, Any] = {"tokens": tokens, **compare(tasks, vectors["ours"], vectors["plain"])}
     for kind in TIMES:
         for name, rounds in times.items():
             results[f"{name}_tokens_per_{kind}_second"] = spread([tokens / r[kind] for r in rounds])
         results |= compare_times(times, kind)
+        results[f"product_rate_{kind}"] = spread([rate[kind] for rate in rates])
+        for name in set(times) - {"plain"}:
+            used = [operations * tokens / own[kind] / rate[kind] for own, rate in zip(times[name], rates, strict=True)]
+            results[f"fraction_of_rate_{name}_{kind}"] = spread(used)
     if options.compile:
         results["least_cosine_compiled"] = compare(tasks, vectors["compiled"], vectors["ours"])["least_cosine"]
     return results
@@ -114,7 +123,10 @@ def main() -> None:
     results = measure(options)
     kind = "wall" if device().type == "cuda" else "cpu"  # a CPU that waits for a GPU spins
     ratio, same = results[f"ratio_{kind}"]["median"], results["queries_with_the_same_top_10"]
-    say(f"encode_speed: {ratio:.2f} times SentenceTransformer.encode by {kind} time")
+    used = results[f"fraction_of_rate_ours_{kind}"]["median"]
+    say(
+        f"encode_speed: {ratio:.2f} times SentenceTransformer.encode by {kind} time; {used:.0%} of the rate of products"
+    )
     say(f"  least cosine {results['least_cosine']:.6f}, the same top ten for {same} of {results['queries']} queries")
     ndcg = results["ndcg_at_10"]
     say(f"  {results['top_10_shared']:.1%} of the top ten shared, nDCG@10 {ndcg['ours']:.4f} and {ndcg['plain']:.4f}")

@@ -32,7 +32,17 @@ import torch
 
 from benchmarks.experiment import build_data
 from benchmarks.figures import peak_megabytes, spread
-from benchmarks.speed import TIMES, Clock, base_folder, compare_times, make_parser, read_options, write_results
+from benchmarks.speed import (
+    TIMES,
+    Clock,
+    base_folder,
+    compare_times,
+    count_weights,
+    make_parser,
+    product_rate,
+    read_options,
+    write_results,
+)
 from stm.ahead import ahead
 from stm.models import compute_dtype, device, load_model
 from stm.params.base import load_section
@@ -148,37 +158,16 @@ def compare_losses(base: Path, examples: Sequence[Example], params: TrainParams)
     return {"ours": step.measure(step.prepare(make_batch(examples))), "plain": float(theirs)}
 
 
-def product_rate(dtype: torch.dtype, seconds: float = 2.0) -> dict[str, float]:
-    """Floating-point operations per second of products of 512 tokens with an MLP's weight; on a GPU, of 8192 with
-    8192 x 8192.
-    """
-    rows, inner, outer = (512, 576, 1536) if device().type == "cpu" else (8192, 8192, 8192)
-    x = torch.randn(rows, inner, device=device(), dtype=dtype)
-    w = torch.randn(outer, inner, device=device(), dtype=dtype)
-    torch.nn.functional.linear(x, w)
-    clock, count = Clock(), 0
-    while clock.read()["wall"] < seconds:
-        torch.nn.functional.linear(x, w)
-        count += 1
-    return {kind: count * 2 * rows * inner * outer / value for kind, value in clock.read().items()}
-
-
 def count_work(base: Path, examples: Sequence[Example]) -> dict[str, float]:
     """Per epoch: tokens of all columns without padding, and the operations that frozen linear layers need for them.
 
-    Two operations per weight forward and two for the gradient of the input; neither factors, attention nor padding. Of
-    the last layer only keys and values are needed for every token, and the rest, for one token a text, is left out.
+    Two operations per weight forward and two for the gradient of the input; neither factors, attention nor padding.
     """
     model = load_model(base)
     texts = [text for e in examples for text in (e.query, e.positive, *e.negatives)]
     ids = model.tokenizer(texts, truncation=True, max_length=model.max_seq_length)["input_ids"]
-    layers = list(model[0].model.layers)
-    linear = [(n, m) for layer in layers for n, m in layer.named_modules() if isinstance(m, torch.nn.Linear)]
-    weights = sum(m.weight.numel() for _, m in linear)
-    last = [(n, m) for n, m in layers[-1].named_modules() if isinstance(m, torch.nn.Linear)]
-    weights -= sum(m.weight.numel() for n, m in last if not n.endswith(("k_proj", "v_proj")))
     tokens = sum(map(len, ids))
-    return {"tokens": tokens, "texts": len(texts), "operations": 4.0 * weights * tokens}
+    return {"tokens": tokens, "texts": len(texts), "operations": 4.0 * count_weights(model) * tokens}
 
 
 def reset_peak() -> None:
@@ -225,8 +214,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             results[f"{name}_tokens_per_{kind}_second"] = spread([work["tokens"] / r[kind] for r in rounds])
         results |= compare_times(times, kind)
         results[f"product_rate_{kind}"] = spread([rate[kind] for rate in rates])
-        used = [work["operations"] / o[kind] / rate[kind] for o, rate in zip(times["ours"], rates, strict=True)]
-        results[f"fraction_of_rate_{kind}"] = spread(used)
+        for side, name in (("ours", f"fraction_of_rate_{kind}"), ("compiled", f"fraction_of_rate_compiled_{kind}")):
+            pairs = list(zip(times.get(side, []), rates, strict=False))
+            used = [work["operations"] / own[kind] / rate[kind] for own, rate in pairs]
+            results |= {name: spread(used)} if used else {}
     results["product_rate_bfloat16"] = product_rate(torch.bfloat16)
     return results
 
