@@ -236,7 +236,8 @@ def models(
             for item in registry.versions():
                 tags = item.tags
                 scores = [_rounded(tags.get(f"ndcg_at_10.{name}")) for name in ("all", "medical", "general")]
-                git = tags.get("git.revision", "-")[:8] + ("*" if tags.get("git.dirty") == "true" else "")
+                dirty = {"true": "*", "unknown": "?"}.get(tags.get("git.dirty", ""), "")
+                git = tags.get("git.revision", "-")[:8] + dirty
                 created = item.created.strftime("%Y-%m-%d %H:%M")
                 method, decision = tags.get("merge.method", "-"), tags.get("decision", "-")
                 table.add_row(

@@ -147,6 +147,26 @@ def test_what_cannot_be_reproduced_is_said(project: Path, tmp_path: Path) -> Non
         )
 
 
+@pytest.mark.parametrize(
+    ("dirty", "said"),
+    [
+        ("true", "was made with uncommitted changes, which"),
+        ("unknown", "uncommitted changes is not known"),
+        ("false", ""),
+    ],
+)
+def test_what_is_known_of_uncommitted_changes_is_said_where_no_revision_holds_the_lock(
+    project: Path, tmp_path: Path, dirty: str, said: str
+) -> None:
+    revision, lock = first_state(project)
+    tags = {"git.revision": revision, "git.dirty": dirty, "model": model_of("onex", tmp_path)}
+    lines = reproduce(version(**tags, **{"dvc.lock": "lost"}), project, tmp_path / "w", rebuild=False).lines()
+    assert [line for line in lines if "uncommitted" in line] == [line for line in lines if said and said in line]
+    assert ("uncommitted" in "".join(lines)) == bool(said)
+    same = reproduce(version(**tags, **{"dvc.lock": lock}), project, tmp_path / "w", rebuild=False)
+    assert "uncommitted" not in "".join(same.lines())
+
+
 @pytest.mark.parametrize("text", ["", "stages: {}", "- not\n- a lock", "a: [", "stages: 3"])
 def test_what_is_no_lock_has_no_hash(text: str) -> None:
     assert hash_lock(text) == ""

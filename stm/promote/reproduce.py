@@ -38,7 +38,7 @@ class Reproduction:
     status: str
     model: str
     expected: str
-    is_dirty: bool
+    dirty: str  # true, false or unknown: the tag git.dirty, where no revision holds the version's dvc.lock
 
     @property
     def is_same(self) -> bool:
@@ -49,8 +49,10 @@ class Reproduction:
         """The result in words."""
         lock = "the same dvc.lock" if self.is_lock_same else "another dvc.lock than the version was made with"
         lines = [f"{self.folder}: revision {self.revision[:12]}, {lock}"]
-        if self.is_dirty:
+        if self.dirty == "true":
             lines.append("the version was made with uncommitted changes, which no revision holds")
+        elif self.dirty == "unknown":
+            lines.append("whether the version was made with uncommitted changes is not known: git could not tell then")
         lines.append(f"dvc status: {self.status}")
         if self.is_same:
             lines.append("models/merged has the same bytes as the registered model")
@@ -81,8 +83,8 @@ def reproduce(version: Version, root: Path, folder: Path, *, rebuild: bool) -> R
     status = " ".join(_dvc(folder, "status").stdout.split())
     model = folder / MODEL
     found = sha256_tree(model) if model.is_dir() else ""
-    is_dirty = version.tags.get("git.dirty") == "true" and not is_lock_same
-    return Reproduction(folder, revision, is_lock_same, status, found, expected, is_dirty)
+    dirty = "false" if is_lock_same else version.tags.get("git.dirty", "unknown")
+    return Reproduction(folder, revision, is_lock_same, status, found, expected, dirty)
 
 
 def find_revision(version: Version, root: Path) -> tuple[str, bool]:
