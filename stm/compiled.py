@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 from torch._dynamo import config as tracing
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.fx.experimental import _config as shapes
 
 from stm.errors import ModelError
 from stm.progress import say
 
-CACHE = Path(".stm/compiled")
+CACHE, CACHE_VARIABLE = Path(".stm/compiled"), "TORCHINDUCTOR_CACHE_DIR"
 # A layer is compiled anew for what comes with and without a mask, with and without gradients, as a single text.
 VARIANTS = 32
 
@@ -24,7 +25,8 @@ def compile_layers(decoder: torch.nn.Module) -> None:
     All layers share their code, which holds for any number and length of texts and is kept under `CACHE`. The last
     layer is another function wherever `skip_unpooled` narrowed it, and little work.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE.resolve()))
+    if os.environ.get(CACHE_VARIABLE) in (None, default_cache_dir()):  # which torch writes there when it is imported
+        os.environ[CACHE_VARIABLE] = str(CACHE.resolve())
     # Or sizes that are equal in the first batch, such as a length and a head's width, would get code for that alone,
     # and a resumed training, whose first batch is another one, other code than the whole one.
     shapes.use_duck_shape = False

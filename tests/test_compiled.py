@@ -111,9 +111,11 @@ def test_a_compiled_training_that_stopped_goes_on_to_the_same_bytes(
 
 
 def test_without_a_compiler_it_says_what_to_do(tmp_path: Path) -> None:
-    code = "import torch; from stm.compiled import compile_layers; compile_layers(torch.nn.Linear(2, 2))"
-    environment = {**os.environ, "CXX": "/no/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    code = "import stm.encode, torch; from stm.compiled import compile_layers; compile_layers(torch.nn.Linear(2, 2))"
+    environment = {**os.environ, "CXX": "/no/compiler", "PYTHONPATH": str(ROOT)}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR")
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (tmp_path / ".stm/compiled").is_dir(), "the project's folder, not one of that name in /tmp"
     assert run.returncode == 1
     assert "ModelError: torch cannot compile for the cpu here (" in run.stderr
     assert "install a C++ compiler (g++ or clang++) or set `compile: false`" in run.stderr
