@@ -37,8 +37,8 @@ def compile_layers(decoder: torch.nn.Module) -> None:
     except Exception as error:  # compilers fail in many ways, and each of them means this
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(
-            f"torch cannot compile for the {device.type} here ({reason}); install a C++ compiler (g++ or clang++) or "
-            "set `compile: false`"
+            f"torch cannot compile for the {device.type} here ({reason}); install a C++ compiler (g++ or clang++) and "
+            "Python's headers, or set `compile: false`"
         ) from error
     say("compiling the layers: about a minute the first time, in the first steps")
     for layer in decoder.layers[:-1]:  # type: ignore[index]

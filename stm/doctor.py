@@ -57,7 +57,8 @@ def examine(root: Path) -> list[Finding]:
     """Run all checks on the project in `root`."""
     params = _params(root)
     findings = [check_python(), check_params(root), *check_packages(), *check_data(params), check_writable(root)]
-    findings += [check_disk(root), check_memory(), check_accelerator(), *check_git(root), *check_dvc(root)]
+    findings += [check_disk(root), check_memory(), check_accelerator(), *check_compiler(params)]
+    findings += [*check_git(root), *check_dvc(root)]
     return [*findings, *check_endpoints(params), check_registry(root, params)]
 
 
@@ -162,6 +163,20 @@ def check_accelerator() -> Finding:
     if not listed.strip():
         return Finding("accelerator", "ok", "none; the pipeline runs on the CPU")
     return Finding("accelerator", "ok", "; ".join(listed.strip().splitlines()))
+
+
+def check_compiler(params: Mapping[str, Any]) -> Iterator[Finding]:
+    """The C++ compiler, where a section has its layers compiled."""
+    using = [name for name, section in params.items() if isinstance(section, dict) and section.get("compile") is True]
+    if not using:
+        return
+    name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    path = shutil.which(name)
+    if path:
+        yield Finding("C++ compiler", "ok", path)
+    else:
+        step = f"install it, name another in CXX, or set `compile: false` in {', '.join(using)}"
+        yield Finding("C++ compiler", "missing", f"no {name}", step)
 
 
 def _run(*command: str, root: Path | None = None) -> str | None:

@@ -118,4 +118,4 @@ def test_without_a_compiler_it_says_what_to_do(tmp_path: Path) -> None:
     assert (tmp_path / ".stm/compiled").is_dir(), "the project's folder, not one of that name in /tmp"
     assert run.returncode == 1
     assert "ModelError: torch cannot compile for the cpu here (" in run.stderr
-    assert "install a C++ compiler (g++ or clang++) or set `compile: false`" in run.stderr
+    assert "install a C++ compiler (g++ or clang++) and Python's headers, or set `compile: false`" in run.stderr

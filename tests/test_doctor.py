@@ -52,6 +52,17 @@ def test_a_healthy_project_lacks_nothing_essential(project: Path) -> None:
     assert all(finding.next_step for finding in findings.values() if finding.state == "missing")
 
 
+def test_a_compiler_is_looked_for_where_a_section_compiles(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "C++ compiler" not in by_name(examine(project))
+    (project / "params.yaml").write_text("train: {compile: true}\nwarm_up: {compile: false}\n", encoding="utf-8")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    found = by_name(examine(project))["C++ compiler"]
+    assert (found.state, found.found) == ("missing", "no no-such-compiler")
+    assert found.next_step.endswith("or set `compile: false` in train")
+    monkeypatch.setenv("CXX", "sh")  # whatever is there
+    assert by_name(examine(project))["C++ compiler"].state == "ok"
+
+
 def test_an_empty_folder_says_where_to_go(tmp_path: Path) -> None:
     findings = by_name(examine(tmp_path))
     assert findings["params.yaml"].state == "missing"

@@ -86,7 +86,7 @@ class EmbeddingStore:
                 return
             total -= size
             path.unlink(missing_ok=True)
-            if path == self._path and not self._is_too_small:
+            if path == self._path and size > self._bytes and not self._is_too_small:
                 self._is_too_small = True
                 say(
                     f"one model's embeddings take {size / 1e6:.0f} MB, more than evaluate.store_megabytes "
