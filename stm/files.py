@@ -11,7 +11,9 @@ import hashlib
 import json
 import math
 import os
+import platform
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +23,9 @@ import psutil
 
 from stm.errors import DataError, STMError
 
+HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+ABANDONED_SECONDS = 86_400
+
 
 def _scratch(path: Path) -> Path:
     try:
@@ -28,15 +33,29 @@ def _scratch(path: Path) -> Path:
     except OSError as error:
         raise STMError(f"cannot create the folder {path.parent}: {error.strerror}; check its permissions") from error
     _sweep(path)
-    return path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"
+    return path.parent / f".{path.name}.{HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"
 
 
 def _sweep(path: Path) -> None:
-    """Remove what writers of the same target left behind that were killed; those still at work keep theirs."""
+    """Remove what writers of the same target left behind that were killed; those still at work keep theirs.
+
+    Of another machine on the same disk nobody knows which processes run: what is its own goes when it is old.
+    """
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        writer = left.name.removesuffix(".partial").rpartition(".")[2].partition("-")[0]
-        if writer.isdecimal() and not _is_running(int(writer)):
+        host, _, rest = left.name.removesuffix(".partial").rpartition(".")[2].partition("-")
+        pid = rest.partition("-")[0]
+        if not pid.isdecimal():
+            continue
+        if not _is_running(int(pid)) if host == HOST else _age(left) > ABANDONED_SECONDS:
             _discard(left)
+
+
+def _age(path: Path) -> float:
+    """Seconds since the path was written; 0 if it has just gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _is_running(pid: int) -> bool:

@@ -20,6 +20,7 @@ from pydantic import Field
 from stm.stage import guard
 from stm.errors import DataError, ParamsError, STMError
 from stm.files import (
+    HOST,
     atomic_directory,
     atomic_file,
     read_json,
@@ -266,17 +267,27 @@ def test_reports_are_plain_json(tmp_path: Path) -> None:
 
 def test_scratch_of_killed_writers_goes_and_that_of_others_stays(tmp_path: Path) -> None:
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    dead, alive = (tmp_path / f".out.json.{pid}-abc.partial" for pid in (gone.stdout.strip(), os.getppid()))
-    other = tmp_path / f".other.json.{gone.stdout.strip()}-abc.partial"
+    dead, alive = (tmp_path / f".out.json.{HOST}-{pid}-abc.partial" for pid in (gone.stdout.strip(), os.getppid()))
+    other = tmp_path / f".other.json.{HOST}-{gone.stdout.strip()}-abc.partial"
     for path in (dead, alive, other):
         path.write_text("half")
     write_text(tmp_path / "out.json", "whole")
     assert sorted(tmp_path.iterdir()) == sorted([alive, other, tmp_path / "out.json"])
 
 
+def test_scratch_of_another_machine_on_the_same_disk_goes_when_it_is_old(tmp_path: Path) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    young, old = (tmp_path / f".out.json.ffffff-{gone.stdout.strip()}-{kind}.partial" for kind in ("young", "old"))
+    for path in (young, old):
+        path.write_text("half")
+    os.utime(old, (0, 0))
+    write_text(tmp_path / "out.json", "whole")
+    assert sorted(tmp_path.iterdir()) == sorted([young, tmp_path / "out.json"])
+
+
 def test_scratch_of_a_killed_writer_goes_before_its_parent_has_collected_it(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as writer:
-        left = tmp_path / f".out.json.{writer.pid}-abc.partial"
+        left = tmp_path / f".out.json.{HOST}-{writer.pid}-abc.partial"
         left.write_text("half")
         write_text(tmp_path / "out.json", "whole")
         assert left.exists(), "it is still at work"
