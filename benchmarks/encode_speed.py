@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from benchmarks.figures import spread
 from benchmarks.speed import (
-    TIMES,
     Clock,
     add_caps,
     base_and_tasks,
-    compare_times,
+    compare_sides,
     count_weights,
     make_parser,
     product_rate,
@@ -88,7 +86,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     times: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     vectors: dict[str, Vectors] = {}
     rates: list[dict[str, float]] = []
-    operations = 2.0 * count_weights(model)  # per token: of linear layers, without attention
+    weights = count_weights(model)
     for number in range(options.rounds + 1):
         for name, encode in sides.items():
             clock = Clock()
@@ -99,14 +97,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         rates += [product_rate(compute_dtype())] if number else []
     tokens = encoder.tokens / (options.rounds + 1)
     results: dict[str, Any] = {"tokens": tokens, **compare(tasks, vectors["ours"], vectors["plain"])}
-    for kind in TIMES:
-        for name, rounds in times.items():
-            results[f"{name}_tokens_per_{kind}_second"] = spread([tokens / r[kind] for r in rounds])
-        results |= compare_times(times, kind)
-        results[f"product_rate_{kind}"] = spread([rate[kind] for rate in rates])
-        for name in set(times) - {"plain"}:
-            used = [operations * tokens / own[kind] / rate[kind] for own, rate in zip(times[name], rates, strict=True)]
-            results[f"fraction_of_rate_{name}_{kind}"] = spread(used)
+    results |= compare_sides(times, rates, tokens, tokens * 2 * weights)  # of linear layers, without attention
     if options.compile:
         results["least_cosine_compiled"] = compare(tasks, vectors["compiled"], vectors["ours"])["least_cosine"]
     return results
@@ -123,7 +114,7 @@ def main() -> None:
     results = measure(options)
     kind = "wall" if device().type == "cuda" else "cpu"  # a CPU that waits for a GPU spins
     ratio, same = results[f"ratio_{kind}"]["median"], results["queries_with_the_same_top_10"]
-    used = results[f"fraction_of_rate_ours_{kind}"]["median"]
+    used = results[f"fraction_of_rate_{kind}"]["median"]
     say(
         f"encode_speed: {ratio:.2f} times SentenceTransformer.encode by {kind} time; {used:.0%} of the rate of products"
     )

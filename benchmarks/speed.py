@@ -127,14 +127,29 @@ def count_weights(model: SentenceTransformer) -> int:
     return sum(m.weight.numel() for _, m in linear) - spared
 
 
-def compare_times(times: Mapping[str, Sequence[Mapping[str, float]]], kind: str) -> dict[str, Any]:
-    """How many times as long the side `plain` takes as `ours` and, where that was measured, as `compiled`, by round."""
-    sides = {"ours": f"ratio_{kind}", "compiled": f"ratio_compiled_{kind}"}
-    return {
-        name: spread([plain[kind] / own[kind] for plain, own in zip(times["plain"], times[side], strict=True)])
-        for side, name in sides.items()
-        if side in times
-    }
+Times = Mapping[str, Sequence[Mapping[str, float]]]  # per side, of every round
+
+
+def compare_sides(
+    times: Times, rates: Sequence[Mapping[str, float]], tokens: float, operations: float
+) -> dict[str, Any]:
+    """Tokens per second of every side, the ratio of the times of `plain` to each of ours, and the share that ours have
+    of the chip's `rates` of products, for the tokens and the operations of a round.
+    """
+    results: dict[str, Any] = {}
+    for kind in TIMES:
+        results[f"product_rate_{kind}"] = spread([rate[kind] for rate in rates])
+        for side, rounds in times.items():
+            seconds = [taken[kind] for taken in rounds]
+            results[f"{side}_tokens_per_{kind}_second"] = spread([tokens / taken for taken in seconds])
+            if side == "plain":
+                continue
+            name = kind if side == "ours" else f"{side}_{kind}"
+            pairs = zip(times["plain"], seconds, strict=True)
+            results[f"ratio_{name}"] = spread([plain[kind] / taken for plain, taken in pairs])
+            used = [operations / taken / rate[kind] for taken, rate in zip(seconds, rates, strict=True)]
+            results[f"fraction_of_rate_{name}"] = spread(used)
+    return results
 
 
 def write_results(options: argparse.Namespace, results: dict[str, Any]) -> None:

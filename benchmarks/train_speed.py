@@ -31,12 +31,12 @@ from typing import Any
 import torch
 
 from benchmarks.experiment import build_data
-from benchmarks.figures import peak_megabytes, spread
+from benchmarks.figures import peak_megabytes
 from benchmarks.speed import (
     TIMES,
     Clock,
     base_folder,
-    compare_times,
+    compare_sides,
     count_weights,
     make_parser,
     product_rate,
@@ -209,15 +209,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 peaks.setdefault(name, peak_gigabytes())
             rates += [product_rate(compute_dtype())] if number >= options.skip else []
     results: dict[str, Any] = {"work": work, "peak_gb": peaks, "loss": loss}
-    for kind in TIMES:
-        for name, rounds in times.items():
-            results[f"{name}_tokens_per_{kind}_second"] = spread([work["tokens"] / r[kind] for r in rounds])
-        results |= compare_times(times, kind)
-        results[f"product_rate_{kind}"] = spread([rate[kind] for rate in rates])
-        for side, name in (("ours", f"fraction_of_rate_{kind}"), ("compiled", f"fraction_of_rate_compiled_{kind}")):
-            pairs = list(zip(times.get(side, []), rates, strict=False))
-            used = [work["operations"] / own[kind] / rate[kind] for own, rate in pairs]
-            results |= {name: spread(used)} if used else {}
+    results |= compare_sides(times, rates, work["tokens"], work["operations"])
     results["product_rate_bfloat16"] = product_rate(torch.bfloat16)
     return results
 
