@@ -53,10 +53,10 @@ bench: $(READY)  ## benchmarks; JSON to benchmarks/results
 
 bench-gpu: export PYTORCH_CUDA_ALLOC_CONF = expandable_segments:True
 bench-gpu: $(READY)  ## training and encoding on a GPU, for two shapes of random weights; JSON to benchmarks/results
-	python -m benchmarks.train_speed --shape smollm2-135m --max_tokens 256 --batch 256 --steps 12 --chunk_tokens 65536 --plain_cached --plain_bf16 --compile
-	python -m benchmarks.encode_speed --shape smollm2-135m --max_tokens 256 --queries 60 --passages 400 --rounds 2 --compile
-	python -m benchmarks.train_speed --shape qwen3-0.6b --max_tokens 256 --batch 128 --steps 12 --chunk_tokens 65536 --plain_cached --plain_bf16 --compile
-	python -m benchmarks.encode_speed --shape qwen3-0.6b --max_tokens 256 --queries 60 --passages 400 --rounds 2 --compile
+	python -m benchmarks.train_speed --shape smollm2-135m --max_tokens 256 --batch 256 --steps 12 --chunk_tokens 65536 --plain_cached --plain_bf16 --compile --profile
+	python -m benchmarks.encode_speed --shape smollm2-135m --max_tokens 256 --queries 60 --passages 400 --rounds 2 --compile --profile
+	python -m benchmarks.train_speed --shape qwen3-0.6b --max_tokens 256 --batch 128 --steps 12 --chunk_tokens 65536 --plain_cached --plain_bf16 --compile --profile
+	python -m benchmarks.encode_speed --shape qwen3-0.6b --max_tokens 256 --queries 60 --passages 400 --rounds 2 --compile --profile
 
 lint: $(READY)   ## style and strict types
 	ruff check .

@@ -1,7 +1,7 @@
 """Encoding the embedded test tasks against SentenceTransformer.encode with its defaults: time, vectors, top ten.
 
 usage: python -m benchmarks.encode_speed [--model FOLDER | --layers 12] [--queries 40] [--passages 120] [--rounds 3]
-         [--compile]
+         [--compile] [--profile]
 
 Both sides encode the queries and passages of every task, in turns, with the same prompts; the first round is not
 counted. The plain side loads the folder as any user would: in the type that it was saved in. Where the chip computes in
@@ -23,6 +23,7 @@ from benchmarks.speed import (
     count_weights,
     make_parser,
     product_rate,
+    profile,
     read_options,
     write_results,
 )
@@ -100,6 +101,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     results |= compare_sides(times, rates, tokens, tokens * 2 * weights)  # of linear layers, without attention
     if options.compile:
         results["least_cosine_compiled"] = compare(tasks, vectors["compiled"], vectors["ours"])["least_cosine"]
+    if options.profile:
+        results["profile"] = {name: profile(encode) for name, encode in sides.items() if name != "plain"}
     return results
 
 

@@ -6,7 +6,7 @@ weights: its vectors say nothing, its speed is that of the real one.
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from stm.params.base import load_section
 from stm.tasks import Task, cap_task, read_tasks
 
 TIMES = ("wall", "cpu")
+PROFILED = 40  # rows of a profile that are kept
 PACKAGES = ("torch", "transformers", "peft", "sentence-transformers")
 
 
@@ -54,6 +55,7 @@ def make_parser(description: str | None, name: str) -> argparse.ArgumentParser:
     parser.add_argument("--shape", choices=SHAPES, default="", help="a model of this shape and random weights instead")
     parser.add_argument("--max_tokens", type=int, default=0, help="tokens per text; 0: as params.yaml says")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as torch chooses")
+    parser.add_argument("--profile", action="store_true", help="what our sides spend their time on, after the rounds")
     parser.add_argument("--work", default=".stm/bench/speed")
     parser.add_argument("--output", default=f"benchmarks/results/{name}.json", help="with --shape, its name is added")
     return parser
@@ -113,6 +115,30 @@ def product_rate(dtype: torch.dtype, seconds: float = 2.0) -> dict[str, float]:
         torch.nn.functional.linear(x, w)
         count += 1
     return {kind: count * 2 * rows * inner * outer / value for kind, value in clock.read().items()}
+
+
+def profile(run: Callable[[], Any]) -> dict[str, list[dict[str, Any]]]:
+    """Where one more run of each kind spends its time, the longest first: torch's operations by the shapes of their
+    inputs and, on a GPU, the kernels.
+
+    Milliseconds are the processor's own, on a GPU the GPU's; an operation's are without those of the ones it calls.
+    """
+    kinds, found = torch.profiler.ProfilerActivity, {}
+    is_gpu = device().type == "cuda"
+    with torch.profiler.profile(activities=[kinds.CPU, *([kinds.CUDA] if is_gpu else [])], record_shapes=True) as seen:
+        run()
+        synchronize()
+    for name, shaped in (("operations", True), *([("kernels", False)] if is_gpu else [])):
+        events = [e for e in seen.key_averages(shaped) if e.device_type.name == ("CPU" if shaped else "CUDA")]
+        rows = [
+            {
+                "name": e.key[:160], "calls": e.count, **({"shapes": str(e.input_shapes)[:240]} if shaped else {}),
+                "milliseconds": round((e.self_device_time_total if is_gpu else e.self_cpu_time_total) / 1000, 2),
+            }
+            for e in events
+        ]  # fmt: skip
+        found[name] = sorted(rows, key=lambda row: -row["milliseconds"])[:PROFILED]
+    return found
 
 
 def count_weights(model: SentenceTransformer) -> int:

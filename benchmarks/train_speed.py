@@ -1,9 +1,9 @@
 """Training throughput on real pairs against SentenceTransformerTrainer with PEFT: same base, rows, loss and batch size.
 
 usage: python -m benchmarks.train_speed [--layers 12] [--batch 32] [--steps 4] [--rounds 3] [--skip 1] [--compile]
-         [--plain_cached]
+         [--plain_cached] [--profile]
        python -m benchmarks.train_speed --shape qwen3-0.6b --max_tokens 256 --batch 128 --steps 12
-         --chunk_tokens 65536 --plain_cached --plain_bf16
+         --chunk_tokens 65536 --plain_cached --plain_bf16 --compile --profile
 
 Both sides train the same LoRA factors for one epoch of the same rows, in turns; the first `--skip` rounds are not
 counted. `--plain_cached` is for batches that the plain stack cannot hold: it then takes sentence-transformers' own
@@ -40,6 +40,7 @@ from benchmarks.speed import (
     count_weights,
     make_parser,
     product_rate,
+    profile,
     read_options,
     write_results,
 )
@@ -211,6 +212,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, Any] = {"work": work, "peak_gb": peaks, "loss": loss}
     results |= compare_sides(times, rates, work["tokens"], work["operations"])
     results["product_rate_bfloat16"] = product_rate(torch.bfloat16)
+    if options.profile:
+        results["profile"] = {name: profile(epoch) for name, epoch in sides.items() if name != "plain"}
     return results
 
 

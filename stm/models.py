@@ -54,6 +54,7 @@ class FusedRMSNorm(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x / rms(x) * weight` over the last dimension."""
+        x = x.to(self.weight.dtype)  # of two types there is no one kernel
         return torch.nn.functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
 
 

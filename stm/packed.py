@@ -7,17 +7,21 @@ embeddings of the padded form up to rounding. Does not know where the texts come
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
 from stm.pooled import see_places, skip_unpooled
 
 ATTENTION = "stm_packed"
+# Several heads of queries share one of keys; before torch 2.12 that needed no word.
+GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
 
 @dataclass(frozen=True)
@@ -113,20 +117,16 @@ def _attend(
     assert attention_mask is None
     assert not is_causal
     heads, size = query.shape[1], query.shape[3]
-    q, k, v = (
-        x[0].repeat_interleave(heads // x.shape[1], 0) if x.shape[1] < heads else x[0]
-        for x in (query.to(value.dtype), key.to(value.dtype), value)  # rotated in float32
-    )
+    q, k, v = (x[0] for x in (query.to(value.dtype), key.to(value.dtype), value))  # rotated in float32
     if query.is_cuda:
-        from torch.nn.attention.varlen import varlen_attn
-
         q, k, v = (x.transpose(0, 1).contiguous() for x in (q, k, v))
-        found = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling)
+        found = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, **GROUPED)
         assert isinstance(found, Tensor)  # for the type checker: it can return more
     else:
         text = torch.searchsorted(bounds[1:].contiguous(), torch.arange(query.shape[2]), right=True)
         mask = text[:, None] == text[None, :]
-        found = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=scaling).transpose(0, 1)
+        found = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=scaling, enable_gqa=True)
+        found = found.transpose(0, 1)
     return found.reshape(1, -1, heads, size), None
 
 

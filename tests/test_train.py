@@ -29,11 +29,12 @@ from stm.models import load_model
 from stm.params.train import TrainParams
 from stm.prompts import read_prompts
 from stm.schema import ROWS, write_rows
+from stm.train import lora
 from stm.train.adapter import CODE, train_adapter
 from stm.train.batches import Example, PromptSource, make_batch, make_examples, plan_steps
 from stm.train.expert import Share, train_expert
 from stm.train.loop import learning_rate
-from stm.train.lora import FoldedLora, Folds
+from stm.train.lora import FoldedLora, Folds, fold, group_alike
 from stm.train.objective import BatchIds, chance_loss, false_negatives, info_nce
 from stm.train.step import Step
 from stm.words import fingerprint
@@ -225,6 +226,26 @@ def test_the_folded_layer_equals_pefts_in_values_and_gradients() -> None:
     torch.optim.SGD([b], lr=0.1).step()
     folds.refresh()
     assert torch.allclose(layer(x), peft_forward(x), atol=1e-5)
+
+
+def test_layers_folded_together_are_those_folded_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(*(torch.nn.Linear(12, out) for out in (20, 6, 20, 6, 20)))
+    adapted = get_peft_model(net, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+    layers = list(adapted.base_model.model)
+    for layer in layers:
+        torch.nn.init.normal_(layer.lora_B["default"].weight)
+        layer.register_buffer("folded", torch.empty_like(layer.base_layer.weight))
+        layer.__class__ = FoldedLora
+    monkeypatch.setattr(lora, "TOGETHER", 2 * 20 * 12)
+    groups = group_alike(layers)
+    assert [[layers.index(layer) for layer in group] for group in groups] == [[0, 2], [4], [1, 3]]
+    with torch.no_grad():
+        for group in groups:
+            fold(group)
+    for layer in layers:
+        a, b, scale = layer.factors()
+        assert torch.allclose(layer.folded, layer.base_layer.weight + scale * b @ a, atol=1e-6)
 
 
 def test_gradient_caching_gives_the_gradients_of_the_whole_batch(tmp_path: Path) -> None:

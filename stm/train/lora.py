@@ -24,6 +24,9 @@ from stm.pooled import skip_unpooled
 # Up to this many tokens per text plain products are the faster attention on a CPU in bfloat16: going back through the
 # fused one takes a fifth of a step (torch 2.13). Beyond, their matrices of tokens by tokens take memory.
 PLAIN_ATTENTION = 512
+# A GPU folds layers of one shape together, up to so many weights: one by one, it waits for the processor that launches
+# ten kernels a layer. A CPU folds one after the other, in its caches.
+TOGETHER = 1 << 26
 
 
 class FoldedLinear(torch.autograd.Function):
@@ -85,12 +88,27 @@ def round_by_chance(exact: Tensor, noise: Tensor) -> None:
     exact.view(torch.int32).add_(noise).bitwise_and_(-(1 << 16))
 
 
-def fold(weight: Tensor, a: Tensor, b: Tensor, scale: float, out: Tensor) -> None:
-    """Write W + s * B @ A to `out`, in the type of that."""
-    exact = weight.to(torch.float32, copy=True).addmm_(b, a, alpha=scale)
-    if out.dtype == torch.bfloat16:
+def fold(layers: Sequence[FoldedLora]) -> None:
+    """Bring the folded weights W + s * B @ A of layers of one shape and scale up to date, in their own type."""
+    weights, factors = [layer.base_layer.weight for layer in layers], [layer.factors() for layer in layers]
+    a, b = torch.stack([a for a, _, _ in factors]), torch.stack([b for _, b, _ in factors])
+    exact = torch.stack(weights).float().baddbmm_(b, a, alpha=factors[0][2])
+    if weights[0].dtype == torch.bfloat16:
         round_by_chance(exact, draw_noise(exact.shape, exact.device))
-    out.copy_(exact)
+    for layer, found in zip(layers, exact, strict=True):
+        layer.folded.copy_(found)
+
+
+def group_alike(layers: Sequence[FoldedLora]) -> list[list[FoldedLora]]:
+    """The layers in groups of one shape and scale, of at most `TOGETHER` weights, but one layer at least."""
+    alike: dict[Any, list[FoldedLora]] = {}
+    for layer in layers:
+        alike.setdefault((layer.folded.shape, layer.factors()[2]), []).append(layer)
+    groups = []
+    for same in alike.values():
+        size = max(1, TOGETHER // same[0].folded.numel())
+        groups += [same[start : start + size] for start in range(0, len(same), size)]
+    return groups
 
 
 class Folds:
@@ -98,6 +116,7 @@ class Folds:
 
     def __init__(self, layers: Sequence[FoldedLora]) -> None:
         self.layers = layers
+        self.groups = group_alike(layers) if layers[0].folded.is_cuda else [[layer] for layer in layers]
         self.versions: list[int] = []
 
     @torch.no_grad()
@@ -107,8 +126,8 @@ class Folds:
         versions = [tensor._version for a, b, _ in factors for tensor in (a, b)]  # counted up by writes in place
         if versions == self.versions:
             return
-        for layer, (a, b, scale) in zip(self.layers, factors, strict=True):
-            fold(layer.base_layer.weight, a, b, scale, layer.folded)
+        for group in self.groups:
+            fold(group)
         self.versions = versions
 
 

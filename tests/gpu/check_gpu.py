@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel
 from stm import encode, models
 from stm.backbone import add_bos_and_eos, assemble, make_bidirectional
 from stm.encode import Encoder
-from stm.models import load_model
+from stm.models import fuse_norms, load_model
 from stm.packed import Packed
 from stm.params.train import TrainParams
 from stm.train.batches import Batch, make_batch, plan_steps
@@ -64,10 +64,12 @@ def wide_backbone(folder: Path) -> Path:
 
 
 def gradients(
-    base: Path, batch: Batch, dtype: torch.dtype, params: TrainParams, packed: bool
+    base: Path, batch: Batch, dtype: torch.dtype, params: TrainParams, packed: bool, fused: bool = False
 ) -> tuple[float, dict[str, Tensor]]:
     """Loss and, by kind of projection, the gradient of all factors, drawn alike for every caller, from one step."""
     model = load_model(base)
+    if fused:
+        fuse_norms(model)
     parameters = trainable(attach(model, params, dtype))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -122,8 +124,8 @@ def test_gradients_are_those_of_the_cpu(tmp_path: Path, family: str, cached: boo
     assert_alike(found, expected)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_gradients_of_a_wide_model_are_those_of_the_cpu(tmp_path: Path, compiled: bool) -> None:
+@pytest.mark.parametrize("kind", ["plain", "compiled", "fused norms"])
+def test_gradients_of_a_wide_model_are_those_of_the_cpu(tmp_path: Path, kind: str) -> None:
     base = wide_backbone(tmp_path / "base")
     params = PARAMS.model_copy(update={"chunk_tokens": 65536, "rank": 16})
     long = [
@@ -132,8 +134,8 @@ def test_gradients_of_a_wide_model_are_those_of_the_cpu(tmp_path: Path, compiled
     ]
     with on_the_cpu():
         loss, expected = gradients(base, make_batch(long), torch.float32, params, packed=False)
-    params = params.model_copy(update={"compile": compiled})
-    found_loss, found = gradients(base, make_batch(long), torch.bfloat16, params, packed=True)
+    params = params.model_copy(update={"compile": kind == "compiled"})
+    found_loss, found = gradients(base, make_batch(long), torch.bfloat16, params, True, kind == "fused norms")
     assert found_loss == pytest.approx(loss, rel=0.03)
     assert_alike(found, expected)
 
