@@ -27,9 +27,10 @@ from benchmarks.speed import (
     read_options,
     write_results,
 )
+from stm.chip import compute_dtype, device
 from stm.encode import Encoder
 from stm.metrics import mean, ndcg_at_k, rank
-from stm.models import compute_dtype, device, load_model
+from stm.models import load_model
 from stm.progress import say
 from stm.tasks import Task
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.experiment import build_base, build_data
 from benchmarks.figures import spread, write_figures
 from benchmarks.shapes import SHAPES, build_shape
-from stm.models import device
+from stm.chip import device
 from stm.params.backbone import BackboneParams
 from stm.params.base import load_section
 from stm.tasks import Task, cap_task, read_tasks

@@ -45,7 +45,8 @@ from benchmarks.speed import (
     write_results,
 )
 from stm.ahead import ahead
-from stm.models import compute_dtype, device, load_model
+from stm.chip import compute_dtype, device
+from stm.models import load_model
 from stm.params.base import load_section
 from stm.params.train import TrainParams
 from stm.progress import say

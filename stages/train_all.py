@@ -19,8 +19,9 @@ def main() -> None:
         return
     splits, params = load_splits(), load_section("train", TrainParams)
     shares = [Share(Path(f"data/mined/{s}.parquet"), Path(f"data/instructions/seed/{s}.json")) for s in splits]
-    budget, out = same_steps(shares, params), f"models/experts/{BASELINE}"
-    report = train_expert("models/warm_up", shares, budget, out, ".stm/train_all", BASELINE)
+    base, out = "models/warm_up", f"models/experts/{BASELINE}"
+    budget = same_steps(base, shares, params)
+    report = train_expert(base, shares, budget, out, ".stm/train_all", BASELINE)
     if join_processes().is_main:
         write_json("reports/train_all.json", report)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from tokenizers.processors import TemplateProcessing
@@ -18,6 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 
 from stm.errors import ModelError
 from stm.files import atomic_directory
+from stm.models import check_whole
 from stm.params.backbone import BackboneParams, FolderSource, HubSource, PackageSource
 from stm.progress import say
 from stm.prompts import render, write_prompts
@@ -55,15 +57,18 @@ def load_source(source: PackageSource | FolderSource | HubSource) -> tuple[PreTr
             raise ModelError(f"backbone.source.path {location!r} is no transformers folder: it has no config.json")
     else:
         location, extra["revision"] = source.id, source.revision
+    # Only then no file of weights can be a pickle.
+    weights = {} if isinstance(source, PackageSource) else {"use_safetensors": True}
     try:
         config = AutoConfig.from_pretrained(location, **extra)
         # AutoTokenizer would parse a GGUF file, which takes transformers some seconds, once more.
         loader = PreTrainedTokenizerFast if "gguf_file" in extra else AutoTokenizer
         tokenizer = loader.from_pretrained(location, **extra)
-        model = AutoModel.from_pretrained(location, config=config, dtype=torch.float32, **extra)
-    except (OSError, ValueError) as error:
+        model = AutoModel.from_pretrained(location, config=config, dtype=torch.float32, **weights, **extra)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"cannot load the backbone {location!r}: {reason}") from error
+    check_whole(model, f"the backbone {location!r}")
     return model, tokenizer
 
 

@@ -5,7 +5,8 @@ store.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from stm.ahead import ahead
+from stm.chip import compute_dtype
 from stm.compiled import compile_layers
-from stm.models import compute_dtype, compute_in, fuse_norms
+from stm.errors import DataError
+from stm.models import compute_in, fuse_norms
 from stm.packed import Packed, embed_packed, group_rows, is_packable, pack_rows
 from stm.pooled import skip_unpooled
 from stm.progress import Meter
@@ -62,6 +65,17 @@ class Passes:
         limit = self.model.max_seq_length
         rows = self.model.tokenizer(list(texts), truncation=limit is not None, max_length=limit, padding=False)
         return [list(row) for row in rows["input_ids"]]
+
+    def check_prompts(self, prompts: Iterable[str]) -> None:
+        """`DataError` if one of the prompts fills the model's length, so that nothing of a text behind it is seen."""
+        distinct = sorted(set(prompts))
+        rows = self.model.tokenizer(distinct, padding=False)["input_ids"] if distinct else []
+        for prompt, row in zip(distinct, rows, strict=True):
+            if len(row) >= (self.model.max_seq_length or math.inf):
+                raise DataError(
+                    f"a prompt takes {len(row)} tokens and leaves none of the {self.model.max_seq_length} of a text to "
+                    f"what follows it: {prompt[:80]!r}; shorten the prompt or raise backbone.max_tokens"
+                )
 
     def cut(self, lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
         """The indices of all texts in passes of at most `max_tokens` tokens, padding included."""
@@ -134,11 +148,16 @@ class Encoder:
 
     def encode_queries(self, texts: Sequence[str]) -> Embeddings:
         """Encode with the model's own query prompt."""
-        return self.encode(texts, own_prompts(self.model.prompts)["query"], "encode queries")
+        return self._encode_as("query", texts, "encode queries")
 
     def encode_passages(self, texts: Sequence[str]) -> Embeddings:
         """Encode with the model's own passage prompt, by whichever name it has one."""
-        return self.encode(texts, own_prompts(self.model.prompts)["document"], "encode passages")
+        return self._encode_as("document", texts, "encode passages")
+
+    def _encode_as(self, kind: str, texts: Sequence[str], description: str) -> Embeddings:
+        prompt = own_prompts(self.model.prompts)[kind]
+        self.passes.check_prompts([prompt])
+        return self.encode(texts, prompt, description)
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:

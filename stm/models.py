@@ -1,14 +1,12 @@
 """Model folders in, sentence-transformers models out: full folders, or adapter folders applied to their base.
 
-Also the one place that decides on which device and in which precision a model runs. Does not know what is encoded with
-it.
+Also how a model is made to compute in a precision. Does not know what is encoded with it.
 """
 
 import logging
 import os
 import re
 import warnings
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -17,30 +15,13 @@ from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from stm.chip import device
 from stm.deltas import CONFIG_FILE, add_adapter, read_adapter
 from stm.errors import ModelError
 from stm.prompts import read_prompts
 
 RETRIEVER = ("modules.json", CONFIG_FILE)  # either makes a folder one that `load_model` loads
 SHARD = re.compile(r"-of-(\d+)\.safetensors$")
-
-
-@lru_cache(maxsize=1)
-def device() -> torch.device:
-    """The first GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@lru_cache(maxsize=1)
-def compute_dtype() -> torch.dtype:
-    """bfloat16 where the hardware multiplies it natively, else float32.
-
-    A CPU without AVX512-BF16 or AMX emulates bfloat16 at a fraction of the float32 rate.
-    """
-    if device().type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32
 
 
 class FusedRMSNorm(torch.nn.Module):
@@ -108,21 +89,43 @@ def missing_files(folder: Path, *settings: str) -> str:
     return "" if len(weights) >= max(shards, default=1) else "*.safetensors"
 
 
+def check_whole(model: torch.nn.Module, where: object) -> None:
+    """`ModelError` if transformers found no weights for a part of the model and drew them at random.
+
+    A pooler is no such part: many encoders are saved without theirs, and embeddings do without.
+    """
+    bare = {
+        name
+        for transformer in model.modules()
+        if isinstance(transformer, PreTrainedModel)
+        for name, parameter in transformer.named_parameters()
+        # transformers 5.23 marks what it loaded or tied.
+        if not getattr(parameter, "_is_hf_initialized", False) and not name.startswith("pooler.")
+    }
+    if bare:
+        raise ModelError(
+            f"{where} has no weights for {len(bare)} of its model's parameters, such as {min(bare)}; the folder must "
+            "be whole, with the names that transformers gives: fetch or save it again"
+        )
+
+
 def _load_folder(folder: Path) -> SentenceTransformer:
     if not (folder / "modules.json").exists():
         step = "run `dvc repro` to make it" if folder.parts[:1] == ("models",) else "name another model"
         raise ModelError(f"{folder} is no sentence-transformers folder: it has no modules.json; {step}")
     quiet_libraries()
     try:
-        return SentenceTransformer(
+        model = SentenceTransformer(
             str(folder), device=str(device()), trust_remote_code=False, local_files_only=True,
             model_kwargs={"dtype": torch.float32, "use_safetensors": True},
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"cannot load the model {folder}: {' '.join(str(error).split())[:200]}; the folder must be whole, and code "
             "of its own is never run: fetch or make it again"
         ) from error
+    check_whole(model, folder)
+    return model
 
 
 def load_model(folder: Path | str) -> SentenceTransformer:

@@ -1,15 +1,20 @@
 """Models that mining and validation are given by name: a folder of this machine, or a hub id at a pinned revision.
 
 A name goes in, a loaded model comes out. A revision of the hub that its local cache holds is taken from there, without
-the network. Runs no code and no pickle of a model.
+the network. Runs no code and no pickle of a model. What they compute is checked here too, since a figure that is no
+number would pass every limit that it is compared with.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stm.errors import ModelError
+import numpy as np
+import numpy.typing as npt
+
+from stm.chip import device
+from stm.errors import DataError, ModelError
 from stm.hub_models import UnreachableError, find_model
-from stm.models import RETRIEVER, device, load_model, quiet_libraries
+from stm.models import RETRIEVER, load_model, quiet_libraries
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -41,6 +46,20 @@ def load_cross_encoder(name: str, revision: str) -> "CrossEncoder":
         )  # fmt: skip
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot load the cross-encoder {name}: {_short(error)}; name another one") from error
+
+
+def check_finite(values: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.float32]:
+    """Return `values`, a score or an embedding per input of the model `name`; `DataError` if one is NaN or infinite.
+
+    A NaN is neither above nor below any limit, so guards that refuse what is too near would let everything through.
+    """
+    broken = ~np.isfinite(values)
+    if broken.any():
+        count = int(broken.reshape(len(values), -1).any(axis=1).sum())
+        raise DataError(
+            f"{name!r} gives NaN or infinity for {count} of {len(values)} inputs; the model or its weights are broken"
+        )
+    return values
 
 
 def _find_folder(name: str, revision: str, *settings: str) -> Path:

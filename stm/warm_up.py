@@ -16,7 +16,7 @@ from stm.files import atomic_directory, read_json
 from stm.massive import TEXTS, find_massive, why_unsteady
 from stm.models import load_model
 from stm.params.train import TrainParams
-from stm.prompts import read_prompts, write_prompts
+from stm.prompts import own_prompts, read_prompts, write_prompts
 from stm.schema import read_rows
 from stm.train.expert import Share, train_expert
 from stm.train.processes import join_processes
@@ -36,9 +36,13 @@ def fold_adapter(adapter: Path, out: Path | str) -> None:
 
 
 def sample_texts(model: SentenceTransformer, rows: pl.DataFrame) -> list[str]:
-    """The first rows' queries, with the model's prompt, and their passages."""
-    rows = rows[: TEXTS // 2]
-    return [model.prompts["query"] + text for text in rows["anchor"]] + rows["positive"].to_list()
+    """The first rows' queries and passages, with the model's prompts."""
+    rows, prompts = rows[: TEXTS // 2], own_prompts(model.prompts)
+    return [
+        prompts[kind] + text
+        for kind, column in (("query", "anchor"), ("document", "positive"))
+        for text in rows[column]
+    ]
 
 
 def inspect_backbone(base: Path | str, rows: Path | str) -> dict[str, Any]:

@@ -26,5 +26,9 @@ def normalise(text: str) -> str:
 
 
 def fingerprint(text: str) -> int:
-    """64 bits of BLAKE2b of the text's normal form: equal for texts that count as the same."""
-    return int.from_bytes(hashlib.blake2b(normalise(text).encode(), digest_size=8).digest(), "big")
+    """64 bits of BLAKE2b of the text's normal form: equal for texts that count as the same.
+
+    Texts of signs alone have no words, and count as they are written.
+    """
+    form = normalise(text) or text
+    return int.from_bytes(hashlib.blake2b(form.encode(), digest_size=8).digest(), "big")

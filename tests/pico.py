@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -55,6 +56,14 @@ def pico_backbone(folder: Path, architecture: str = "llama", seed: int = 0, laye
     folder.mkdir(parents=True, exist_ok=True)
     params = pico_params()
     assemble(model, add_bos_and_eos(pico_tokenizer(), params.bos_token, params.max_tokens), params, folder)
+    return folder
+
+
+def break_weights(folder: Path, name: str = "norm.weight") -> Path:
+    """Write NaN into one tensor of a model's folder, as an overflow in training does, and return the folder."""
+    (path,) = folder.rglob("model.safetensors")
+    tensors = load_file(path)
+    save_file({**tensors, name: torch.full_like(tensors[name], torch.nan)}, path, {"format": "pt"})
     return folder
 
 

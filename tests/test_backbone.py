@@ -1,5 +1,7 @@
 """Backbones: every known family embeds bidirectionally, ends in EOS, and is the same after saving and reloading."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,15 +9,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer
 
 from stm.backbone import FAMILIES, add_bos_and_eos, build_backbone, load_source, make_bidirectional, package_file
 from stm.encode import Encoder, batches_by_length
-from stm.errors import ModelError, ParamsError
+from stm.errors import DataError, ModelError, ParamsError
 from stm.files import read_json, sha256_tree
 from stm.models import load_model
-from stm.params.backbone import BackboneParams
+from stm.params.backbone import BackboneParams, FolderSource
 from stm.prompts import read_prompts, render
 from tests.pico import MAX_TOKENS, pico_adapter, pico_backbone, pico_decoder, pico_params, pico_tokenizer
 
@@ -175,6 +178,50 @@ def test_missing_sources_say_what_to_do(tmp_path: Path) -> None:
         load_source(folder)
     with pytest.raises(ModelError, match=r"modules\.json"):
         load_model(tmp_path)
+
+
+def save_part(source: Path, target: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Path:
+    """A copy of a folder with other weights."""
+    shutil.copytree(source, target)
+    save_file(change(load_file(source / "model.safetensors")), target / "model.safetensors", {"format": "pt"})
+    return target
+
+
+def test_a_model_without_all_of_its_weights_is_refused(tmp_path: Path) -> None:
+    whole = pico_backbone(tmp_path / "whole")
+    lacking = save_part(whole, tmp_path / "lacking", lambda w: {k: t for k, t in w.items() if "1.mlp.up_proj" not in k})
+    renamed = save_part(whole, tmp_path / "renamed", lambda w: {f"module.{k}": t for k, t in w.items()})
+    other = save_part(whole, tmp_path / "other", lambda w: {k: t[:-1].clone() for k, t in w.items()})
+    torn = shutil.copytree(whole, tmp_path / "torn")
+    (torn / "model.safetensors").write_bytes((whole / "model.safetensors").read_bytes()[:5000])
+    for folder, said in (
+        (lacking, r"no weights for 1 of .* such as .*layers\.1\.mlp\.up_proj\.weight"),
+        (renamed, "no weights for 20 of"),
+        (other, "cannot load the"),
+        (torn, "cannot load the"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            load_model(folder)
+        with pytest.raises(ModelError, match=said):
+            load_source(FolderSource(kind="folder", path=str(folder)))
+
+
+def test_weights_in_a_pickle_are_not_read(tmp_path: Path) -> None:
+    folder = pico_backbone(tmp_path / "base")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="safetensors"):
+        load_source(FolderSource(kind="folder", path=str(folder)))
+
+
+def test_a_models_own_prompt_that_leaves_no_room_for_a_text_is_refused(tmp_path: Path) -> None:
+    encoder = Encoder(load_model(pico_backbone(tmp_path / "base")))
+    limit = encoder.model.max_seq_length
+    encoder.model.prompts["query"] = "x" * (limit - 2)  # an EOS, and a letter of the text
+    assert encoder.encode_queries(["a"]).shape == (1, 32)
+    encoder.model.prompts["query"] += "x"
+    with pytest.raises(DataError, match=f"leaves none of the {limit} of a text .* shorten the prompt"):
+        encoder.encode_queries(["a"])
 
 
 def test_a_template_holds_the_instruction_only() -> None:

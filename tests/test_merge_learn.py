@@ -12,6 +12,7 @@ from stm.errors import ParamsError
 from stm.merge.dev import DevSet, make_dev_set
 from stm.merge.experts import Experts, read_experts
 from stm.merge.learn import Settings, _batch, _not_negatives, adapters_at_run_time, learn, make_recipe
+from stm.merge.materialise import materialise
 from stm.merge.mixer import Mixer
 from stm.merge.recipe import Recipe, layer_of, uniform
 from stm.models import load_model
@@ -135,7 +136,7 @@ def test_layers_are_read_from_names() -> None:
     assert layer_of("layers.11.mlp.up_proj.weight", [None]) is None
 
 
-def test_weights_of_a_layer_replace_the_others(experts: Experts) -> None:
+def test_weights_of_a_layer_replace_the_others(experts: Experts, tmp_path: Path) -> None:
     recipe = Recipe("task_arithmetic", {"a": 0.5, "b": 0.5}, layers={"1": {"a": 1.0, "b": 0.0}})
     first, second = (f"layers.{layer}.mlp.up_proj.weight" for layer in (0, 1))
     delta = recipe.merged_delta(experts.adapters, second)
@@ -145,5 +146,7 @@ def test_weights_of_a_layer_replace_the_others(experts: Experts) -> None:
     mean = 0.5 * experts.adapters["a"].delta(first) + 0.5 * experts.adapters["b"].delta(first)
     torch.testing.assert_close(delta, mean)
     assert recipe.key() != Recipe("task_arithmetic", {"a": 0.5, "b": 0.5}).key()
+    materialise(experts, recipe, {}, tmp_path / "merged")
+    assert "each layer has weights of its own" in (tmp_path / "merged/README.md").read_text()
     with pytest.raises(ParamsError, match="layer 1"):
         Recipe("task_arithmetic", {"a": 0.5}, layers={"1": {"a": float("nan")}})

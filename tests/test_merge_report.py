@@ -8,7 +8,7 @@ import pytest
 from stm.files import read_json, write_json
 from stm.report.build import build_report
 from stm.report.collect import Reports, collect
-from stm.report.stages import merge_view
+from stm.report.stages import _same_recipe, merge_view
 from tests import report_samples as made
 
 
@@ -57,6 +57,27 @@ def test_weights_that_cancel_out_leave_no_lines_to_draw() -> None:
 @pytest.mark.parametrize("found", [None, {}, interaction(values=["<x>"] * 3), interaction(experts=["one"]), "text"])
 def test_what_is_no_interaction_is_left_out(found: Any) -> None:
     assert view(found)["interaction"] == {}
+
+
+def test_the_page_says_that_weights_are_means_over_layers_and_names_parameters(tmp_path: Path) -> None:
+    made.write_reports(tmp_path)
+    path = tmp_path / "reports/merge.json"
+    report = read_json(path)
+    assert "means over layers" not in build_report(collect(tmp_path / "reports"), {}, made.params()).page
+    further = {"layers": {"0": {"search": 1.0}}, "parameters": {"top<b>": {"nlu": 0.5}, "flag": True}}
+    report["decision"]["taken"] = {**report["trials"][3], **further}
+    report["trials"].append({**report["decision"]["taken"], "origin": "learned"})
+    write_json(path, report)
+    page = build_report(collect(tmp_path / "reports"), {}, made.params()).page
+    assert page.count("These weights are means over layers: each layer has weights of its own") == 1
+    assert "Parameters of the method: flag true, top&lt;b&gt; (nlu 0.5)." in page
+    assert page.count("(means over layers)") == 1  # in the table of trials, in the one row that has layers
+
+
+def test_the_ring_marks_the_trial_that_was_taken_and_not_one_of_the_same_mean_weights() -> None:
+    taken = {"method": "task_arithmetic", "weights": {"a": 0.5}, "lambda": 1.0, "layers": {"0": {"a": 1.0}}}
+    assert _same_recipe(dict(taken), taken)
+    assert not _same_recipe({key: value for key, value in taken.items() if key != "layers"}, taken)
 
 
 def test_the_page_shows_it(tmp_path: Path) -> None:

@@ -314,7 +314,8 @@ def test_learned_weights_are_one_more_candidate(root: Path, tmp_path: Path) -> N
 
 
 def test_a_further_method_of_mergekit_is_taken_by_name(root: Path, tmp_path: Path) -> None:
-    trace = merge(root, tmp_path, mergekit={"method": "karcher"})
+    trace = merge(root, tmp_path, mergekit={"method": "karcher", "parameters": {"tol": 1e-4}})
+    assert "parameters: tol 0.0001." in (tmp_path / "merged/README.md").read_text()
     assert [trial["method"] for trial in trace["trials"]] == ["linear", "mergekit:karcher"]
     assert set(trace["decision"]["difference"]) == {"search", "holdout"}
     assert SentenceTransformer(str(tmp_path / "merged")).prompts == trace["prompts"]["chosen"]

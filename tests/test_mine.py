@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stm.errors import ParamsError
+from stm.errors import DataError, ParamsError
 from stm.mine.rows import mine
 from stm.params.base import parse_section
 from stm.params.mine import MineParams
 from stm.schema import ROWS, check_rows, read_rows, write_rows
 from stm.words import fingerprint, normalise
-from tests.pico import pico_backbone
+from tests.pico import break_weights, pico_backbone
 
 WIDE = MineParams(rank_from=1, rank_to=100, max_ratio=0.999, negatives=20, max_given=20)
 
@@ -124,6 +124,16 @@ def test_the_dense_model_proposes_and_judges(tmp_path: Path) -> None:
     assert {origin for row in mined["origins"] for origin in row} == {"given", "bm25", "dense"}
     assert report["hardness"]["dense"]["quantiles"]["0.95"] <= params.max_ratio
     assert mine(rows, params)[0].equals(mined)
+
+
+def test_a_dense_model_that_gives_no_number_is_named_and_takes_no_negative(tmp_path: Path) -> None:
+    folder = break_weights(pico_backbone(tmp_path / "pico"))
+    rows = rows_of({**FIRST, "negatives": ["lung"]}, *others(6))
+    with pytest.raises(DataError) as found:
+        mine(rows, WIDE.model_copy(update={"dense_model": str(folder)}))
+    assert str(found.value) == (
+        f"'{folder}' gives NaN or infinity for 8 of 8 inputs; the model or its weights are broken"
+    )
 
 
 pieces = ["a", "b", "heart", " ", ".", "\x00", "\u202e", "\u05d0", "\U0001f600", "\n"]

@@ -11,7 +11,7 @@ import torch
 from sentence_transformers import CrossEncoder
 from transformers import BertConfig, BertForSequenceClassification
 
-from stm.errors import EndpointError, ModelError
+from stm.errors import DataError, EndpointError, ModelError
 from stm.llm.store import AnswerStore
 from stm.mine.judges import LIMIT_REACHED, describe_cost, make_judges
 from stm.mine.rows import mine
@@ -20,7 +20,7 @@ from stm.params.mine import JudgeParams, MineParams
 from stm.schema import write_rows
 from stm.synthesize.judge import read_opinion
 from tests.fault_server import fault_server
-from tests.pico import pico_backbone, pico_tokenizer
+from tests.pico import break_weights, pico_backbone, pico_tokenizer
 from tests.test_mine import rows_of
 
 ROWS = rows_of(
@@ -64,6 +64,15 @@ def test_the_cross_encoder_refuses_what_it_ranks_with_the_positive(tmp_path: Pat
     refused = sum(reasons.get("cross_encoder", 0) for reasons in report["guarded_out"].values())
     assert 0 < refused < report["judges"]["cross_encoder"]["asked"]
     assert report["judges"]["cross_encoder"]["asked"] == refused + report["negatives"]
+
+
+def test_a_cross_encoder_that_gives_no_number_is_an_error_and_takes_no_negative(tmp_path: Path) -> None:
+    folder = pico_cross_encoder(tmp_path / "cross")
+    break_weights(folder, "classifier.weight")
+    params = WIDE.model_copy(update={"judge": JudgeParams(cross_encoder=str(folder))})
+    with AnswerStore(tmp_path / "a.sqlite") as store, pytest.raises(DataError) as found:
+        mine(ROWS, params, make_judges(params.judge, store))
+    assert re.match(rf"'{folder}' gives NaN or infinity for (\d+) of \1 inputs; the model or its", str(found.value))
 
 
 def test_what_is_no_cross_encoder_is_refused(tmp_path: Path) -> None:

@@ -141,3 +141,8 @@ def test_a_pair_that_is_repeated_once_per_negative_keeps_them_all() -> None:
     assert source.facts["duplicates"] == 2
     rows = as_rows({"a": source.frame}, [source], "s", 1, 7)
     assert sorted(map(sorted, rows["negatives"].to_list())) == [[], ["a", "b", "c"]]
+
+
+def test_texts_of_signs_alone_differ() -> None:
+    assert len({fingerprint(text) for text in ("\U0001f642", "\U0001f44d", "")}) == 3
+    assert fingerprint("A  text.") == fingerprint("a text")

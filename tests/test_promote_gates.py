@@ -122,6 +122,33 @@ def test_the_worst_task_decides_the_task_gate() -> None:
     assert judge_tasks(Limit(at_most=0, required=True), MERGED, None).passed
 
 
+def hits(name: str, count: int, queries: int) -> Evaluation:
+    """An evaluation of one task in which the first `count` queries find their passage."""
+    scores = {f"q{index:03}": float(index < count) for index in range(queries)}
+    return Evaluation(name, "expert", {"t": TaskScores("medical", "d", scores)})
+
+
+@pytest.mark.parametrize("count", range(1, 21))
+def test_a_loss_of_exactly_the_bound_passes_wherever_it_lies(count: int) -> None:
+    verdict = judge_tasks(Limit(at_most=0.05, required=True), hits("m", count - 1, 20), hits("c", count, 20))
+    assert (verdict.passed, verdict.figures["value"]) == (True, 0.05)
+    assert not judge_tasks(
+        Limit(at_most=0.049999, required=True), hits("m", count - 1, 20), hits("c", count, 20)
+    ).passed
+
+
+@pytest.mark.parametrize("count", range(1, 101, 3))
+def test_a_gain_of_exactly_the_bound_passes_wherever_it_lies(count: int) -> None:
+    mine, other, certain = hits("m", count - 1, 100), hits("a", count, 100), {"significance": 0}
+    assert run(rule(min_gain=-0.01, **certain), mine, other).passed
+    assert not run(rule(min_gain=-0.009999, **certain), mine, other).passed
+
+
+def test_a_figure_that_is_measured_and_no_difference_of_means_is_compared_to_its_last_digit() -> None:
+    verdict = judge_limit("reload_difference", Limit(at_most=0, required=True), 3e-8)
+    assert (verdict.passed, verdict.figures["value"]) == (False, 3e-8)
+
+
 @given(st.floats(0, 1e6), st.floats(0, 1e6))
 def test_a_limit_passes_exactly_up_to_its_bound(value: float, bound: float) -> None:
     assert judge_limit("size", Limit(at_most=bound, required=True), value).passed == (value <= bound)

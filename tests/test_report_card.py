@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from stm.merge.card import folder_card, plain
+from stm.merge.card import folder_card, plain, recipe_line
 from stm.report.card import model_card
 from stm.report.collect import Reports, collect
 from stm.report.compare import Analysis, analyse
@@ -54,13 +54,30 @@ def test_a_card_without_the_other_reports_says_so() -> None:
     assert "The report of the data preparation is not at hand." in card
 
 
+def test_the_recipe_says_where_the_weights_of_each_layer_are_and_names_parameters() -> None:
+    merge = made.merge_report()
+    merge["decision"]["taken"] |= {
+        "layers": {"0": {"search": 1.0}, "1": {"search": 0.0}},
+        "parameters": {"select_topk": 0.3, "int8_mask": True, "weight": {"b": 0.25, "a": 1}},
+    }
+    card = card_of(Reports({name: made.evaluation(name) for name in ("merged", "all")}, merge=merge))
+    recipe = card.split("## Recipe")[1].split("##")[0].strip()
+    assert recipe == (
+        "Method linear; weights of the experts' task vectors: med\\_real 0.3, search 0.5; scale 1.0; "
+        "parameters: int8\\_mask true, select\\_topk 0.3, weight (a 1, b 0.25). These weights are means over layers: "
+        "each layer has weights of its own, under decision.taken.layers in reports/merge.json of the project."
+    )
+    assert "means over layers" not in recipe_line("linear", {"a": 1.0}, 1.0)
+    assert "parameters" not in recipe_line("linear", {"a": 1.0}, 1.0)
+
+
 def test_hostile_names_and_prompts_cannot_leave_their_place() -> None:
     hostile = "x](javascript:alert(1)) <script>alert(1)</script> `|` **b**\n# title"
     evaluation: dict[str, Any] = made.evaluation("merged")
     evaluation["versions"] = {hostile: hostile}
     merge = made.merge_report()
     merge["prompts"]["chosen"]["query"] = "```\n# owned\n<script>"
-    merge["decision"]["taken"]["weights"] = {hostile: 0.5}
+    merge["decision"]["taken"] |= {"weights": {hostile: 0.5}, "parameters": {hostile: {hostile: hostile}}}
     prepare = {"splits": {hostile: {"pairs": 1, "sources": {hostile: {}}}}, "packages": {hostile: hostile}}
     reports = Reports({"merged": {**evaluation, "label": hostile}}, prepare=prepare, merge=merge)
     card = card_of(reports)
@@ -74,7 +91,8 @@ def test_hostile_names_and_prompts_cannot_leave_their_place() -> None:
 
 def test_the_card_in_the_folder_is_harmless_and_points_to_the_scores() -> None:
     hostile = "x](javascript:alert(1)) <script>\n# owned"
-    card = folder_card([hostile], hostile, {hostile: 0.5}, 1.0, {"query": f"```\n{hostile}", "document": ""})
+    line = recipe_line(hostile, {hostile: 0.5}, 1.0, is_layered=True, parameters={hostile: {hostile: 1, "b": hostile}})
+    card = folder_card([hostile], line, {"query": f"```\n{hostile}", "document": ""})
     outside = re.sub(r"```.*?```", "", card, flags=re.DOTALL)
     assert "<script>" not in outside
     assert "\n# owned" not in card

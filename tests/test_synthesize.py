@@ -7,15 +7,16 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stm.errors import EndpointError
+from stm.errors import DataError, EndpointError
 from stm.files import sha256_file
 from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
 from stm.params.synthesize import SynthesizeParams
 from stm.schema import ROWS, check_rows, read_rows, write_rows
 from stm.synthesize.negatives import released_negatives, synthesize
+from stm.synthesize.similarity import DenseSimilarity
 from tests.fault_server import FaultServer, fault_server
-from tests.pico import pico_backbone
+from tests.pico import break_weights, pico_backbone
 
 TOPICS = ["liver", "kidney", "heart", "lung", "skin", "bone", "brain", "spleen"]
 
@@ -231,6 +232,18 @@ def test_the_dense_model_judges_the_margins(store: AnswerStore, tmp_path: Path) 
         strict = {"dense_model": str(folder), "max_ratio": 0.01}
         result = synthesize(rows_of(4), params_of(server, validation=strict), store)
     assert result.report["rejected"].get("too_close", 0) + result.report["rejected"].get("off_topic", 0) > 0
+
+
+def test_a_dense_model_that_gives_no_number_is_named_and_accepts_no_text(store: AnswerStore, tmp_path: Path) -> None:
+    folder = str(break_weights(pico_backbone(tmp_path / "pico")))
+    broken = f"'{folder}' gives NaN or infinity for 2 of 2 inputs; the model or its weights are broken"
+    similarity = DenseSimilarity(folder)
+    for score in (similarity.query_to_passage, similarity.passage_to_passage):
+        with pytest.raises(DataError) as found:
+            score(["liver", "heart"], ["lung", "skin"])
+        assert str(found.value) == broken
+    with fault_server(answer=write_negative) as server, pytest.raises(DataError, match="the model or its weights"):
+        synthesize(rows_of(4), params_of(server, validation={"dense_model": folder}), store)
 
 
 def test_the_stage_writes_rows_report_and_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,10 @@ from stm.models import load_model
 from stm.params.train import TrainParams
 from stm.prompts import read_prompts
 from stm.schema import ROWS, write_rows
-from stm.train import lora
-from stm.train.adapter import CODE, train_adapter
+from stm.train import adapter, lora
+from stm.train.adapter import CODE, describe_origin, train_adapter
 from stm.train.batches import Example, PromptSource, make_batch, make_examples, plan_steps
-from stm.train.expert import Share, train_expert
+from stm.train.expert import Share, same_steps, train_expert
 from stm.train.loop import learning_rate
 from stm.train.lora import FoldedLora, Folds, fold, group_alike
 from stm.train.objective import BatchIds, chance_loss, false_negatives, info_nce
@@ -312,6 +313,38 @@ def test_a_finished_training_of_the_same_inputs_is_taken_over_and_of_others_is_n
     monkeypatch.setattr("stm.train.adapter.hash_code", lambda: "of a later version")
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         train(base, out / "e", tmp_path / "w")
+
+
+def test_a_training_in_another_precision_is_neither_taken_over_nor_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, origins = pico_backbone(tmp_path / "base"), []
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(adapter, "compute_dtype", lambda dtype=dtype: dtype)
+        origins.append(describe_origin(base, examples(), PARAMS))
+    assert [key for key in origins[0] if origins[0][key] != origins[1][key]] == ["precision"]
+
+
+def test_a_prompt_as_long_as_the_model_stops_the_training(tmp_path: Path) -> None:
+    base = pico_backbone(tmp_path / "base")
+    long = [replace(row, query="x" * 60 + row.anchor) for row in examples()]
+    with pytest.raises(DataError, match="a prompt takes 61 tokens and leaves none of the 48"):
+        train_adapter(base, long, read_prompts(base), PARAMS, tmp_path / "1/a", tmp_path / "w", "a")
+
+
+def test_all_shares_together_make_the_steps_of_the_shares_in_sum(tmp_path: Path) -> None:
+    base, params = pico_backbone(tmp_path / "base"), PARAMS.model_copy(update={"max_steps": 0, "dev_rows": 2})
+    row = {"negatives": [], "origins": [], "instruction": "", "source": "t", "answers": []}
+    shares = []
+    for name in "ab":
+        rows = [
+            {"id": f"{name}{i}", "anchor": f"q{name}{i}", "positive": f"p{name}{i}", "concept": f"{name}{i // 16}"}
+            for i in range(64)
+        ]
+        shares.append(Share(tmp_path / f"{name}.parquet"))
+        write_rows(pl.DataFrame([{**part, **row} for part in rows], schema=ROWS), shares[-1].rows)
+    alone = plan_steps(64 - 16, params)  # a whole concept is held out
+    assert same_steps(base, shares, params).max_steps == 2 * len(alone)
 
 
 def test_what_computes_a_training_is_what_its_loop_imports() -> None:

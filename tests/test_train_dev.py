@@ -1,5 +1,6 @@
 """Held-out rows: who is held out, which step is kept, when training stops, and that a resumed one decides the same."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,8 +51,37 @@ def test_rows_of_one_concept_or_positive_are_held_out_together() -> None:
     train_rows, held = hold_out(tied, 5, seed=1)
     assert len(held) == 8, "four rows are tied by two positives and a concept"
     assert not {r.positive for r in held} & {r.positive for r in train_rows}
-    with pytest.raises(DataError, match="dev_rows is 19, but there are only 20 rows"):
+    with pytest.raises(DataError, match=r"of 20 rows, in 9 groups .* 0 would be left"):
         hold_out(rows, 19, seed=1)
+
+
+def test_large_groups_are_held_out_only_where_small_ones_are_not_enough() -> None:
+    rows = [Example(f"r{i}", f"a{i}", f"q{i}", f"p{i}", (), "big" if i < 50 else "") for i in range(70)]
+    for seed in range(8):
+        assert len(hold_out(rows, 8, seed)[1]) == 8
+    thirds = [Example(f"r{i}", f"a{i}", f"q{i}", f"p{i}", (), f"c{0 if i < 30 else i // 20}") for i in range(70)]
+    assert {r.concept for r in hold_out(thirds, 8, seed=1)[1]} == {"c1"}, "the ten rows, not twenty or thirty"
+
+
+def one_concept_each(rows: list[Example], size: int) -> list[Example]:
+    """The rows without hard negatives, `size` of them of one concept."""
+    return [replace(row, negatives=(), concept=f"c{i // size}") for i, row in enumerate(rows)]
+
+
+def test_rows_with_nothing_to_contrast_are_no_measure_and_no_lesson(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = pico_backbone(tmp_path / "base")
+    tied = one_concept_each(examples(32), 8)
+    params = PARAMS.model_copy(update={"dev_rows": 4, "dev_steps": 1})
+    with pytest.raises(DataError, match="a: the 8 held-out rows are of one concept, without hard negatives"):
+        train_adapter(base, tied, read_prompts(base), params, tmp_path / "1/a", tmp_path / "w", "a")
+    tied = [replace(row, negatives=("n",)) for row in one_concept_each(examples(32), 11)]
+    train_adapter(base, tied, read_prompts(base), params, tmp_path / "2/a", tmp_path / "w", "a")
+    assert "a: 10 rows are held out" in capsys.readouterr().err
+    same = one_concept_each(examples(16), 16)
+    report = train_adapter(base, same, read_prompts(base), PARAMS, tmp_path / "3/a", tmp_path / "v", "a")
+    assert "nothing to contrast" in report["unlearned"]
 
 
 def test_the_best_step_is_the_first_of_the_lowest_and_patience_counts_from_it() -> None:

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 
 from stm.files import read_json, sha256_tree
 from stm.models import load_model
 from stm.prompts import read_prompts
 from stm.schema import ROWS, write_rows
-from stm.warm_up import fold_adapter, warm_up
+from stm.warm_up import fold_adapter, sample_texts, warm_up
 from tests.pico import pico_adapter, pico_backbone
 from tests.test_train import PARAMS
 
@@ -27,13 +28,43 @@ def test_folding_equals_the_adapter_at_run_time(tmp_path: Path) -> None:
     assert read_prompts(tmp_path / "folded") == read_prompts(base)
 
 
-def test_the_warm_up_writes_the_same_bytes_twice_and_no_path(tmp_path: Path) -> None:
-    base = pico_backbone(tmp_path / "base")
+def write_pairs(path: Path) -> None:
     row = {"negatives": [], "origins": [], "instruction": "", "source": "t", "concept": "", "answers": []}
     rows = [{"id": f"r{i}", "anchor": f"query {i}", "positive": f"passage {i}", **row} for i in range(16)]
-    write_rows(pl.DataFrame(rows, schema=ROWS), tmp_path / "rows.parquet")
+    write_rows(pl.DataFrame(rows, schema=ROWS), path)
+
+
+def test_what_was_trained_is_kept_where_folding_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, rows, out = pico_backbone(tmp_path / "base"), tmp_path / "rows.parquet", tmp_path / "out"
+    write_pairs(rows)
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr("stm.warm_up.fold_adapter", fail)
+        with pytest.raises(OSError, match="no space"):
+            warm_up(base, rows, PARAMS, out, tmp_path / "work")
+    monkeypatch.setattr("stm.train.step.Step.run", lambda self, batch: pytest.fail("trained again"))
+    report = warm_up(base, rows, PARAMS, out, tmp_path / "work")
+    assert report["steps"] == 4
+    assert "same_as" not in report
+    assert np.abs(load_model(out).encode(TEXTS) - load_model(base).encode(TEXTS)).max() > 1e-4
+
+
+def test_texts_are_looked_at_with_their_prompts(tmp_path: Path) -> None:
+    model = load_model(pico_backbone(tmp_path / "base"))
+    model.prompts = {"query": "q: ", "document": "d: "}
+    write_pairs(tmp_path / "rows.parquet")
+    texts = sample_texts(model, pl.read_parquet(tmp_path / "rows.parquet"))
+    assert (texts[0], texts[-1]) == ("q: query 0", "d: passage 15")
+
+
+def test_the_warm_up_writes_the_same_bytes_twice_and_no_path(tmp_path: Path) -> None:
+    base = pico_backbone(tmp_path / "base")
+    write_pairs(tmp_path / "rows.parquet")
     for name in ("a", "b"):
-        report = warm_up(base, tmp_path / "rows.parquet", PARAMS, tmp_path / name, tmp_path / "work")
+        report = warm_up(base, tmp_path / "rows.parquet", PARAMS, tmp_path / name, tmp_path / f"work-{name}")
         assert report["steps"] == 4
         assert report["massive"] == {"tokens_per_text": 0, "first": 0, "pooled": 0}
         assert "unsteady" not in report

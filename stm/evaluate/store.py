@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from stm.chip import compute_dtype, device
 from stm.errors import STMError
 from stm.evaluate.encoder import Floats, TextEncoder
 from stm.files import sha256_modules, sha256_text
-from stm.models import compute_dtype, device
 from stm.progress import say
 
 # What shapes a vector beside the weights.

@@ -8,6 +8,7 @@ import html
 import json
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 FRONT = """---
 library_name: sentence-transformers
@@ -19,6 +20,10 @@ tags: [sentence-transformers, retrieval, model-merging]
 LIMITS = (
     "Retrieval ranks what the corpus holds, right or wrong. It is no medical advice and no medical device.",
     "Measure it on your own queries before you rely on it.",
+)
+LAYERED = (
+    "These weights are means over layers: each layer has weights of its own, under decision.taken.layers in "
+    "reports/merge.json of the project."
 )
 
 
@@ -46,19 +51,40 @@ def usage(folder: str, prompts: Mapping[str, str]) -> str:
     )  # fmt: skip
 
 
-def recipe_line(method: str, weights: Mapping[str, float], scale: object) -> str:
-    """Return how the experts were merged, in one sentence."""
-    listed = ", ".join(f"{plain(name)} {value:.4g}" for name, value in sorted(weights.items()))
-    return f"Method {plain(method)}; weights of the experts' task vectors: {listed or 'of the method'}; scale {scale}."
+def list_parameters(parameters: Mapping[str, Any]) -> str:
+    """Return a method's parameters by name with their values, those by expert in brackets; names are as they came."""
+    return ", ".join(f"{name} {_value_text(value)}" for name, value in sorted(parameters.items()))
 
 
-def folder_card(
-    experts: Sequence[str], method: str, weights: Mapping[str, float], scale: object, prompts: Mapping[str, str]
+def _value_text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({list_parameters(value)})"
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return f"{value:g}" if is_number else json.dumps(value, ensure_ascii=False)
+
+
+def recipe_line(
+    method: str,
+    weights: Mapping[str, float],
+    scale: object,
+    *,
+    is_layered: bool = False,
+    parameters: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the README of the folder as Markdown: use, prompts, recipe, data, limits."""
+    """Return how the experts were merged, in a sentence; in two where each layer has weights of its own."""
+    listed = ", ".join(f"{plain(name)} {value:.4g}" for name, value in sorted(weights.items()))
+    further = f"; parameters: {plain(list_parameters(parameters))}" if parameters else ""
+    return (
+        f"Method {plain(method)}; weights of the experts' task vectors: {listed or 'of the method'}; scale {scale}"
+        f"{further}.{f' {LAYERED}' if is_layered else ''}"
+    )
+
+
+def folder_card(experts: Sequence[str], recipe: str, prompts: Mapping[str, str]) -> str:
+    """Return the README of the folder as Markdown: use, prompts, recipe (a `recipe_line`), data, limits."""
     parts = [
         FRONT, "# A merged retriever", "## Use", usage("models/merged", prompts),
-        "## Recipe", recipe_line(method, weights, scale),
+        "## Recipe", recipe,
         "## Training data",
         f"An expert each, named after the split it was trained on: {', '.join(plain(name) for name in experts)}. "
         "Their sources are in reports/prepare.json of the project, and licences in ATTRIBUTION.md.",

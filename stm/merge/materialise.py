@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stm.errors import ModelError
 from stm.files import atomic_directory, read_json, write_json, write_text
-from stm.merge.card import folder_card
+from stm.merge.card import folder_card, recipe_line
 from stm.merge.experts import Experts, model_files
 from stm.merge.recipe import Recipe
 from stm.merge.shards import rewrite_shard
@@ -68,5 +68,5 @@ def materialise(experts: Experts, recipe: Recipe, prompts: Mapping[str, str], fo
             target.parent.mkdir(parents=True, exist_ok=True)
             rewrite_shard(shard, target, change, adapter_names)
         write_model_prompts(scratch, prompts)
-        card = folder_card(experts.names, recipe.method, recipe.weights, recipe.scale, prompts)
-        write_text(scratch / "README.md", card)
+        line = recipe_line(recipe.method, recipe.weights, recipe.scale, is_layered=bool(recipe.layers))
+        write_text(scratch / "README.md", folder_card(experts.names, line, prompts))

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from stm.chip import compute_dtype, device
 from stm.errors import ParamsError
 from stm.files import sha256_modules, sha256_text
 from stm.merge.dev import DevSet
@@ -25,7 +26,6 @@ from stm.merge.search import run_search
 from stm.merge.space import Interval, Space
 from stm.merge.stand_in import StandIn
 from stm.merge.trials import Trial, open_study, storage_url
-from stm.models import compute_dtype, device
 from stm.params.merge import MergeParams
 
 MOST_POINTS = 200_000  # of a grid that is tried point by point

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from stm.encode import Encoder
 from stm.files import remove_directory
-from stm.merge.card import folder_card
+from stm.merge.card import folder_card, recipe_line
 from stm.merge.dev import HALVES, DevSet, make_dev_set
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, read_experts
@@ -169,7 +169,8 @@ def _merge_named(
     scored = score_prompts(dev, encoder, prompts)
     best = best_prompt(scored)
     chosen = best.as_model_prompts()
-    write_named(model, chosen, output, folder_card(experts.names, f"mergekit:{params.method}", {}, 1.0, chosen))
+    line = recipe_line(f"mergekit:{params.method}", {}, 1.0, parameters=params.parameters)
+    write_named(model, chosen, output, folder_card(experts.names, line, chosen))
     tokens, seconds = encoder.tokens, round(time.perf_counter() - started, 3)
     row = {
         "origin": "fixed",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import polars as pl
 
 from stm.llm.answers import Budget, estimate_tokens
@@ -47,14 +48,18 @@ class Judge(Protocol):
 
 @dataclass
 class EncoderJudge:
-    """Refuses a passage whose cross-encoder score (0 to 1) is not clearly below that of the row's positive."""
+    """Refuses a passage whose cross-encoder score (0 to 1) is not clearly below that of the row's positive.
+
+    `name` is what messages call the model.
+    """
 
     model: "CrossEncoder"
     max_ratio: float
+    name: str
     asked: int = 0
 
     def judge(self, questions: Sequence[Question]) -> list[str]:
-        """Score each distinct pair of query and text once."""
+        """Score each distinct pair of query and text once; `DataError` if a score is not finite."""
         pairs = {(q.query, text) for q in questions for text in (q.positive, q.passage)}
         scores = self._score(sorted(pairs))
         self.asked += len(questions)
@@ -67,10 +72,13 @@ class EncoderJudge:
     def _score(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], float]:
         import torch
 
+        from stm.named_models import check_finite
+
         values = self.model.predict(
             list(pairs), batch_size=ENCODER_BATCH, show_progress_bar=False, activation_fn=torch.nn.Sigmoid()
         )
-        return {pair: float(value) for pair, value in zip(pairs, values, strict=True)}
+        scores = check_finite(np.asarray(values, dtype=np.float32), self.name)
+        return {pair: float(score) for pair, score in zip(pairs, scores, strict=True)}
 
     def report(self) -> dict[str, Any]:
         """Count of questions."""
@@ -138,7 +146,7 @@ def make_judges(params: JudgeParams, store: AnswerStore) -> dict[str, Judge]:
         from stm.named_models import load_cross_encoder
 
         model = load_cross_encoder(params.cross_encoder, params.revision)
-        judges["cross_encoder"] = EncoderJudge(model, params.max_ratio)
+        judges["cross_encoder"] = EncoderJudge(model, params.max_ratio, params.cross_encoder)
     if params.llm:
         budget = Budget.of(params, params.endpoint)
         judges["llm"] = LlmJudge(params.endpoint, params.max_passage_chars, store, budget)

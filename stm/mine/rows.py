@@ -94,14 +94,14 @@ def _window(scores_P: Floats, params: MineParams, origin: str) -> list[tuple[int
 
 
 def _dense_scores(rows: pl.DataFrame, passages: Sequence[str], params: MineParams) -> Iterator[Floats]:
-    """Yield `scores_P` (cosines) per row; one block of queries at a time."""
+    """Yield `scores_P` (cosines) per row; one block of queries at a time. `DataError` if an embedding is not finite."""
     # Imported here: a stage without a dense model must not load torch.
     from stm.encode import Encoder
-    from stm.named_models import load_retriever
+    from stm.named_models import check_finite, load_retriever
 
     encoder = Encoder(load_retriever(params.dense_model, params.dense_revision))
-    passages_PD = encoder.encode_passages(list(passages))
-    queries_QD = encoder.encode_queries(rows["anchor"].to_list())
+    passages_PD = check_finite(encoder.encode_passages(list(passages)), params.dense_model)
+    queries_QD = check_finite(encoder.encode_queries(rows["anchor"].to_list()), params.dense_model)
     for start in range(0, len(queries_QD), DENSE_BATCH):
         yield from queries_QD[start : start + DENSE_BATCH] @ passages_PD.T
 

@@ -3,8 +3,9 @@
 Reads the project's folder and gives typed values and tags. Does not know the registry.
 """
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from stm.prompts import own_prompts
 
 MODEL = Path("models/merged")
 AVERAGES: tuple[Average, ...] = ("all", "medical", "general")
-RECIPE = ("method", "weights", "densities", "lambda", "seed", "rescale")
+RECIPE = ("method", "weights", "densities", "lambda", "seed", "rescale", "layers", "parameters")
+TAG_CHARS = 5000  # servers of earlier MLflow versions take no longer value
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,31 @@ class Candidate:
             **self.lineage.tags(),
             **scores,
             "merge.method": str(self.recipe.get("method", "unknown")),
-            "merge.weights": json.dumps(self.recipe.get("weights", {}), sort_keys=True, ensure_ascii=False),
-            "merge.recipe": json.dumps(self.recipe, sort_keys=True, ensure_ascii=False)[:5000],
-            "prompts": json.dumps(_prompts(self.folder), sort_keys=True, ensure_ascii=False),
+            "merge.weights": _canonical(self.recipe.get("weights", {})),
+            "merge.recipe": recipe_tag(self.recipe),
+            "prompts": _canonical(_prompts(self.folder)),
         }
+
+
+def recipe_tag(recipe: Mapping[str, Any]) -> str:
+    """The recipe as JSON with sorted keys, whole where a tag has room for it.
+
+    Otherwise its longest parts, such as the weights of each layer, are left out and named under `left_out`, and
+    `sha256` is that of the whole JSON in UTF-8: recipes that differ have tags that differ.
+    """
+    text = whole = _canonical(recipe)
+    digest = hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
+    kept, left_out = dict(recipe), list[str]()
+    while len(text) > TAG_CHARS:
+        longest = max(kept, key=lambda key: len(_canonical(kept[key])))
+        del kept[longest]
+        left_out.append(longest)
+        text = _canonical({**kept, "left_out": left_out, "sha256": digest})
+    return text
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def _check_scored(evaluation: Evaluation, folder: Path, content: str) -> None:

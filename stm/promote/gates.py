@@ -1,6 +1,8 @@
 """The gates: each compares figures with a bound of the params and says in words whether the model passes.
 
-Pure: values in, verdicts out. Does not know where the figures come from or what a verdict leads to.
+Pure: values in, verdicts out. What is compared is the figure that is recorded, rounded: a difference of means carries
+float noise, which must not decide at the very bound. Does not know where the figures come from or what a verdict
+leads to.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,7 @@ from stm.promote.evidence import Evaluation
 from stm.significance import mean_intervals
 
 CHAMPION = "@champion"
-DIGITS = 6
+DIGITS = 6  # decimals to which figures out of scores are rounded before they are compared and recorded
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def _compare_two(
     if rule.significance:
         bound = _lower_bound(rule, mine, rival, resamples, seed)
         how = f"lower bound {bound:+.4f} at level {rule.significance:g}"
-    passed = bound >= rule.min_gain
+    passed = round(bound, DIGITS) >= rule.min_gain
     detail = (
         f"{ours:.4f} against {theirs:.4f} of {rival.name} (average {rule.average}): {gain:+.4f}, {how}; "
         f"{'reaches' if passed else 'misses'} {rule.min_gain:+.4f}"
@@ -143,10 +145,10 @@ def judge_tasks(rule: Limit, candidate: Evaluation, champion: Evaluation | None)
         return Verdict("task_loss", False, rule.required, "the champion was evaluated on other tasks or queries")
     losses = {name: champion.tasks[name].mean - task.mean for name, task in sorted(candidate.tasks.items())}
     worst = max(losses, key=lambda name: losses[name])
-    loss = max(0.0, losses[worst])
+    loss = round(max(0.0, losses[worst]), DIGITS)
     passed = loss <= rule.at_most
     detail = f"the worst task, {worst}, changed by {-losses[worst]:+.4f}; a loss of {rule.at_most:g} is allowed"
-    return Verdict("task_loss", passed, rule.required, detail, {"value": round(loss, DIGITS), "task": worst})
+    return Verdict("task_loss", passed, rule.required, detail, {"value": loss, "task": worst})
 
 
 def judge_limit(name: str, rule: Limit, value: float | None) -> Verdict:

@@ -4,7 +4,7 @@ Takes the analysis and the stages' reports and returns Markdown; every text that
 Markdown and HTML first. Does not know where the card is put.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from stm.merge.card import FRONT, plain, recipe_line, usage
 from stm.merge.card import LIMITS as GENERAL_LIMITS
@@ -68,8 +68,11 @@ def _recipe(reports: Reports) -> str:
     taken = dig(reports.merge, "decision", "taken", default={})
     if not taken:
         return "The report of the merge is not at hand."
-    method = str(dig(taken, "method", default="unknown"))
-    return recipe_line(method, numbers(dig(taken, "weights")), dig(taken, "lambda", default=1))
+    method, parameters = str(dig(taken, "method", default="unknown")), dig(taken, "parameters", default={})
+    return recipe_line(
+        method, numbers(dig(taken, "weights")), dig(taken, "lambda", default=1),
+        is_layered=bool(dig(taken, "layers")), parameters=parameters if isinstance(parameters, Mapping) else None,
+    )  # fmt: skip
 
 
 def _data(reports: Reports) -> str:

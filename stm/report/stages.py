@@ -7,6 +7,7 @@ write is left out, never invented.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from stm.merge.card import LAYERED, list_parameters
 from stm.report.charts import bars, curves, trace
 from stm.report.collect import Reports
 from stm.report.negatives import numbers
@@ -137,6 +138,7 @@ def merge_view(reports: Reports) -> dict[str, Any]:
     if not report:
         return {}
     taken = dig(report, "decision", "taken", default={})
+    parameters = dig(taken, "parameters")
     trials = [row for row in report.get("trials", []) if isinstance(row, Mapping)]
     values = [row["search"] for row in trials if isinstance(row.get("search"), (int, float))]
     position = next((index for index, row in enumerate(trials) if _same_recipe(row, taken)), None)
@@ -145,6 +147,8 @@ def merge_view(reports: Reports) -> dict[str, Any]:
         "method": dig(taken, "method", default="unknown"), "scale": dig(taken, "lambda"),
         "weights": bars(numbers(dig(taken, "weights")), "Weight of each expert in the merged model"),
         "weight_rows": numbers(dig(taken, "weights")), "densities": numbers(dig(taken, "densities")),
+        "layered": LAYERED if dig(taken, "layers") else "",
+        "parameters": list_parameters(parameters) if isinstance(parameters, Mapping) else "",
         "reason": dig(report, "decision", "reason", default=""), "search": dig(taken, "search"),
         "holdout": dig(taken, "holdout"), "uniform": dig(report, "decision", "uniform", default={}),
         "trials": ranked[:10], "count": len(trials), "experts": sorted(dig(report, "experts", default={}).items()),
@@ -182,7 +186,7 @@ def interaction_view(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _same_recipe(row: Mapping[str, Any], taken: Any) -> bool:
-    keys = ("method", "weights", "lambda", "densities")
+    keys = ("method", "weights", "lambda", "densities", "layers", "parameters")
     return isinstance(taken, Mapping) and all(row.get(key) == taken.get(key) for key in keys)
 
 

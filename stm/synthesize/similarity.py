@@ -6,11 +6,16 @@ One small protocol, two implementations. Knows nothing of thresholds.
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from stm.bm25 import Lexicon
 
 
 class Similarity(Protocol):
-    """One score per pair, in order; higher is nearer, 0 or less is unrelated; changes no input, raises for no text."""
+    """One finite score per pair, in order; higher is nearer, 0 or less is unrelated; changes no input, raises for no
+    text. `DataError` where a model gives no number.
+    """
 
     def query_to_passage(self, queries: Sequence[str], passages: Sequence[str]) -> list[float]:
         """How well each passage answers the query of the same place."""
@@ -46,16 +51,18 @@ class DenseSimilarity:
         from stm.encode import Encoder
         from stm.named_models import load_retriever
 
-        self._encoder = Encoder(load_retriever(name, revision))
+        self._encoder, self._name = Encoder(load_retriever(name, revision)), name
 
     def query_to_passage(self, queries: Sequence[str], passages: Sequence[str]) -> list[float]:
         """Cosines of queries and passages, each with the model's own prompt."""
-        queries_ND = self._encoder.encode_queries(list(queries))
-        passages_ND = self._encoder.encode_passages(list(passages))
-        return [float(score) for score in (queries_ND * passages_ND).sum(axis=1)]
+        return self._cosines(self._encoder.encode_queries(list(queries)), passages)
 
     def passage_to_passage(self, references: Sequence[str], passages: Sequence[str]) -> list[float]:
         """Cosines of passages."""
-        references_ND = self._encoder.encode_passages(list(references))
-        passages_ND = self._encoder.encode_passages(list(passages))
-        return [float(score) for score in (references_ND * passages_ND).sum(axis=1)]
+        return self._cosines(self._encoder.encode_passages(list(references)), passages)
+
+    def _cosines(self, left_ND: npt.NDArray[np.float32], passages: Sequence[str]) -> list[float]:
+        from stm.named_models import check_finite
+
+        cosines_N = (left_ND * self._encoder.encode_passages(list(passages))).sum(axis=1)
+        return [float(cosine) for cosine in check_finite(cosines_N, self._name)]

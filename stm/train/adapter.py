@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from stm.chip import compute_dtype
 from stm.files import atomic_directory, sha256_file, sha256_text, sha256_tree
 from stm.params.train import TrainParams
 from stm.progress import say
@@ -19,7 +20,16 @@ from stm.train.dev import best_step, why_unlearned
 from stm.train.finished import copy_adapter, find_same, record_training
 from stm.train.processes import Processes, join_processes
 
-CODE = ("ahead", "compiled", "encode", "models", "packed", "pooled", "words")  # beside this package's own modules
+CODE = (
+    "ahead",
+    "chip",
+    "compiled",
+    "encode",
+    "models",
+    "packed",
+    "pooled",
+    "words",
+)  # beside this package's own modules
 LIBRARIES = ("peft", "sentence-transformers", "torch", "transformers")
 
 
@@ -31,11 +41,15 @@ def hash_code() -> str:
 
 
 def describe_origin(base: Path, examples: Sequence[Example], params: TrainParams) -> dict[str, Any]:
-    """What a training depends on, for its checkpoints and its siblings: base weights, rows, params and code."""
+    """What a training depends on, for its checkpoints and its siblings: base weights, rows, params, code, precision."""
     rows = sha256_text(*(repr(example) for example in examples))
     return {
-        "base": sha256_tree(base), "rows": rows, "code": hash_code(), **params.model_dump(exclude={"checkpoint_steps"})
-    }  # fmt: skip
+        "base": sha256_tree(base),
+        "rows": rows,
+        "code": hash_code(),
+        "precision": str(compute_dtype()),
+        **params.model_dump(exclude={"checkpoint_steps"}),
+    }
 
 
 def train_adapter(
@@ -43,8 +57,8 @@ def train_adapter(
 ) -> dict[str, Any]:
     """Train an adapter of `base` on the examples and write it to `out`; return the history.
 
-    `work` holds the checkpoint while the training runs. A finished training of the same origin beside `out` is copied
-    instead of repeated. A loss that is not finite is a `ModelError` with the row ids of its batch.
+    `work` holds the checkpoint while the training runs. A finished training of the same origin at `out` or beside it is
+    taken over instead of repeated. A loss that is not finite is a `ModelError` with the row ids of its batch.
     Where a launcher started several processes, all of them call this, and the first writes.
     """
     processes = join_processes()
@@ -53,9 +67,11 @@ def train_adapter(
     sibling = same.folder.name if same else "none"
     processes.agree(f"{name}: base, rows or finished sibling", (origin["base"], origin["rows"], sibling))
     if same:
-        say(f"{name}: the same base, rows and params as {same.folder.name}, which is taken over")
+        is_own = same.folder == out
+        say(f"{name}: " + ("trained already" if is_own else f"as {same.folder.name}: the same base, rows and params"))
         _write(out, processes, prompts, partial(copy_adapter, same.folder))
-        return {**summarise(same.history, len(examples), 0.0), "same_as": same.folder.name}
+        found = summarise(same.history, len(examples), 0.0)
+        return found if is_own else {**found, "same_as": same.folder.name}
     from stm.train.checkpoint import drop_checkpoint
     from stm.train.loop import run_training
     from stm.train.lora import save_adapter

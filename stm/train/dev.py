@@ -21,20 +21,25 @@ def hold_out(examples: Sequence[Example], count: int, seed: int) -> tuple[list[E
     """Return the rows to train on and at least `count` rows to measure on, drawn by the seed; 0 holds out none.
 
     Rows of one concept, or with the same positive, stay together, so that no measured passage is trained on as a
-    positive. `DataError` if fewer than two rows would be left to train on.
+    positive; groups of more than `count` rows are held out only where there are not enough smaller ones, the smallest
+    first. `DataError` if fewer than two rows would be left to train on.
     """
     if not count:
         return list(examples), []
     groups = _group(examples)
     keys = sorted(groups)
     random.Random(f"{seed}:dev").shuffle(keys)
+    keys.sort(key=lambda key: len(groups[key]) if len(groups[key]) > count else 0)
     held: set[int] = set()
     for key in keys:
         if len(held) >= count:
             break
         held.update(groups[key])
     if len(examples) - len(held) < 2:
-        raise DataError(f"dev_rows is {count}, but there are only {len(examples)} rows; hold out fewer, or 0")
+        raise DataError(
+            f"dev_rows is {count}, but of {len(examples)} rows, in {len(groups)} groups of one concept or passage, "
+            f"which stay together, {len(examples) - len(held)} would be left to train on; hold out fewer, or 0"
+        )
     kept = [example for index, example in enumerate(examples) if index not in held]
     return kept, [examples[index] for index in sorted(held)]
 
@@ -83,6 +88,11 @@ def why_unlearned(history: History) -> str:
     if not last:
         return ""
     loss, chance = (sum(entry[key] for entry in last) / len(last) for key in ("loss", "chance"))
+    if not chance:
+        return (
+            "every other passage of every batch counts as an answer too, as where all rows are of one concept: there "
+            "was nothing to contrast, and nothing was learned; give the rows hard negatives or finer concepts"
+        )
     if loss <= 0.98 * chance:
         return ""
     if loss > FAR_ABOVE * chance:

@@ -13,6 +13,7 @@ from stm.prompts import read_instruction, read_prompts, render
 from stm.schema import read_rows
 from stm.train.adapter import train_adapter
 from stm.train.batches import Example, PromptSource, make_examples, plan_steps
+from stm.train.dev import hold_out
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,19 @@ def read_share(share: Share, base: Path, params: TrainParams) -> tuple[list[Exam
     return make_examples(read_rows(share.rows), source, params), instruction
 
 
-def same_steps(shares: Sequence[Share], params: TrainParams) -> TrainParams:
+def same_steps(base: Path | str, shares: Sequence[Share], params: TrainParams) -> TrainParams:
     """Params of a training on all shares together that makes as many steps as one on each share does in sum.
 
     Shares smaller than a batch make batches of their own size, of which one pass over all together has fewer: it then
     takes more passes.
     """
-    counts = [read_rows(share.rows).height for share in shares]
-    steps = sum(len(plan_steps(count - params.dev_rows, params)) for count in counts)
-    together = sum(counts) - params.dev_rows
+    parts = [read_share(share, Path(base), params)[0] for share in shares]
+
+    def trained_on(examples: Sequence[Example]) -> int:
+        return len(hold_out(examples, params.dev_rows, params.seed)[0])
+
+    steps = sum(len(plan_steps(trained_on(part), params)) for part in parts)
+    together = trained_on([example for part in parts for example in part])
     passes = -(-steps // (together // min(params.batch_size, together)))
     return params.model_copy(update={"max_steps": steps, "epochs": max(params.epochs, passes)})
 

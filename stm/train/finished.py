@@ -31,12 +31,16 @@ def record_training(folder: Path, origin: Mapping[str, Any], history: list[dict[
 
 
 def find_same(out: Path, origin: Mapping[str, Any]) -> Finished | None:
-    """Return the first sibling of `out`, by name, that was trained from `origin` and still has the recorded weights."""
+    """Return what is at `out`, or the first of its siblings by name, that was trained from `origin` and still has the
+    recorded weights.
+
+    `out` itself is whole where what came after it, such as folding it into the backbone, was interrupted.
+    """
     wanted = json.loads(json.dumps(dict(origin)))
-    for path in sorted(out.parent.glob(f"*/{RECORD}")):
+    for path in sorted(out.parent.glob(f"*/{RECORD}"), key=lambda path: (path.parent != out, path)):
         record = read_json(path)
         folder = path.parent
-        if folder.name.startswith(".") or folder == out or record["origin"] != wanted:
+        if folder.name.startswith(".") or record["origin"] != wanted:
             continue
         if (folder / WEIGHTS).exists() and sha256_file(folder / WEIGHTS) == record["weights"]:
             return Finished(folder, record["history"])

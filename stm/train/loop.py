@@ -17,8 +17,9 @@ from peft import PeftModel
 from torch import Tensor
 
 from stm.ahead import ahead
-from stm.errors import ModelError
-from stm.models import compute_dtype, load_model
+from stm.chip import compute_dtype
+from stm.errors import DataError, ModelError
+from stm.models import load_model
 from stm.params.train import TrainParams
 from stm.progress import Meter, say
 from stm.train.batches import Example, make_batch, plan_steps
@@ -56,7 +57,16 @@ def run_training(
         say(f"{name}: going on after step {state.steps}")
     model.eval()  # no dropout of the backbone: GradCache encodes twice and must see the same
     step = Step(model, params, processes)
+    step.passes.check_prompts(e.query.removesuffix(e.anchor) for e in examples)
+    step.passes.check_prompts(e.passage_prompt for e in examples)
     dev = step.prepare(make_batch(held)) if held else None
+    if dev and not dev.chance:
+        raise DataError(
+            f"{name}: the {len(held)} held-out rows are of one concept, without hard negatives, so that nothing can be "
+            "measured on them; raise dev_rows, use hard negatives, or set dev_rows to 0"
+        )
+    if len(held) > 2 * params.dev_rows:
+        say(f"{name}: {len(held)} rows are held out, for those of one concept or passage stay together")
     seed_rounding(params.seed, state.steps)
     batches = ahead(steps[state.steps :], lambda chosen: step.prepare(make_batch([rows[row] for row in chosen])))
     with Meter(name, len(steps)) as meter:

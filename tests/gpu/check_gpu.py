@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel
 
 from stm import encode, models
 from stm.backbone import add_bos_and_eos, assemble, make_bidirectional
+from stm.chip import compute_dtype
 from stm.encode import Encoder
 from stm.models import fuse_norms, load_model
 from stm.packed import Packed
@@ -97,7 +98,7 @@ def assert_alike(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 def test_there_is_a_gpu() -> None:
     assert torch.cuda.is_available(), "these checks need a GPU with bfloat16"
-    assert models.compute_dtype() == torch.bfloat16
+    assert compute_dtype() == torch.bfloat16
 
 
 @pytest.mark.parametrize("family", [*PACKED, "gemma2"])
