@@ -33,6 +33,7 @@ class BatchApi:
         self.judge, self.files, self.batches = judge, {}, {}
         self.looks = 0
         self.status = "completed"
+        self.forgotten: set[str] = set()  # batches and files that the server does not know any more
 
     def create(self, body: dict[str, Any]) -> dict[str, Any]:
         number = len(self.batches)
@@ -93,7 +94,9 @@ def batch_api(judge: Judge = lambda text, number: good(text)) -> Iterator[tuple[
 
         def do_GET(self) -> None:
             last = self.path.split("?")[0].split("/")
-            if last[-1] == "content":
+            if last[-1] in api.forgotten or last[-2] in api.forgotten:
+                self.send_error(404)
+            elif last[-1] == "content":
                 self.reply(api.files[last[-2]])
             elif last[-1] == "batches":
                 self.reply({"object": "list", "data": list(api.batches.values())})
@@ -140,9 +143,6 @@ def test_a_batch_of_which_all_is_refused_is_an_error(store: AnswerStore) -> None
 def test_another_job_leaves_an_open_batch_to_the_one_that_paid_for_it(
     store: AnswerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
     other = [Request([{"role": "user", "content": "another job"}])]
     with batch_api() as (api, endpoint):
         with monkeypatch.context() as patched:
@@ -223,10 +223,107 @@ def test_the_budget_holds_for_batches(store: AnswerStore) -> None:
     assert sent > 1
 
 
-def test_a_batch_that_is_wanted_in_part_is_kept_whole(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+def killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
+
+@pytest.mark.parametrize("there", [(), range(30), range(20, 30), range(0, 30, 4)])
+@pytest.mark.parametrize(
+    ("limit", "longest", "answered"),
+    [(300, 96, 14), (299, 20, 18)],  # of the second 29 tokens are left, enough for one more but not worth a batch
+)
+def test_the_budget_of_batches_ends_at_the_same_request_whichever_answers_are_there(
+    store: AnswerStore, there: range, limit: int, longest: int, answered: int
+) -> None:
+    with batch_api() as (_, endpoint):
+        endpoint = endpoint.model_copy(update={"max_tokens": longest})
+        complete_all([ask(30)[i] for i in there], endpoint, store)
+        budget = Budget(max_tokens=limit)
+        outcomes = complete_all(ask(30), endpoint, store, budget=budget)
+    assert [type(o) for o in outcomes] == [Answer] * answered + [Failure] * (30 - answered)
+    assert (budget.tokens_in, budget.tokens_out, budget.answers) == (10 * answered, 5 * answered, answered)
+    assert budget.is_exhausted
+
+
+def test_batches_that_were_paid_for_are_collected_at_the_end_of_a_limit(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collect, calls = batch_module._collect_one, iter(range(100))
+
+    def dying(*arguments: Any) -> dict[str, Failure]:
+        if next(calls) == 9:
+            raise KeyboardInterrupt
+        return collect(*arguments)
+
+    with batch_api() as (api, endpoint):
+        endpoint = endpoint.model_copy(update={"batch_requests": 2, "max_tokens": 5})
+        with monkeypatch.context() as patched:
+            patched.setattr(batch_module, "_collect_one", dying)
+            with pytest.raises(KeyboardInterrupt):
+                complete_all(ask(20), endpoint, store, budget=Budget(max_tokens=290))
+        assert len(store) == 18
+        outcomes = complete_all(ask(20), endpoint, store, budget=Budget(max_tokens=290))
+        assert all(isinstance(o, Answer) for o in outcomes)
+        assert len(api.batches) == 10
+    assert store.batches(endpoint.base_url) == []
+
+
+@pytest.mark.parametrize("gone", ["batch_0", "out_0"])
+def test_a_batch_that_the_server_forgot_is_submitted_again(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gone: str
+) -> None:
+    with batch_api() as (api, endpoint):
+        endpoint = endpoint.model_copy(update={"retries": 0})
+        with monkeypatch.context() as patched:
+            patched.setattr(batch_module, "_collect", killed)
+            with pytest.raises(KeyboardInterrupt):
+                complete_all(ask(4), endpoint, store)
+        api.forgotten.add(gone)
+        assert [o.text for o in complete_all(ask(4), endpoint, store)] == [f"batched q{i}" for i in range(4)]
+        assert len(api.batches) == 2
+    assert capsys.readouterr().err.count("batch batch_0 is unknown to") == 1
+    assert store.batches(endpoint.base_url) == []
+
+
+def test_a_server_that_forgets_every_batch_comes_to_an_end(store: AnswerStore) -> None:
+    with batch_api() as (api, endpoint):
+        api.forgotten.update(f"batch_{number}" for number in range(10))
+        assert {o.reason for o in complete_all(ask(4), endpoint, store)} == {"expired"}
+        assert len(api.batches) == endpoint.retries + 1
+
+
+@pytest.mark.parametrize("upload", [0, 1])
+def test_without_retries_what_was_never_uploaded_is_sent_once(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch, upload: int
+) -> None:
+    submit, calls = batch_module._submit, iter(range(100))
+
+    def dying(*arguments: Any) -> None:
+        with monkeypatch.context() as patched:
+            if next(calls) == upload:
+                patched.setattr("openai.resources.Files.create", killed)
+            submit(*arguments)
+
+    with batch_api() as (api, endpoint):
+        endpoint = endpoint.model_copy(update={"retries": 0, "batch_requests": 2})
+        with monkeypatch.context() as patched:
+            patched.setattr(batch_module, "_submit", dying)
+            with pytest.raises(KeyboardInterrupt):
+                complete_all(ask(4), endpoint, store)
+        assert len(api.batches) == upload
+        assert [o.text for o in complete_all(ask(4), endpoint, store)] == [f"batched q{i}" for i in range(4)]
+        assert len(api.batches) == 2
+
+
+def test_refused_requests_of_a_batch_beside_stored_answers_are_failures(store: AnswerStore) -> None:
+    refused = {"response": {"status_code": 400, "body": {"error": "a filter"}}, "error": None}
+    with batch_api(lambda text, number: refused if text in ("q1", "q2") else good(text)) as (_, endpoint):
+        for _ in range(2):  # the second time only the two are asked for
+            outcomes = complete_all(ask(4), endpoint, store)
+            assert [type(o) for o in outcomes] == [Answer, Failure, Failure, Answer]
+
+
+def test_a_batch_that_is_wanted_in_part_is_kept_whole(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with batch_api() as (api, endpoint):
         with monkeypatch.context() as patched:
             patched.setattr(batch_module, "_collect", killed)

@@ -1,17 +1,20 @@
 """The LLM client against a server that fails on demand: every request ends, nothing is asked twice, nothing leaks."""
 
+import dataclasses
+import json
 import random
 from pathlib import Path
 
 import pytest
 
 from stm.errors import DataError, EndpointError
+from stm.llm import client
 from stm.llm.answers import Answer, Budget, Failure, Request, canonical_request
 from stm.llm.client import complete_all
-from stm.llm.faults import parse_retry_after
+from stm.llm.faults import FaultError, parse_retry_after, read_answer
 from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
-from tests.fault_server import FaultServer, fault_server
+from tests.fault_server import FaultServer, completion, fault_server
 
 FAULTS = ["429", "500", "silence", "cut", "closed", "junk", "html", "empty", "list"]
 KEY = "sk-very-secret-0123456789"
@@ -143,15 +146,47 @@ def test_an_endpoint_that_refuses_everything_stops_the_job_soon(store: AnswerSto
         assert len(server.asked) == 8
 
 
+@pytest.mark.parametrize("count", [2, 7])
+def test_an_endpoint_that_refuses_all_of_a_few_requests_is_an_error_too(store: AnswerStore, count: int) -> None:
+    with (
+        fault_server(lambda number, body: "400") as server,
+        pytest.raises(
+            EndpointError, match=rf"all {count} requests were refused \(HTTP 400: .*context too long.*max_tok"
+        ),
+    ):
+        complete_all(ask(*(f"q{i}" for i in range(count))), endpoint_of(server), store)
+
+
+def test_refusals_beside_answers_of_the_job_are_failures_of_their_own(store: AnswerStore) -> None:
+    good, bad = ask(*(f"q{i}" for i in range(4))), ask(*(f"bad{i}" for i in range(20)))
+    with fault_server(lambda n, body: "400" if "bad" in body["messages"][0]["content"] else "ok") as server:
+        endpoint, budget = endpoint_of(server, concurrency=4), Budget()
+        assert isinstance(complete_all(bad[:1], endpoint, store)[0], Failure)  # one alone says nothing of the endpoint
+        for _ in range(2):  # the second time the answers come from the store
+            outcomes = complete_all([*good, *bad], endpoint, store, budget=budget)
+            assert [type(outcome) for outcome in outcomes] == [Answer] * 4 + [Failure] * 20
+        # A job asks once more for what was refused, and has had answers before.
+        outcomes = complete_all(bad, endpoint, store, budget=budget)
+        assert {outcome.reason for outcome in outcomes} == {"rejected"}
+
+
+def test_a_wrong_key_costs_one_call_beside_stored_answers_too(store: AnswerStore) -> None:
+    with fault_server(lambda n, body: "ok" if n < 3 else "401") as server:
+        complete_all(ask("a", "b", "c"), endpoint_of(server), store)
+        with pytest.raises(EndpointError, match="HTTP 401"):
+            complete_all(ask(*"abcdefghij"), endpoint_of(server), store)
+        assert len(server.asked) == 4
+
+
 def test_a_store_that_fails_is_one_error_with_many_workers_too(
     store: AnswerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = store.put
 
-    def full(canonical: str, answer: Answer) -> None:
+    def full(canonical: str, answer: Answer) -> Answer:
         if "q0" not in canonical:
             raise DataError("the disk is full")
-        put(canonical, answer)
+        return put(canonical, answer)
 
     monkeypatch.setattr(store, "put", full)
     with fault_server() as server, pytest.raises(DataError, match="the disk is full"):
@@ -165,7 +200,7 @@ def test_budget_stops_hard_and_keeps_what_there_is(store: AnswerStore) -> None:
         budget = Budget(max_tokens=200)
         outcomes = complete_all(requests, endpoint, store, budget=budget)
         answered = sum(isinstance(o, Answer) for o in outcomes)
-        assert answered == 13  # of 15 tokens each, and one more could need 6 for its prompt estimate and 5 for its text
+        assert answered == 13  # of 15 tokens each, and one more could need 9 for its prompt estimate and 5 for its text
         assert budget.is_exhausted
         assert budget.tokens_in + budget.tokens_out == 15 * answered <= 200
         assert {o.reason for o in outcomes if isinstance(o, Failure)} == {"budget"}
@@ -174,6 +209,76 @@ def test_budget_stops_hard_and_keeps_what_there_is(store: AnswerStore) -> None:
         assert sum(server.answered.values()) == answered  # with its answers at hand the job ends at the same place
         complete_all(requests, endpoint, store, budget=Budget(max_cost=1.0, price_in=1.0))
         assert max(server.answered.values()) == 1
+
+
+STORED = {
+    "none": (),
+    "all": range(50),
+    "the last": range(40, 50),
+    "every third": range(0, 50, 3),
+    "the first": range(6),
+}
+
+
+@pytest.mark.parametrize(
+    ("limit", "answered"),
+    [(Budget(max_tokens=207), 13), (Budget(max_tokens=100), 6), (Budget(max_cost=2e-4, price_in=1.0), 20)],
+)
+@pytest.mark.parametrize("there", STORED.values(), ids=STORED)
+def test_a_budget_ends_at_the_same_request_whichever_answers_are_there(
+    store: AnswerStore, there: range, limit: Budget, answered: int
+) -> None:
+    requests = ask(*(f"q{i}" for i in range(50)))
+    with fault_server() as server:
+        # The server counts one token more per prompt than is set aside, so what is in flight hides how much is spent.
+        endpoint = endpoint_of(server, concurrency=4, max_tokens=5)
+        complete_all([requests[i] for i in there], endpoint, store)
+        budget = dataclasses.replace(limit)
+        with AnswerStore(store.path) as opened:
+            outcomes = complete_all(requests, endpoint, opened, budget=budget)
+            used = len(opened.used)
+    assert [type(outcome) for outcome in outcomes] == [Answer] * answered + [Failure] * (50 - answered)
+    assert {outcome.reason for outcome in outcomes[answered:]} == {"budget"}
+    assert (budget.tokens_in, budget.tokens_out, budget.answers) == (10 * answered, 5 * answered, answered)
+    assert budget.is_exhausted
+    assert used == answered
+
+
+def test_a_budget_at_its_end_needs_no_server(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "serve", None)
+    budget = Budget(max_tokens=1)
+    assert {o.reason for o in complete_all(ask("a", "b"), Endpoint(), store, budget=budget)} == {"budget"}
+    assert budget.is_exhausted
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"[" * 200_000, "not_json"),
+        (b'{"a":' + b"9" * 5000 + b"}", "not_json"),
+        (json.dumps(completion("x", usage={"prompt_tokens": 2**63, "completion_tokens": 5})).encode(), "bad_usage"),
+        (json.dumps(completion("x", usage={"prompt_tokens": 5, "completion_tokens": 10**20})).encode(), "bad_usage"),
+    ],
+)
+def test_a_monstrous_answer_is_an_ordinary_fault(body: bytes, reason: str) -> None:
+    with pytest.raises(FaultError) as caught:
+        read_answer(body, Request(()))
+    assert (caught.value.reason, caught.value.remedy) == (reason, "retry")
+    assert len(caught.value.detail) < 300
+
+
+@pytest.mark.parametrize("depth", [100, 300, 600, 900, 950, 990])
+def test_no_depth_of_an_answer_is_an_error_of_its_own(depth: int) -> None:
+    for body in (b"[" * depth + b"]" * depth, b'{"a":' * depth + b"1" + b"}" * depth):
+        with pytest.raises(FaultError, match=r"not_json|no_choices"):
+            read_answer(body, Request(()))
+
+
+def test_a_reason_to_finish_that_is_no_text_is_none() -> None:
+    for value in (["stop"], None, 3):
+        changed = completion("x")
+        changed["choices"][0]["finish_reason"] = value
+        assert read_answer(json.dumps(changed).encode(), Request(())).finish_reason == ""
 
 
 def test_the_body_is_what_params_say(store: AnswerStore) -> None:

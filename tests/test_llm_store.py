@@ -15,7 +15,7 @@ from stm.files import sha256_file
 from stm.llm import server
 from stm.llm.answers import Answer, Budget, request_key
 from stm.llm.pace import Pace
-from stm.llm.store import AnswerStore
+from stm.llm.store import AnswerStore, tracked_answers
 from stm.params.base import parse_section
 from stm.params.llm import Endpoint
 
@@ -30,6 +30,35 @@ def test_put_get_and_first_answer_stays(tmp_path: Path) -> None:
             request_key("r"): Answer(ANSWER.text, "stop", 3, 4, is_replayed=True)
         }
         assert len(store) == 1
+
+
+def test_a_stage_uses_the_answer_that_another_stored_first(tmp_path: Path) -> None:
+    with AnswerStore(tmp_path / "a.sqlite") as one, AnswerStore(tmp_path / "a.sqlite") as two:
+        assert one.put("r", ANSWER) == ANSWER
+        assert two.put("r", Answer("other", "stop", 1, 1)) == ANSWER
+
+
+def test_tracked_answers_win_over_those_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, keys = Path("answers/s.parquet"), [request_key(name) for name in ("new", "old")]
+    with AnswerStore("there.sqlite") as there:
+        for name in ("new", "old"):
+            there.put(name, Answer(f"theirs {name}", "stop", 1, 1))
+        there.export_parquet(path)
+        before = path.read_bytes()
+    with AnswerStore() as here:
+        here.put("old", Answer("ours old", "stop", 1, 1))
+    with tracked_answers(path) as store, AnswerStore() as beside:
+        assert [store.get(keys)[key].text for key in keys] == ["theirs new", "theirs old"]
+        assert store.put("old", Answer("asked again", "stop", 1, 1)).text == "theirs old"
+        # Another stage on the same file has its own tracked answers; what is new to the project it may use.
+        assert [beside.get(keys)[key].text for key in keys] == ["theirs new", "ours old"]
+        assert store.export_parquet("all.parquet") == 2
+        store.mark_used(keys)
+    assert path.read_bytes() == before == Path("all.parquet").read_bytes()
+    with AnswerStore() as here:
+        here.import_parquet(path)  # as `stm answers import` does: first wins
+        assert here.get(keys)[request_key("old")].text == "ours old"
 
 
 def test_more_keys_than_sqlite_takes_at_once(tmp_path: Path) -> None:

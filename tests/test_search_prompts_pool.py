@@ -93,6 +93,28 @@ def test_an_endpoint_that_answers_nothing_is_an_error_and_no_empty_pool(reason: 
         write_pool(2, 1, 1, Ledger(lambda requests: [Failure(reason, "no max_tokens") for _ in requests]))
 
 
+@pytest.mark.parametrize("place", [0, 1, 5])
+def test_a_refused_request_is_one_empty_reply_wherever_it_stands(place: int) -> None:
+    def ask(requests: Sequence[Request]) -> list[Answer | Failure]:
+        texts = [Answer(f"Find the texts about number {i}.", "stop", 10, 5) for i, _ in enumerate(requests)]
+        return [*texts[:place], Failure("rejected", "a filter"), *texts[place + 1 :]]
+
+    ledger = Ledger(ask)
+    replies = ledger.ask([Request(())] * 6)
+    assert [not reply for reply in replies] == [i == place for i in range(6)]
+    assert (ledger.requests, ledger.answered, ledger.tokens_in, ledger.failures) == (6, 5, 50, {"rejected": 1})
+
+
+@pytest.mark.parametrize("answers", [0, 1])
+def test_a_failure_that_may_pass_is_an_error_after_all_is_counted(answers: int) -> None:
+    failures = Failure("timeout", "silence"), Failure("rejected", "a filter")
+    ledger = Ledger(lambda requests: [*failures, *[Answer("Find it.", "stop", 10, 5)] * answers])
+    with pytest.raises(EndpointError, match=r"no answer .*silence"):
+        ledger.ask([Request(())] * (2 + answers))
+    assert (ledger.requests, ledger.answered, ledger.tokens_in) == (2 + answers, answers, 10 * answers)
+    assert ledger.failures == {"rejected": 1, "timeout": 1}
+
+
 def test_a_reply_that_the_limit_cut_ends_with_its_last_sentence() -> None:
     def cut(text: str) -> list[str]:
         return Ledger(lambda requests: [Answer(text, "length", 1, 1)]).ask([Request(())])

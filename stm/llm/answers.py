@@ -14,6 +14,8 @@ from stm.params.llm import Endpoint, Limits
 Messages = Sequence[Mapping[str, str]]
 CHARS_PER_TOKEN = 3.5  # English prose is nearer to 4.5; a budget should rather stop early
 TOKENS_PER_MESSAGE = 8
+BUDGET_REACHED = "the limit of tokens or money is reached"
+CHECK_REQUESTS = "see that the endpoint's model, token_limit_field, max_tokens and extra in params.yaml suit it"
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,11 @@ def answer_limit(request: Request, endpoint: Endpoint) -> int:
     return request.max_tokens or endpoint.max_tokens
 
 
+def reservation(request: Request, endpoint: Endpoint) -> tuple[int, int]:
+    """The prompt and answer tokens that are set aside before a request is sent."""
+    return estimate_prompt(request.messages), answer_limit(request, endpoint)
+
+
 def request_body(request: Request, endpoint: Endpoint) -> dict[str, Any]:
     """The JSON body that is sent; everything in it is part of the key."""
     temperature = endpoint.temperature if request.temperature is None else request.temperature
@@ -109,10 +116,11 @@ def request_key(canonical: str) -> str:
 class Budget:
     """A hard limit in tokens or money (0: none) over all answers of a job, those replayed from the store included.
 
-    Room for the longest possible answer is reserved before a request is sent, so the limit is never passed, as the
-    endpoint counts; a request that times out is counted by nobody. Replays count, and a job is at its end when the next
-    request does not fit beside what was spent, with nothing in flight: so it ends at the same place whether or not its
-    answers are there already.
+    Room for the longest possible answer is reserved before a request is sent, so the limit is passed by no more than
+    what the endpoint counts for the prompts in flight beyond their estimates; a request that times out is counted by
+    nobody. Replays are admitted in the order of the requests by the same test, and a job is at its end when the next
+    request does not fit beside what all before it took: so it ends at the same place whichever of its answers are there
+    already.
     """
 
     max_tokens: int = 0
@@ -122,11 +130,17 @@ class Budget:
     tokens_in: int = 0
     tokens_out: int = 0
     is_exhausted: bool = False
+    answers: int = 0  # how many were counted
 
     @classmethod
     def of(cls, limits: Limits, endpoint: Endpoint) -> "Budget":
         """A budget of those limits at the endpoint's prices."""
         return cls(limits.max_total_tokens, limits.max_cost, endpoint.price_in, endpoint.price_out)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit at all."""
+        return bool(self.max_tokens or self.max_cost)
 
     def cost(self) -> float:
         """Money spent or reserved so far."""
@@ -157,3 +171,41 @@ class Budget:
         used = (answer.tokens_in, answer.tokens_out) if answer else (0, 0)
         self.tokens_in += used[0] - reserved[0]
         self.tokens_out += used[1] - reserved[1]
+        self.answers += answer is not None
+
+
+def take_known(
+    asked: Mapping[str, Request], known: Mapping[str, Answer | Failure], endpoint: Endpoint, budget: Budget
+) -> dict[str, Answer | Failure]:
+    """Let the budget admit the known outcomes, in the order in which they were asked for; return those settled.
+
+    Under a limit this ends at the first request whose outcome is not known, as what comes later must not take the room
+    that it may need. Where the budget ends, all further requests are failures.
+    """
+    taken: dict[str, Answer | Failure] = {}
+    for key, request in asked.items():
+        if key not in known and not budget.is_limited:
+            continue
+        tokens = reservation(request, endpoint) if budget.is_limited else (0, 0)
+        if not budget.reserve(*tokens):
+            budget.is_exhausted = True
+            return taken | {key: Failure("budget", BUDGET_REACHED) for key in asked if key not in taken}
+        outcome = known.get(key)
+        budget.settle(tokens, outcome if isinstance(outcome, Answer) else None)
+        if outcome is None:
+            break
+        taken[key] = outcome
+    return taken
+
+
+def common_refusal(outcomes: Mapping[str, Answer | Failure], budget: Budget) -> str:
+    """One line where several requests were asked, all were refused, and the job has no answer at all; else empty.
+
+    Beside answers, those of earlier calls and of the store included, it is the refused requests that are at fault and
+    not what all have in common.
+    """
+    asked = [found for found in outcomes.values() if not (isinstance(found, Failure) and found.reason == "budget")]
+    refused = [found for found in asked if isinstance(found, Failure) and found.reason == "rejected"]
+    if budget.answers or not len(refused) == len(asked) > 1:
+        return ""
+    return f"all {len(refused)} requests were refused ({refused[0].detail}); {CHECK_REQUESTS}"

@@ -7,6 +7,7 @@ for another. Knows nothing of what the texts are for.
 import dataclasses
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,17 +16,19 @@ import openai
 from stm.errors import EndpointError
 from stm.files import sha256_text
 from stm.llm.answers import (
+    BUDGET_REACHED,
     Answer,
     Budget,
     Failure,
     Request,
-    answer_limit,
     canonical_request,
-    estimate_prompt,
+    common_refusal,
     request_body,
+    reservation,
+    take_known,
 )
 from stm.llm.connect import open_client
-from stm.llm.faults import FaultError, explain_error, one_line, read_answer
+from stm.llm.faults import FaultError, explain_error, one_line, read_completion, show_json
 from stm.llm.store import AnswerStore, BatchRecord
 from stm.params.llm import Endpoint
 from stm.progress import say
@@ -34,28 +37,31 @@ URL: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 TAG = "stm"  # metadata key by which a batch is found again that was created just before a crash
 LISTED = 100
-BUDGET_REACHED = "the limit of tokens or money is reached"
 WORTH_A_BATCH = 0.1  # share of a limit that must be left for one more batch: each can take a day
 
 
 def complete_batch(
-    requests: Mapping[str, Request], endpoint: Endpoint, store: AnswerStore, budget: Budget
+    asked: Mapping[str, Request], stored: Mapping[str, Answer], endpoint: Endpoint, store: AnswerStore, budget: Budget
 ) -> dict[str, Answer | Failure]:
-    """Answer through the batch API what the budget allows.
+    """Answer through the batch API what the budget allows; `stored` are the answers that are there already.
 
-    What did not fit beside the reservations of a batch follows once that is answered, unless little is left then.
+    What did not fit beside the reservations of a batch follows once that is answered, unless little is left then. Under
+    a limit stored answers take their part in such a round like those that it waits for: so it is made up of the same
+    requests after a restart, which thereby finds the batches that were paid for, and in a replay.
     """
-    outcomes: dict[str, Answer | Failure] = {}
-    with open_client(endpoint) as client:
-        while todo := {key: request for key, request in requests.items() if key not in outcomes}:
-            reserved = _reserve(todo, endpoint, budget) if budget.left >= WORTH_A_BATCH else {}
-            if not reserved:
-                budget.is_exhausted = True
-                return outcomes | {key: Failure("budget", BUDGET_REACHED) for key in todo}
-            outcomes.update(_complete({key: todo[key] for key in reserved}, client, endpoint, store))
-            for key, tokens in reserved.items():
-                outcome = outcomes[key]
-                budget.settle(tokens, outcome if isinstance(outcome, Answer) else None)
+    outcomes: dict[str, Answer | Failure] = {} if budget.is_limited else take_known(asked, stored, endpoint, budget)
+    while todo := {key: request for key, request in asked.items() if key not in outcomes}:
+        reserved = _reserve(todo, endpoint, budget) if budget.left >= WORTH_A_BATCH else {}
+        if not reserved:
+            budget.is_exhausted = True
+            return outcomes | {key: Failure("budget", BUDGET_REACHED) for key in todo}
+        outcomes |= {key: stored[key] for key in reserved if key in stored}
+        outcomes |= _complete({key: todo[key] for key in reserved if key not in stored}, endpoint, store)
+        for key, tokens in reserved.items():
+            outcome = outcomes[key]
+            budget.settle(tokens, outcome if isinstance(outcome, Answer) else None)
+        if refusal := common_refusal(outcomes, budget):
+            raise EndpointError(f"batch API of {endpoint.base_url}: {refusal}")
     return outcomes
 
 
@@ -63,24 +69,22 @@ def _reserve(requests: Mapping[str, Request], endpoint: Endpoint, budget: Budget
     """What was set aside for the first requests, as many as fit."""
     reserved: dict[str, tuple[int, int]] = {}
     for key, request in requests.items():
-        tokens = estimate_prompt(request.messages), answer_limit(request, endpoint)
+        tokens = reservation(request, endpoint)
         if not budget.reserve(*tokens):
             break
         reserved[key] = tokens
     return reserved
 
 
-def _complete(
-    requests: Mapping[str, Request], client: openai.OpenAI, endpoint: Endpoint, store: AnswerStore
-) -> dict[str, Answer | Failure]:
-    """An answer or a failure for each request; `EndpointError` if all are refused."""
-    outcomes: dict[str, Answer | Failure] = dict(run_batches(requests, client, endpoint, store))
+def _complete(requests: Mapping[str, Request], endpoint: Endpoint, store: AnswerStore) -> dict[str, Answer | Failure]:
+    """An answer or a failure for each request."""
+    if not requests:
+        return {}
+    with open_client(endpoint) as client:
+        outcomes: dict[str, Answer | Failure] = dict(run_batches(requests, client, endpoint, store))
     for key, answer in store.get(list(requests)).items():
         # It was asked for just now, or in a batch of this job before a restart.
         outcomes[key] = dataclasses.replace(answer, is_replayed=False)
-    refused = [found for found in outcomes.values() if isinstance(found, Failure) and found.reason == "rejected"]
-    if len(refused) == len(requests) > 1:
-        raise EndpointError(f"batch API of {endpoint.base_url}: all requests were refused ({refused[0].detail})")
     return outcomes
 
 
@@ -93,21 +97,28 @@ def run_batches(
     endpoint has no working batch API.
     """
     failures: dict[str, Failure] = {}
-    for _ in range(endpoint.retries + 1):
-        missing = _missing(requests, store)
-        pending = {key for record in _own(requests, endpoint, store) for key in record.requests}
-        fresh = [key for key in missing if key not in pending and _is_retryable(failures.get(key))]
-        if not missing or not (fresh or pending):
-            break
-        try:
+    tries: Counter[str] = Counter()  # of each request: batches that it was in, but for those that were never worked on
+    try:
+        while missing := _missing(requests, store):
+            recorded = {key for record in _own(requests, endpoint, store) for key in record.requests}
+            fresh = [
+                key
+                for key in missing
+                if key not in recorded and tries[key] <= endpoint.retries and _is_retryable(failures.get(key))
+            ]
+            if not (fresh or recorded):
+                break
             for start in range(0, len(fresh), endpoint.batch_requests):
                 _submit(fresh[start : start + endpoint.batch_requests], requests, client, endpoint, store)
-            failures.update(_collect(requests, client, endpoint, store))
-        except openai.OpenAIError as error:
-            fault = explain_error(error, endpoint.api_key_env, client.api_key)
-            raise EndpointError(
-                f"batch API of {endpoint.base_url}: {fault.detail}; run the same command to go on"
-            ) from None
+            found, lost = _collect(requests, client, endpoint, store)
+            failures.update(found)
+            tries.update(fresh)
+            tries.update(recorded - lost)
+    except openai.OpenAIError as error:
+        fault = explain_error(error, endpoint.api_key_env, client.api_key)
+        raise EndpointError(
+            f"batch API of {endpoint.base_url}: {fault.detail}; run the same command to go on"
+        ) from None
     return {key: failures.get(key, Failure("expired", "no answer came in time")) for key in _missing(requests, store)}
 
 
@@ -143,20 +154,29 @@ def _submit(
 
 def _collect(
     requests: Mapping[str, Request], client: openai.OpenAI, endpoint: Endpoint, store: AnswerStore
-) -> dict[str, Failure]:
-    """Wait for the open batches of these requests, store their answers, return the failures."""
+) -> tuple[dict[str, Failure], set[str]]:
+    """Wait for the open batches of these requests and store their answers.
+
+    Returns the failures, and the keys of batches that do not exist: recorded but never created, or unknown to the
+    server by now. These are forgotten, so that their requests are submitted in the next round.
+    """
     failures: dict[str, Failure] = {}
+    lost: set[str] = set()
     for record in _own(requests, endpoint, store):
         batch_id = record.batch_id or _find(client, record.tag)
         try:
-            if batch_id:
+            if not batch_id:
+                lost |= record.requests.keys()
+            else:
                 failures.update(_collect_one(batch_id, record, requests, client, endpoint, store))
+        except openai.NotFoundError:
+            say(f"batch {batch_id} is unknown to {endpoint.base_url} by now; what it did not answer is submitted again")
+            lost |= record.requests.keys()
         except EndpointError:
             store.close_batch(record.tag)  # refused as a whole; the next run may submit again
             raise
-        # A batch that was recorded but never created is forgotten: its requests are submitted in the next round.
         store.close_batch(record.tag)
-    return failures
+    return failures, lost
 
 
 def _find(client: openai.OpenAI, tag: str) -> str:
@@ -191,7 +211,7 @@ def _lines(client: openai.OpenAI, file_id: str | None) -> Iterator[dict[str, Any
     for raw in client.files.content(file_id).content.splitlines():
         try:
             line = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # a torn line is a request without an answer, and is submitted again
         if isinstance(line, dict):
             yield line
@@ -211,12 +231,12 @@ def _take(
     body = response.get("body") if response else None
     if status == 200:
         try:
-            answer = read_answer(json.dumps(body).encode(), requests.get(key, Request(())), client.api_key)
+            answer = read_completion(body, requests.get(key, Request(())), client.api_key)
         except FaultError as fault:
             return {key: Failure(fault.reason, fault.detail)}
         if key in record.requests:
             store.put(record.requests[key], answer)
         return {}
-    detail = one_line(json.dumps(line.get("error") or body), client.api_key)
+    detail = show_json(line.get("error") or body, client.api_key)
     is_final = isinstance(status, int) and 400 <= status < 500 and status not in (408, 409, 425, 429)
     return {key: Failure("rejected" if is_final else "server_error", f"HTTP {status}: {detail}")}

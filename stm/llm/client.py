@@ -5,7 +5,8 @@ of what the texts are for.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -15,17 +16,20 @@ import tenacity
 
 from stm.errors import EndpointError
 from stm.llm.answers import (
+    BUDGET_REACHED,
+    CHECK_REQUESTS,
     Answer,
     Budget,
     Failure,
     Request,
-    answer_limit,
     canonical_request,
-    estimate_prompt,
+    common_refusal,
     request_content,
     request_key,
+    reservation,
+    take_known,
 )
-from stm.llm.batch import BUDGET_REACHED, complete_batch
+from stm.llm.batch import complete_batch
 from stm.llm.connect import open_async_client, read_key
 from stm.llm.faults import FaultError, explain_error, read_answer
 from stm.llm.pace import Pace
@@ -35,7 +39,7 @@ from stm.params.llm import Endpoint
 from stm.progress import Meter
 
 Outcome = Answer | Failure
-Queue = Iterator[tuple[int, Request]]
+Queue = Iterator[tuple[int, tuple[Request, Answer | None]]]
 LONGEST_BACKOFF_SECONDS = 60.0
 REFUSALS = 8  # refused requests before any answer, after which the requests as such are taken to be wrong
 
@@ -50,36 +54,49 @@ def complete_all(
     """Return an answer or a failure for each request, in order.
 
     Equal requests are asked once. Raises `EndpointError` if the endpoint as such does not work (unreachable, wrong key,
-    no such model, no API at that address) or stops working; all answers up to then are in the store, so the same call
-    goes on from there.
+    no such model, no API at that address), refuses all requests of a job or stops working; all answers up to then are
+    in the store, so the same call goes on from there.
     """
     budget = budget or Budget()
     keys = [request_key(canonical_request(request, endpoint)) for request in requests]
-    outcomes: dict[str, Outcome] = dict(store.get(sorted(set(keys))))
-    for key in dict.fromkeys(keys):
-        answer = outcomes.get(key)
-        if isinstance(answer, Answer):
-            budget.settle((0, 0), answer)
-    missing = {key: index for index, key in reversed(list(enumerate(keys))) if key not in outcomes}
-    if missing and endpoint.batch and not endpoint.is_embedded:
-        todo = sorted(missing.values())
-        outcomes.update(complete_batch({keys[i]: requests[i] for i in todo}, endpoint, store, budget))
-    elif missing:
-        todo = sorted(missing.values())
-        with serve(endpoint) as live, Meter(description, len(todo)) as meter:
-            job = _Job(live, store, budget, meter)
-            asyncio.run(job.run([requests[i] for i in todo]))
-            outcomes.update(zip((keys[i] for i in todo), job.outcomes, strict=True))
-            if job.stop:
-                raise EndpointError(_describe_stop(job.stop, endpoint, job.answered))
+    asked = dict(zip(keys, requests, strict=True))
+    stored = store.get(sorted(asked))
+    if endpoint.batch and not endpoint.is_embedded:
+        outcomes = complete_batch(asked, stored, endpoint, store, budget)
+    else:
+        outcomes = _complete_live(asked, stored, endpoint, store, description, budget)
+    store.mark_used(key for key, outcome in outcomes.items() if isinstance(outcome, Answer))
     return [outcomes[key] for key in keys]
 
 
-def _describe_stop(fault: FaultError, endpoint: Endpoint, answered: int) -> str:
-    where = endpoint.base_url or "the embedded server"
-    kept = f"{answered} new answers are kept, run the same command to go on"
-    check = "nothing was answered; see that it runs and that its base_url, model and key in params.yaml are right"
-    return f"LLM endpoint {where}: {fault.detail}; {kept if answered else check}"
+def _complete_live(
+    asked: Mapping[str, Request], stored: Mapping[str, Answer], endpoint: Endpoint, store: AnswerStore,
+    description: str, budget: Budget,
+) -> dict[str, Outcome]:  # fmt: skip
+    """What the store and a live endpoint answer, by key. Without a limit the job sees only what is not stored."""
+    outcomes = take_known(asked, stored, endpoint, budget)
+    todo = {key: request for key, request in asked.items() if key not in outcomes}
+    if not todo:
+        return outcomes
+    with serve(endpoint) as live, Meter(description, len(todo)) as meter:
+        # From a copy: the job spends in the order in which answers come, what counts is the order of the requests.
+        job = _Job(live, store, dataclasses.replace(budget), meter)
+        asyncio.run(job.run([(request, stored.get(key)) for key, request in todo.items()]))
+    outcomes |= take_known(todo, dict(zip(todo, job.outcomes, strict=True)), endpoint, budget)
+    where = f"LLM endpoint {endpoint.base_url or '(the embedded server)'}"
+    if job.stop:
+        raise EndpointError(f"{where}: {job.stop.detail}; {_advise(job.stop, job.answered)}")
+    if refusal := common_refusal(outcomes, budget):
+        raise EndpointError(f"{where}: {refusal}")
+    return outcomes
+
+
+def _advise(fault: FaultError, answered: int) -> str:
+    if answered:
+        return f"{answered} new answers are kept, run the same command to go on"
+    if fault.reason == "rejected":
+        return CHECK_REQUESTS
+    return "nothing was answered; see that it runs and that its base_url, model and key in params.yaml are right"
 
 
 class _Job:
@@ -94,7 +111,8 @@ class _Job:
         self.answered = self.tokens = self.broken = self.refused = self.in_flight = 0
         self.stop: FaultError | None = None
 
-    async def run(self, todo: Sequence[Request]) -> None:
+    async def run(self, todo: Sequence[tuple[Request, Answer | None]]) -> None:
+        """Settle the requests; those with a stored answer take their turn, and are not sent."""
         self.outcomes = [Failure("stopped", "not asked")] * len(todo)
         self.pace = Pace(self.endpoint.concurrency)
         self.turn, self.freed = asyncio.Lock(), asyncio.Event()
@@ -102,7 +120,7 @@ class _Job:
         queue = iter(enumerate(todo))
         async with self.client:
             # One request goes first and alone, so that a wrong address or key costs one call and not a storm.
-            while not self.answered and await self._step(queue):
+            while not self._is_proven and await self._step(queue):
                 pass
             try:
                 async with asyncio.TaskGroup() as group:
@@ -110,6 +128,11 @@ class _Job:
                         group.create_task(self._work(queue))
             except ExceptionGroup as group_error:  # such as a full disk under the store: one error, as of one worker
                 raise group_error.exceptions[0] from None
+
+    @property
+    def _is_proven(self) -> bool:
+        """Whether the endpoint works: it gave an answer, or refused a request of a job that has answers."""
+        return self.answered > 0 or (self.refused > 0 and self.budget.answers > 0)
 
     async def _work(self, queue: Queue) -> None:
         # Workers share one iterator: memory holds only what is in flight. After a stop they end by themselves.
@@ -120,27 +143,31 @@ class _Job:
         """Settle the next request; False if there is none or the job stops."""
         if self.stop or (entry := next(queue, None)) is None:
             return False
-        index, request = entry
-        self.outcomes[index] = await self._settle(request)
+        index, (request, stored) = entry
+        self.outcomes[index] = await self._settle(request, stored)
         self.meter.advance(note=f"{self.tokens} tokens")
         return True
 
-    async def _settle(self, request: Request) -> Outcome:
-        reserved = estimate_prompt(request.messages), answer_limit(request, self.endpoint)
+    async def _settle(self, request: Request, stored: Answer | None) -> Outcome:
+        reserved = reservation(request, self.endpoint)
         if not await self._reserve(reserved):
             return Failure("budget", BUDGET_REACHED)
-        answer: Answer | None = None
-        canonical = canonical_request(request, self.endpoint)
-        content = request_content(request, self.endpoint, canonical)
+        answer = stored
         try:
-            answer = await self._retry(request, content)
+            answer = answer or await self._answer(request)
         except FaultError as fault:
             return self._fail(fault)
         finally:
             self.budget.settle(reserved, answer)
             self.in_flight -= 1
             self.freed.set()
-        self.store.put(canonical, answer)
+        return answer
+
+    async def _answer(self, request: Request) -> Answer:
+        """Ask, and store what comes."""
+        canonical = canonical_request(request, self.endpoint)
+        content = request_content(request, self.endpoint, canonical)
+        answer = self.store.put(canonical, await self._retry(request, content))
         self.answered, self.broken = self.answered + 1, 0
         self.tokens += answer.tokens_in + answer.tokens_out
         return answer
@@ -161,10 +188,11 @@ class _Job:
         """Record a request that is given up; too many in a row mean that the endpoint itself is broken."""
         if fault.remedy == "retry":
             self.broken += 1
-        elif not self.answered:
+        else:
             self.refused += 1
-        patience = 1 if not self.answered else max(8, 2 * self.endpoint.concurrency)
-        if fault.remedy == "stop" or self.broken >= patience or self.refused >= REFUSALS:
+        patience = max(8, 2 * self.endpoint.concurrency) if self._is_proven else 1
+        refuses_all = self.refused >= REFUSALS and not self.budget.answers
+        if fault.remedy == "stop" or self.broken >= patience or refuses_all:
             self.stop = self.stop or fault
         return Failure(fault.reason, fault.detail)
 

@@ -18,6 +18,7 @@ from stm.llm.answers import Answer, Request, estimate_prompt, estimate_tokens
 Remedy = Literal["retry", "give_up", "stop"]  # the same request again; this request fails; the whole job ends
 DETAIL_CHARS = 160
 LONGEST_PAUSE_SECONDS = 600.0  # an endpoint that asks for more wants the job to end
+MOST_TOKENS = 2**63 - 1  # what the answer store and its files can hold
 
 
 @dataclass
@@ -36,6 +37,14 @@ def one_line(text: str, secret: str = "") -> str:
         text = text.replace(secret, "[key]")
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * DETAIL_CHARS]).split())
     return line if len(line) <= DETAIL_CHARS else line[:DETAIL_CHARS] + "..."
+
+
+def show_json(data: Any, secret: str = "") -> str:
+    """Foreign data as one short line without the secret."""
+    try:
+        return one_line(json.dumps(data), secret)
+    except RecursionError:
+        return "JSON that is nested without end"
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float:
@@ -93,27 +102,37 @@ def read_answer(body: bytes, request: Request, secret: str = "") -> Answer:
     """Parse a chat completion; a `FaultError` if it is something else."""
     try:
         data = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):  # the second for JSON that is nested without end
         text = body[:1000].decode("utf-8", "replace")
         kind = "HTML" if "<html" in text.lower() or "<!doctype" in text.lower() else "no JSON"
         raise FaultError("not_json", f"the endpoint answered {kind}: {one_line(text, secret)}") from None
+    return read_completion(data, request, secret)
+
+
+def read_completion(data: Any, request: Request, secret: str = "") -> Answer:
+    """The answer in a chat completion that is parsed already; a `FaultError` if it is something else."""
     choices = data.get("choices") if isinstance(data, dict) else None
     first = choices[0] if isinstance(choices, list) and choices else None
     message = first.get("message") if isinstance(first, dict) else None
     if not isinstance(first, dict) or not isinstance(message, dict):
-        raise FaultError("no_choices", f"the answer holds no choices: {one_line(json.dumps(data), secret)}")
-    content = message.get("content")
-    text = content if isinstance(content, str) else ""
+        raise FaultError("no_choices", f"the answer holds no choices: {show_json(data, secret)}")
+    text = _clean_text(message.get("content"))
     usage = data.get("usage") if isinstance(data.get("usage"), dict) else {}
     return Answer(
-        # A lone surrogate could be neither stored nor written; it is no text.
-        text.encode("utf-8", "replace").decode("utf-8"),
-        str(first.get("finish_reason") or ""),
+        text,
+        _clean_text(first.get("finish_reason")),
         _count(usage, "prompt_tokens", estimate_prompt(request.messages)),
         _count(usage, "completion_tokens", estimate_tokens(text)),
     )
 
 
+def _clean_text(value: Any) -> str:
+    # A lone surrogate could be neither stored nor written; it is no text.
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else ""
+
+
 def _count(usage: Mapping[str, Any], name: str, default: int) -> int:
     value = usage.get(name)
+    if isinstance(value, int) and value > MOST_TOKENS:
+        raise FaultError("bad_usage", f"the answer claims more than {MOST_TOKENS} {name}")
     return value if isinstance(value, int) and value >= 0 else default

@@ -5,6 +5,7 @@ without any endpoint. Does not know how answers are made.
 """
 
 import contextlib
+import dataclasses
 import json
 import sqlite3
 import threading
@@ -32,13 +33,17 @@ COLUMNS: pl.Schema = pl.Schema(
     }
 )
 ARROW = pa.schema([(name, pa.int64() if kind == pl.Int64 else pa.string()) for name, kind in COLUMNS.items()])
-CREATE = """CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT NOT NULL, text TEXT NOT NULL,
-finish_reason TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL)"""
+ROW = """(key TEXT PRIMARY KEY NOT NULL, request TEXT NOT NULL, text TEXT NOT NULL, finish_reason TEXT NOT NULL,
+tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL)"""
+CREATE = f"CREATE TABLE IF NOT EXISTS answers {ROW}"
+# Answers that win over `answers` for this opening alone: other stages use the file at the same time.
+CREATE_PREFERRED = f"CREATE TEMP TABLE preferred {ROW}"
 CREATE_BATCHES = """CREATE TABLE IF NOT EXISTS open_batches (tag TEXT PRIMARY KEY, base_url TEXT NOT NULL,
 batch_id TEXT NOT NULL, requests TEXT NOT NULL)"""
-# What this opening of the store gave or took: on disk too, since a job may have millions of answers.
+# What work of this opening used: on disk too, since a job may have millions of answers.
 CREATE_USED = "CREATE TEMP TABLE used (key TEXT PRIMARY KEY) WITHOUT ROWID"
 INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)"
+INSERT_PREFERRED = "INSERT OR REPLACE INTO preferred VALUES (?, ?, ?, ?, ?, ?)"
 INSERT_USED = "INSERT OR IGNORE INTO used VALUES (?)"
 WAIT_SECONDS = 60.0  # several stages may write at once
 BATCH = 500  # keys per query
@@ -70,6 +75,7 @@ class AnswerStore:
             self._db.execute(CREATE)
             self._db.execute(CREATE_BATCHES)
             self._db.execute(CREATE_USED)
+            self._db.execute(CREATE_PREFERRED)
         except (OSError, sqlite3.Error) as error:
             raise STMError(f"cannot use the answer store {self.path}: {error}; mend or move the file away") from error
 
@@ -85,18 +91,20 @@ class AnswerStore:
 
     @property
     def used(self) -> list[str]:
-        """Sorted keys of all answers that this opening of the store gave or took."""
+        """Sorted keys of all answers that were marked as used during this opening."""
         with self._lock:
             self._flush_used()
             return [key for (key,) in self._db.execute("SELECT key FROM used ORDER BY key")]
 
-    def _note_used(self, rows: Iterable[tuple[str]]) -> None:
-        """Remember keys; the lock is held by the caller."""
-        self._just_used.extend(rows)
-        if len(self._just_used) >= ROW_GROUP:
-            self._flush_used()
+    def mark_used(self, keys: Iterable[str]) -> None:
+        """Remember the answers that work has used; others may be read, or come too late for a limit."""
+        with self._lock:
+            self._just_used.extend((key,) for key in keys)
+            if len(self._just_used) >= ROW_GROUP:
+                self._flush_used()
 
     def _flush_used(self) -> None:
+        """The lock is held by the caller."""
         with self._transaction():
             self._db.executemany(INSERT_USED, self._just_used)
         self._just_used.clear()
@@ -106,16 +114,24 @@ class AnswerStore:
         found: dict[str, Answer] = {}
         for start in range(0, len(keys), BATCH):
             batch = keys[start : start + BATCH]
-            marks = ",".join("?" * len(batch))
-            query = f"SELECT key, text, finish_reason, tokens_in, tokens_out FROM answers WHERE key IN ({marks})"
             with self._lock:
-                rows = self._db.execute(query, batch).fetchall()
-                self._note_used(row[:1] for row in rows)
-            found.update({row[0]: Answer(row[1], row[2], row[3], row[4], is_replayed=True) for row in rows})
+                found.update(self._select(batch))
         return found
 
-    def put(self, canonical: str, answer: Answer) -> None:
-        """Commit one answer; the first answer to a request stays."""
+    def _select(self, keys: Sequence[str]) -> dict[str, Answer]:
+        """The answers to at most `BATCH` keys; the lock is held by the caller."""
+        marks, found = ",".join("?" * len(keys)), dict[str, Answer]()
+        for table in ("answers", "preferred"):  # the later one wins
+            query = f"SELECT key, text, finish_reason, tokens_in, tokens_out FROM {table} WHERE key IN ({marks})"
+            for key, text, finish_reason, tokens_in, tokens_out in self._db.execute(query, keys):
+                found[key] = Answer(text, finish_reason, tokens_in, tokens_out, is_replayed=True)
+        return found
+
+    def put(self, canonical: str, answer: Answer) -> Answer:
+        """Commit one answer; the first answer to a request stays, and is returned.
+
+        It is another one where two stages asked the same at the same time: what this one uses must be what it exports.
+        """
         row = (
             request_key(canonical),
             canonical,
@@ -126,8 +142,9 @@ class AnswerStore:
         )
         try:
             with self._lock:
-                self._db.execute(INSERT, row)
-                self._note_used([row[:1]])
+                is_first = self._db.execute(INSERT, row).rowcount == 1
+                stays = answer if is_first else self._select(row[:1])[row[0]]
+                return dataclasses.replace(stays, is_replayed=answer.is_replayed)
         except sqlite3.Error as error:
             raise STMError(
                 f"cannot write to the answer store {self.path}: {error}; free disk space, run again"
@@ -170,14 +187,17 @@ class AnswerStore:
         """Write the answers (of `keys`, default all) sorted by key; return how many."""
         names, count = ", ".join(COLUMNS), 0
         with self._lock, atomic_file(path) as scratch:
-            select = f"SELECT {names} FROM answers"
+            join = "" if keys is None else "JOIN wanted USING (key)"
             if keys is not None:
                 self._db.execute("CREATE TEMP TABLE wanted (key TEXT PRIMARY KEY) WITHOUT ROWID")
                 with self._transaction():
                     self._db.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((key,) for key in keys))
-                select += " JOIN wanted USING (key)"
+            select = (
+                f"SELECT {names} FROM preferred {join} UNION ALL SELECT {names} FROM answers {join} "
+                "WHERE key NOT IN (SELECT key FROM preferred) ORDER BY key"
+            )
             try:
-                found = self._db.execute(f"{select} ORDER BY key")
+                found = self._db.execute(select)
                 with pq.ParquetWriter(scratch, ARROW, compression="zstd") as writer:
                     while rows := found.fetchmany(ROW_GROUP):
                         columns = zip(zip(*rows, strict=True), ARROW.types, strict=True)
@@ -190,8 +210,15 @@ class AnswerStore:
     def import_parquet(self, path: Path | str) -> int:
         """Add the answers of an exported file, all or none; return how many rows it holds.
 
-        `DataError` for another form.
+        Answers that are there already stay. `DataError` for another form.
         """
+        return self._import(path, INSERT)
+
+    def prefer_parquet(self, path: Path | str) -> int:
+        """Import an exported file whose answers win over those that are there, but for this opening alone."""
+        return self._import(path, INSERT, INSERT_PREFERRED)
+
+    def _import(self, path: Path | str, *statements: str) -> int:
         count = 0
         with self._lock, self._transaction():
             for frame in _read_answers(path):
@@ -200,7 +227,8 @@ class AnswerStore:
                         raise DataError(
                             f"{path}: the key {key[:12]}... is not that of its request; export the answers again"
                         )
-                self._db.executemany(INSERT, frame.iter_rows())
+                for statement in statements:
+                    self._db.executemany(statement, frame.iter_rows())
                 count += frame.height
         return count
 
@@ -209,11 +237,12 @@ class AnswerStore:
 def tracked_answers(path: Path) -> Iterator[AnswerStore]:
     """The project's store with the answers of the Parquet file `path` added, where there is one.
 
-    In the end `path` holds the answers that were used: with it another machine replays the work without any endpoint.
+    The file's answers win over those that this machine has of its own, so that the work comes out as where the file was
+    made. In the end `path` holds the answers that were used: with it another machine replays without any endpoint.
     """
     with AnswerStore() as store:
         if path.exists():
-            store.import_parquet(path)
+            store.prefer_parquet(path)
         yield store
         store.export_parquet(path, store.used)
 

@@ -16,8 +16,13 @@ Ask = Callable[
 ]  # answers in the order of the requests; raises EndpointError
 
 
-def _whole_sentences(text: str) -> str:
-    return text[: 1 + max(text.rfind(end) for end in ".!?\n")]
+def _reply(outcome: Answer | Failure) -> str:
+    """The text of an answer, up to its last whole sentence where the token limit cut it; "" for a failure."""
+    if isinstance(outcome, Failure):
+        return ""
+    text = outcome.text
+    is_cut = outcome.finish_reason == "length"
+    return text[: 1 + max(text.rfind(end) for end in ".!?\n")] if is_cut else text
 
 
 class Ledger:
@@ -36,52 +41,53 @@ class Ledger:
         """
         if not requests or self.is_spent:
             return [""] * len(requests)
-        texts = []
-        for outcome in self._ask(requests):
-            self.requests += 1
-            if isinstance(outcome, Answer):
-                self.answered += 1
-                self.tokens_in += outcome.tokens_in
-                self.tokens_out += outcome.tokens_out
-                texts.append(_whole_sentences(outcome.text) if outcome.finish_reason == "length" else outcome.text)
-            else:
-                self._fail(outcome)
-                texts.append("")
-        return texts
+        outcomes = self._ask(requests)
+        answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+        self.requests += len(outcomes)
+        self.answered += len(answers)
+        self.tokens_in += sum(answer.tokens_in for answer in answers)
+        self.tokens_out += sum(answer.tokens_out for answer in answers)
+        self._count([outcome for outcome in outcomes if isinstance(outcome, Failure)])
+        return [_reply(outcome) for outcome in outcomes]
 
-    def _fail(self, failure: Failure) -> None:
-        """Count a refusal; an error where asking again may help, or where nothing has worked so far."""
-        if failure.reason == "budget":
-            self._end()
-            return
+    def _count(self, failures: Sequence[Failure]) -> None:
+        """Count failures beside all answers of their call, then check one of each reason, what may pass first."""
+        known = set(self.failures)
+        self.failures.update(failure.reason for failure in failures)
+        first = {failure.reason: failure for failure in reversed(failures)}
+        for failure in sorted(first.values(), key=lambda failure: failure.is_final):
+            text = self._check(failure)
+            if failure.reason not in known:
+                say(text)
+
+    def _check(self, failure: Failure) -> str:
+        """What to say of a refusal; an error where asking again may help, or where nothing has worked so far."""
         if not failure.is_final:
             raise EndpointError(
                 f"a request got no answer ({failure.reason}: {failure.detail}); the answers that came are kept, run "
                 "the same command to go on"
             )
+        if failure.reason == "budget":
+            return self._check_budget()
         if not self.answered:
             raise EndpointError(
                 f"the endpoint refuses what it is asked ({failure.detail}); mend search_prompts.endpoint in params.yaml"
             )
-        if not self.failures[failure.reason]:
-            say(f"the endpoint refused a request, which counts as an empty reply: {failure.detail}")
-        self.failures[failure.reason] += 1
+        return f"the endpoint refused a request, which counts as an empty reply: {failure.detail}"
+
+    def _check_budget(self) -> str:
+        raise_it = "raise search_prompts.max_total_tokens or search_prompts.max_cost"
+        if not self.answered:
+            raise EndpointError(f"the limit of tokens or money does not allow for a single answer; {raise_it}")
+        return (
+            "the limit of tokens or money is reached; the search ends with what it has. To go on, "
+            f"{raise_it}: answers so far cost nothing again"
+        )
 
     @property
     def is_spent(self) -> bool:
         """Whether the budget is at its end, and every further reply empty."""
         return self._budget.is_exhausted
-
-    def _end(self) -> None:
-        raise_it = "raise search_prompts.max_total_tokens or search_prompts.max_cost"
-        if not self.answered:
-            raise EndpointError(f"the limit of tokens or money does not allow for a single answer; {raise_it}")
-        if not self.failures["budget"]:
-            say(
-                "the limit of tokens or money is reached; the search ends with what it has. To go on, "
-                f"{raise_it}: answers so far cost nothing again"
-            )
-        self.failures["budget"] += 1
 
     def as_report(self) -> dict[str, object]:
         """The sums as plain data."""
