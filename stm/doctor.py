@@ -22,9 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
-
-from stm.errors import redact
+from stm.errors import ParamsError, redact
 from stm.promote.registry import local_database, resolve_uri
 
 State = Literal["ok", "note", "missing"]
@@ -59,15 +57,23 @@ def examine(root: Path) -> list[Finding]:
     findings = [check_python(), check_params(root), *check_packages(), *check_data(params), check_writable(root)]
     findings += [check_disk(root), check_memory(), check_accelerator(), *check_compiler(params)]
     findings += [*check_git(root), *check_dvc(root)]
-    return [*findings, *check_endpoints(params), check_registry(root, params)]
+    return [*findings, *check_endpoints(params), *([check_registry(root, params)] if params else [])]
 
 
 def _params(root: Path) -> dict[str, Any]:
+    return _read(root)[0]
+
+
+def _read(root: Path) -> tuple[dict[str, Any], str]:
+    """The params, empty if they cannot be read, and why not."""
     try:
-        data = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
+        from stm.params.base import read_params
+    except ImportError:  # of pydantic, which is a finding of its own
+        return {}, "not read, for pydantic is missing"
+    try:
+        return read_params(root / "params.yaml"), ""
+    except ParamsError as error:
+        return {}, str(error)
 
 
 def check_python() -> Finding:
@@ -84,8 +90,8 @@ def check_params(root: Path) -> Finding:
         return Finding(
             "params.yaml", "missing", "not here", "change to the project's root, or `git checkout params.yaml`"
         )
-    if not _params(root):
-        return Finding("params.yaml", "missing", "not readable as YAML", "mend it, or `git checkout params.yaml`")
+    if fault := _read(root)[1]:
+        return Finding("params.yaml", "missing", fault, "mend it, or `git checkout params.yaml`")
     return Finding("params.yaml", "ok", "readable")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from stm.errors import DataError, RegistryError
 from stm.files import atomic_directory, parse_object, sha256_tree
 from stm.metrics import rank
+from stm.params.base import PARAMS_FILE
 from stm.progress import say
 from stm.prompts import own_prompts
 from stm.tasks import Passage, read_task
@@ -36,6 +37,8 @@ class Hit:
 
 def read_corpus(path: Path) -> dict[str, Passage]:
     """Read passages from a .jsonl file (text, and perhaps _id and title) or a text file, one passage a line."""
+    if path.suffix in (".csv", ".tsv", ".parquet", ".gz"):
+        raise DataError(f"cannot search {path}: a corpus is a .jsonl file with a text per line, or plain lines of text")
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # texts may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
@@ -67,6 +70,8 @@ def _parse(line: str, number: int, path: Path) -> tuple[str, Passage]:
 def read_embedded(name: str = "", tasks: Path = TASKS) -> tuple[str, Corpus]:
     """Return a test task's name and corpus; by default the first medical one in name order."""
     folders = {path.name: path for path in sorted(tasks.glob("*")) if (path / "corpus.jsonl").exists()}
+    if not folders and not Path(PARAMS_FILE).exists():
+        raise DataError("there is no project in this folder; run from the project's root, or give --corpus FILE")
     if not folders:
         raise DataError(f"{tasks} holds no corpus; run `dvc repro prepare` or `dvc pull`, or give --corpus FILE")
     if name and name not in folders:

@@ -226,5 +226,8 @@ def test_a_models_own_prompt_that_leaves_no_room_for_a_text_is_refused(tmp_path:
 
 def test_a_template_holds_the_instruction_only() -> None:
     assert render("{instruction}: ", "Find").query == "Find: "
+    assert render("{instruction}: ", "Find it.").query == "Find it: "
+    assert render("{instruction}: ", "Find it.").instruction == "Find it."
+    assert render("Instruct: {instruction}\nQuery: ", "Find it.").query == "Instruct: Find it.\nQuery: "
     with pytest.raises(ParamsError, match="only"):
         render("{other}", "Find")

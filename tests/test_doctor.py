@@ -70,10 +70,19 @@ def test_an_empty_folder_says_where_to_go(tmp_path: Path) -> None:
     assert findings["dvc project"].state == "missing"
 
 
-@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "\x00", "day: 2024-13-01"])
-def test_broken_params_are_a_finding_and_no_crash(project: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("- a\n- b\n", "holds no sections"), ("a: [", "not valid YAML"), ("\x00", "not valid YAML"),
+        ("day: 2024-13-01", "not valid YAML"), ("a: 1\na: 2\n", "the name 'a' stands twice"),
+    ],
+)  # fmt: skip
+def test_broken_params_are_a_finding_and_no_crash(project: Path, content: str, said: str) -> None:
     (project / "params.yaml").write_text(content, encoding="utf-8")
-    assert by_name(examine(project))["params.yaml"].found == "not readable as YAML"
+    findings = by_name(examine(project))
+    assert said in findings["params.yaml"].found
+    assert findings["params.yaml"].state == "missing"
+    assert "registry" not in findings, "which the params name"
 
 
 def test_missing_packages_are_essential_where_params_use_them(monkeypatch: pytest.MonkeyPatch) -> None:

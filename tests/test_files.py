@@ -84,6 +84,12 @@ def test_a_row_or_a_folder_above_is_enough_for_the_stage_that_it_names() -> None
         check(**changes, files={"mine": rows["mine"]})
 
 
+def test_a_row_of_another_stage_is_named_and_no_second_one_asked_for() -> None:
+    rows = {"given": {"path": "my/pairs.jsonl.gz", "read_by": "mine"}}
+    with pytest.raises(ParamsError, match=r"which prepare reads, but files\.given\.read_by is mine; set it to prepare"):
+        check(prepare__splits__nlu=[JSONL], files=rows)
+
+
 def test_hub_ids_need_no_row() -> None:
     changes = {"mine__dense_model": "owner/model", "mine__dense_revision": COMMIT}
     check(**changes, prepare__splits__nlu=[{"kind": "hub", "path": "owner/set", "revision": COMMIT}])

@@ -103,4 +103,11 @@ def test_what_a_former_row_left_in_a_folder_that_is_hashed_as_a_whole_is_found(
     assert find_leftovers(known) == []
     Path("models/experts/former-ft").mkdir()
     Path("data/mined/former.parquet").touch()
-    assert find_leftovers(known) == ["data/mined/former.parquet", "models/experts/former-ft"]
+    for name in ("former.json", "pairs.json", ".gitignore"):
+        path = Path("data/files/prepare") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    rows = {"pairs": {"path": "my/pairs.jsonl", "read_by": "prepare"}}
+    known = parse_section({**params(), "files": rows}, Params, "")
+    former = ["data/mined/former.parquet", "models/experts/former-ft", "data/files/prepare/former.json"]
+    assert find_leftovers(known) == former

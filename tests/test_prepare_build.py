@@ -131,9 +131,10 @@ def test_a_split_taken_out_of_params_leaves_no_file(tmp_path: Path, monkeypatch:
 
 def test_a_fifth_split_changes_nothing_else(reference: Prepared, tmp_path: Path) -> None:
     path = tmp_path / "more.jsonl"
-    path.write_text('{"anchor": "a query", "positive": "its passage"}\n')
+    rows = [{"anchor": f"query {i}", "positive": f"passage {i}"} for i in range(2)]
+    path.write_text("\n".join(map(json.dumps, rows)))
     more = build(splits={**PARAMS["splits"], "extra": [{"kind": "jsonl", "path": str(path)}]})
-    assert more.pairs["extra"]["id"].to_list() == ["extra/more/0"]
+    assert sorted(more.pairs["extra"]["id"]) == ["extra/more/0", "extra/more/1"]
     assert more.warm_up.equals(reference.warm_up)
     assert all(more.pairs[split].equals(reference.pairs[split]) for split in SPLITS)
 
@@ -179,17 +180,18 @@ def test_a_leaked_passage_is_removed_and_counted(tmp_path: Path) -> None:
     rows = [
         {"anchor": "new words", "positive": passage.upper()},
         {"anchor": "fine", "positive": "clean", "negatives": [passage, "ok"]},
+        {"anchor": "good", "positive": "pure", "negatives": []},
     ]
     (tmp_path / "own.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     own = {"kind": "jsonl", "path": str(tmp_path / "own.jsonl"), "negatives": "negatives"}
     built = build(splits={"own": [own]}, instructions={}, warm_up_splits=["own"])
-    assert built.pairs["own"].select("anchor", "negatives").rows() == [("fine", ["ok"])]
+    assert dict(built.pairs["own"].select("anchor", "negatives").rows()) == {"fine": ["ok"], "good": []}
     counts = built.report["splits"]["own"]["sources"]["own"]["contamination"]
-    found = {"tested": 2, "found": 1, "found_by_task": {"gen-wiki": 1}, "negatives": 2, "negatives_found": 1}
+    found = {"tested": 3, "found": 1, "found_by_task": {"gen-wiki": 1}, "negatives": 2, "negatives_found": 1}
     assert counts == {**found, "removed": 1, "negatives_removed": 1}
     assert (built.report["contamination"]["removed"], built.report["contamination"]["left"]) == (1, 0)
     kept = build(splits={"own": [own]}, instructions={}, warm_up_splits=["own"], decontaminate=False)
-    assert sorted(kept.pairs["own"]["anchor"]) == ["fine", "new words"]
+    assert sorted(kept.pairs["own"]["anchor"]) == ["fine", "good", "new words"]
     counts = kept.report["splits"]["own"]["sources"]["own"]["contamination"]
     assert counts == {**found, "removed": 0, "negatives_removed": 0}
     assert kept.report["contamination"]["left"] == 4, "two in the split, and the same two in the warm-up"
@@ -213,13 +215,20 @@ def test_what_is_left_in_the_warm_up_alone_counts(tmp_path: Path) -> None:
     assert (False, True) in left
 
 
+def test_a_split_of_one_row_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text('{"anchor": "a query", "positive": "its passage"}\n')
+    own = {"kind": "jsonl", "path": str(tmp_path / "own.jsonl")}
+    with pytest.raises(DataError, match="the split 'own' has one row, and a training contrasts at least two"):
+        build(splits={"own": [own]}, instructions={}, warm_up_splits=["own"])
+
+
 def test_queries_that_training_candidates_give_away_are_named(tmp_path: Path) -> None:
     whole = build(max_queries=0, max_passages=0).tasks["test"]
     task = next(task for task in whole if task.name == "gen-wiki")
     given, answered = sorted(task.queries)[:2]
     passage = task.corpus[next(iter(task.qrels[answered]))].full_text()
     rows = [{"anchor": task.queries[given].upper(), "positive": "x"}, {"anchor": "y", "positive": passage},
-            {"anchor": "fine", "positive": "clean"}]  # fmt: skip
+            {"anchor": "fine", "positive": "clean"}, {"anchor": "good", "positive": "pure"}]  # fmt: skip
     (tmp_path / "own.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     own = {"kind": "jsonl", "path": str(tmp_path / "own.jsonl")}
     changes = {"splits": {"own": [own]}, "instructions": {}, "warm_up_splits": ["own"], "max_queries": 0}

@@ -100,6 +100,19 @@ FAULTS: list[tuple[str, str, bytes, str]] = [
     ("x.csv", "csv", b'query,passage\n"a,b,c\nd,e,f,g\n', r"x\.csv"),
     ("x.csv", "csv", b"query;passage\na;b\n", r"x\.csv has no column .*; set `separator` to what stands between them"),
     ("x.csv", "csv", b"query,passage\na,b,c\n", r"x\.csv is not a readable csv file: [^\n]*$"),
+    (
+        "x.csv",
+        "csv",
+        b"query;passage\na;b\nc, d;e, f, g\n",
+        r"x\.csv is not a readable csv .*; set `separator: \";\"`$",
+    ),
+    ("x.csv", "csv", b"query\tpassage\na, b, c\td\n", r"x\.csv is not a readable csv .*; set `separator: \"\\t\"`$"),
+    (
+        "x.csv",
+        "csv",
+        "query,passage\nfièvre,b\n".encode("latin-1"),
+        r"x\.csv is not a readable csv .*; save it as UTF-8$",
+    ),
     ("x.parquet", "parquet", b"nonsense", r"x\.parquet is not a readable parquet file"),
     ("x.jsonl", "jsonl", b"\x1f\x8bbroken", r"x\.jsonl is a broken gzip file"),
 ]

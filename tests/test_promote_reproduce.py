@@ -136,6 +136,15 @@ def test_what_cannot_be_reproduced_is_said(project: Path, tmp_path: Path) -> Non
         reproduce(version(), project, tmp_path / "x", rebuild=False)
     with pytest.raises(RegistryError, match="has no revision 'feedface'"):
         reproduce(version(**{"git.revision": "feedface", "model": "m"}), project, tmp_path / "x", rebuild=False)
+    tree = git(project, "hash-object", "-w", "-t", "tree", "/dev/null")
+    tags = {
+        "git.revision": git(project, "commit-tree", tree, "-m", "before any results"),
+        "dvc.lock": "x",
+        "model": "m",
+    }
+    with pytest.raises(RegistryError, match=r"no commit holds the results that version .*; commit dvc\.lock"):
+        reproduce(version(**tags), project, tmp_path / "new", rebuild=False)
+    assert not (tmp_path / "new").exists()
     (tmp_path / "taken").mkdir()
     revision, lock = first_state(project)
     with pytest.raises(RegistryError, match="is no worktree of revision"):

@@ -113,7 +113,18 @@ def test_a_missing_or_binary_corpus_is_an_error(tmp_path: Path) -> None:
         read_corpus(tmp_path / "image.txt")
 
 
-def test_the_embedded_corpus_is_a_medical_one_unless_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.parquet", "a.jsonl.gz"])
+def test_a_table_is_no_corpus_of_lines(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("id,text\n1,a passage\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"a corpus is a \.jsonl file with a text per line, or plain lines"):
+        read_corpus(tmp_path / name)
+
+
+def test_the_embedded_corpus_is_a_medical_one_unless_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="no project in this folder; run from the project's root"):
+        read_embedded(tasks=tmp_path)
+    Path("params.yaml").touch()
     with pytest.raises(DataError, match="holds no corpus; run `dvc repro prepare`"):
         read_embedded(tasks=tmp_path)
     for name, domain in (("a-gen", "general"), ("b-med", "medical"), ("c-med", "medical")):

@@ -8,7 +8,7 @@ with a line per fault comes out.
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from stm.errors import ParamsError
 from stm.params.all import Params
@@ -111,6 +111,13 @@ def _is_of_a_hub(source: Any) -> bool:
 def _unseen(params: Params) -> Iterator[str]:
     for where, reader, path in _local_paths(params):
         if not any(row.read_by == reader and row.holds(path) for row in params.files.values()):
+            held = next((name for name, row in params.files.items() if row.holds(path)), "")
+            if held:
+                yield (
+                    f"{where} is {path!r}, which {reader} reads, but files.{held}.read_by is "
+                    f"{params.files[held].read_by}; set it to {reader}"
+                )
+                continue
             name = re.sub(r"[^a-z0-9_-]+", "_", Path(path).name.split(".")[0].lower()).strip("_") or "mine"
             yield (
                 f"{where} is {path!r}, which the table `files` does not have, so that a change of it would go unseen; "
@@ -143,6 +150,10 @@ def find_leftovers(params: Params) -> list[str]:
     made = {
         "data/mined": {f"{split}.parquet" for split in params.splits},
         "models/experts": {*params.experts, BASELINE},
+        **{
+            f"data/files/{reader}": {f"{name}.json" for name, row in params.files.items() if row.read_by == reader}
+            for reader in get_args(Reader)
+        },
     }
     return [
         path.as_posix()

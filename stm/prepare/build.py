@@ -111,7 +111,7 @@ def draw_split(
 ) -> tuple[pl.DataFrame, dict[str, Any], set[int]]:
     """A split's rows, its part of the report and the evaluation texts that it met.
 
-    A split that decontamination leaves empty is a `DataError`.
+    A split that decontamination leaves empty, or with one row, is a `DataError`.
     """
     taken, counts = draw(
         candidates, index, split=split, total=params.max_pairs, seed=params.seed, remove=params.decontaminate
@@ -121,6 +121,10 @@ def draw_split(
         raise DataError(
             f"the split {split!r} is empty: every pair is in an evaluation task ({', '.join(_tasks_hit(counts))}); "
             "give the split other sources, or say `open_corpus: true` where a task shares its passages with training"
+        )
+    if rows.height == 1:
+        raise DataError(
+            f"the split {split!r} has one row, and a training contrasts at least two; give it more data, or remove it"
         )
     return rows, describe_split(candidates, taken, counts, rows), _met(counts)
 

@@ -5,6 +5,7 @@ Does not know which split the pairs are for.
 """
 
 import gzip
+import json
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from stm.prepare.candidates import make_frame
 
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
+_SEPARATORS = ";\t|"  # what tables have beside commas
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -55,7 +57,11 @@ def require_columns(wanted: Iterable[str], there: Sequence[str], where: str) -> 
     missing = [name for name in wanted if name not in there]
     if missing:
         found = ", ".join(sorted(there)) or "none"
-        hint = "; set `separator` to what stands between them" if len(there) == 1 and re.search("[;\t|]", found) else ""
+        hint = (
+            "; set `separator` to what stands between them"
+            if len(there) == 1 and re.search(f"[{_SEPARATORS}]", found)
+            else ""
+        )
         raise DataError(f"{where} has no column {', '.join(map(repr, missing))}; its columns are {found}{hint}")
 
 
@@ -97,7 +103,19 @@ def _read_table(path: Path, kind: str, separator: str) -> pl.DataFrame:
         return pl.read_parquet(data)
     except pl.exceptions.PolarsError as error:
         reason = str(error).strip().split("\n")[0]  # what follows is advice about arguments of polars
-        raise DataError(f"{path} is not a readable {kind} file: {reason}") from error
+        raise DataError(f"{path} is not a readable {kind} file: {reason}{_advise(data, kind, separator)}") from error
+
+
+def _advise(data: bytes, kind: str, separator: str) -> str:
+    """What a table that polars cannot read may need, by its bytes; empty if nothing shows."""
+    if kind != "csv":
+        return ""
+    try:
+        head = data.decode("utf-8").split("\n", 1)[0]
+    except UnicodeDecodeError:
+        return "; save it as UTF-8"
+    found = max(_SEPARATORS, key=head.count)
+    return f"; set `separator: {json.dumps(found)}`" if found in head and separator not in head else ""
 
 
 def read_pairs(path: Path | str, kind: str, names: Mapping[str, str], separator: str = ",") -> pl.DataFrame:

@@ -72,6 +72,11 @@ def reproduce(version: Version, root: Path, folder: Path, *, rebuild: bool) -> R
     if not expected:
         raise RegistryError(f"version {version.number} was not registered by stm: it names no model content")
     revision, is_lock_same = find_revision(version, root)
+    if not is_lock_same and not run_git(root, "show", f"{revision}:./dvc.lock"):
+        raise RegistryError(
+            f"no commit holds the results that version {version.number} was made with; commit dvc.lock, params.yaml, "
+            "reports and data/files as they were then, run `stm promote` and try again"
+        )
     _check_out(root, folder, revision)
     _share_cache(root, folder)
     if rebuild:
