@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stm.encode import Encoder
-from stm.merge.dev import DevSet, Floats, embed, score_embeddings
+from stm.merge.dev import DevSet, embed, score_embeddings
 from stm.merge.fidelity import rank_correlation
 from stm.merge.interpolation import REACH, Places, cardinal_weights, kernel, places_of
 from stm.merge.mixer import Mixer
@@ -19,6 +19,7 @@ from stm.merge.recipe import Recipe
 from stm.merge.space import Space
 from stm.merge.surrogate import Surrogate
 from stm.progress import Meter
+from stm.text_encoder import Floats
 
 MARGIN = 0.001  # nDCG@10 below the best of the grid that counts as reached
 

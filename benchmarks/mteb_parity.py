@@ -23,7 +23,6 @@ import pytrec_eval
 
 from benchmarks.figures import write_figures
 from stm.evaluate.dense import open_model
-from stm.evaluate.encoder import Floats
 from stm.evaluate.lexical import LexicalModel
 from stm.evaluate.models import DenseModel
 from stm.evaluate.record import hash_model
@@ -35,6 +34,7 @@ from stm.params.evaluate import EvaluateParams
 from stm.progress import say
 from stm.prompts import own_prompts
 from stm.tasks import Task, cap_task, read_task
+from stm.text_encoder import Floats
 
 PUBLISHED = {"nfcorpus": {"all-MiniLM-L6-v2": 0.316, "BM25": 0.321}}  # whole test split
 NAMES = {"nfcorpus": "NFCorpus", "feedbackqa": "FeedbackQA"}

@@ -100,7 +100,7 @@ def check_whole(model: torch.nn.Module, where: object) -> None:
         if isinstance(transformer, PreTrainedModel)
         for name, parameter in transformer.named_parameters()
         # transformers 5.23 marks what it loaded or tied.
-        if not getattr(parameter, "_is_hf_initialized", False) and not name.startswith("pooler.")
+        if not getattr(parameter, "_is_hf_initialized", False) and "pooler" not in name.split(".")
     }
     if bare:
         raise ModelError(

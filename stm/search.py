@@ -109,9 +109,9 @@ def search(model: Path, corpus: Corpus, query: str, k: int, megabytes: int) -> l
     Passages that were encoded before, by the evaluation too, come from the embedding store of that size; 0: no store.
     """
     from stm.encode import Encoder
-    from stm.evaluate.encoder import TextEncoder
     from stm.evaluate.store import StoredEncoder, open_store
     from stm.models import load_model
+    from stm.text_encoder import TextEncoder
 
     if not query.strip():
         raise DataError("the query is empty; give a few words in quotes")

@@ -18,7 +18,6 @@ from stm.encode import Encoder
 from stm.errors import DataError, ParamsError, STMError
 from stm.evaluate import models, named, run
 from stm.evaluate.dense import open_model
-from stm.evaluate.encoder import Floats
 from stm.evaluate.hub import NamedTask, find_benchmark, find_task
 from stm.evaluate.lexical import LexicalModel
 from stm.evaluate.models import DenseModel
@@ -42,6 +41,7 @@ from stm.params.report import ReportParams
 from stm.report.build import build_report
 from stm.report.collect import collect
 from stm.tasks import Domain, Passage, Task, write_task
+from stm.text_encoder import Floats
 from tests.pico import pico_adapter, pico_backbone
 
 WORDS = ["heart", "lung", "skin", "eye", "bone", "nerve", "liver", "blood", "ear", "hair"]

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stm.evaluate import robustness
-from stm.evaluate.encoder import Floats
 from stm.evaluate.models import DenseModel
 from stm.evaluate.robustness import FOREIGN, KINDS, add_typos, sample_queries, score_kinds
 from stm.tasks import Passage, Task
+from stm.text_encoder import Floats
 
 WORDS = ["heart", "liver", "nerve", "blood"]
 

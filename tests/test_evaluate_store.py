@@ -8,10 +8,10 @@ import pytest
 
 from stm.errors import ModelError, STMError
 from stm.evaluate import dense, store
-from stm.evaluate.encoder import Floats
 from stm.evaluate.store import EmbeddingStore, StoredEncoder
 from stm.files import read_json, write_json
 from stm.params.evaluate import EvaluateParams
+from stm.text_encoder import Floats
 from tests.pico import pico_backbone
 
 PARAMS = EvaluateParams(batch_tokens=0, store_megabytes=10)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 
 from stm.merge import surrogate
-from stm.merge.dev import DevSet, Floats, Scores, make_dev_set, query_texts, score_embeddings
+from stm.merge.dev import DevSet, Scores, make_dev_set, query_texts, score_embeddings
 from stm.merge.fidelity import (
     POOL,
     Doubles,
@@ -29,6 +29,7 @@ from stm.merge.space import Interval, Point, Space
 from stm.merge.surrogate import Surrogate
 from stm.merge.trials import Trial, open_study
 from stm.tasks import Passage, Task
+from stm.text_encoder import Floats
 
 EXPERTS = ("med_real", "nlu", "search")
 BEST = np.array([0.7, 0.1, 0.2])

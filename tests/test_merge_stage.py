@@ -20,7 +20,7 @@ from stm.stage import run_stage
 from stages import merge as stage
 from stm.errors import DataError, ParamsError
 from stm.files import write_json
-from stm.merge.dev import HALVES, Floats, cut_in_two, make_dev_set, query_texts, score_embeddings, score_model
+from stm.merge.dev import HALVES, cut_in_two, make_dev_set, query_texts, score_embeddings, score_model
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import read_experts
 from stm.merge.methods import METHODS
@@ -34,6 +34,7 @@ from stm.params.base import parse_section
 from stm.params.merge import MergeParams, MethodName
 from stm.prompts import Prompts, write_prompts
 from stm.tasks import Passage, Task, write_task
+from stm.text_encoder import Floats
 from tests.pico import pico_adapter, pico_backbone
 
 EXPERTS = ("med_real", "nlu", "search")

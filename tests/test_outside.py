@@ -14,7 +14,6 @@ import stages.outside
 from stm.stage import guard
 from stm import hub_models
 from stm.errors import ModelError, ParamsError
-from stm.evaluate.encoder import Floats
 from stm.files import read_json, sha256_tree
 from stm.hub_models import FETCHED, LEFT, UnreachableError, find_model
 from stm.models import RETRIEVER, load_model
@@ -26,6 +25,7 @@ from stm.prompts import own_prompts
 from stm.report.build import build_report
 from stm.report.collect import collect
 from stm.tasks import write_task
+from stm.text_encoder import Floats
 from tests.closure import ROOT
 from tests.pico import pico_backbone
 from tests.report_samples import params as report_params

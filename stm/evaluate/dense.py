@@ -11,12 +11,12 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 from stm.encode import Encoder
 from stm.errors import ModelError
-from stm.evaluate.encoder import TextEncoder
 from stm.evaluate.models import DenseModel
 from stm.evaluate.store import StoredEncoder, open_store
 from stm.models import load_model
 from stm.params.evaluate import EvaluateParams
 from stm.prompts import own_prompts
+from stm.text_encoder import TextEncoder
 
 
 def open_model(

@@ -13,7 +13,7 @@ from mteb.models.model_meta import ModelMeta
 from mteb.types import PromptType
 
 from stm.errors import DataError
-from stm.evaluate.encoder import Floats, TextEncoder
+from stm.text_encoder import Floats, TextEncoder
 
 SLICE = 8192  # texts in work at a time: what tokenizing and sorting them takes does not grow with the corpus
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from stm.chip import compute_dtype, device
 from stm.errors import STMError
-from stm.evaluate.encoder import Floats, TextEncoder
 from stm.files import sha256_modules, sha256_text
 from stm.progress import say
+from stm.text_encoder import Floats, TextEncoder
 
 # What shapes a vector beside the weights.
 ENCODING = ("compiled", "deltas", "encode", "models", "packed", "pooled")

@@ -9,28 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from stm.errors import DataError
 from stm.metrics import mean, ndcg_at_k, rank
 from stm.tasks import Task, cap_task
+from stm.text_encoder import Floats, TextEncoder
 
-Floats = npt.NDArray[np.float32]
 K = 10
 HALVES = ("search", "holdout")
 
 
-class Encodes(Protocol):
-    """What is needed of an encoder: float32 unit rows [N, D] in the order of the texts, and a running count of
-    tokens.
-    """
+class CountingEncoder(TextEncoder, Protocol):
+    """An encoder that counts the tokens it has encoded."""
 
     tokens: int
-
-    def encode(self, texts: Sequence[str], prompt: str = "", description: str = "encode") -> Floats:
-        """Encode `texts`, each after `prompt`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -128,12 +119,12 @@ def score_embeddings(dev: DevSet, queries_QD: Floats, passages_PD: Floats) -> Sc
     return Scores(per_query)
 
 
-def score_model(dev: DevSet, encoder: Encodes, prompts: Mapping[str, str]) -> Scores:
+def score_model(dev: DevSet, encoder: CountingEncoder, prompts: Mapping[str, str]) -> Scores:
     """Encode and score; `prompts` has the texts "query" and "document" (missing: empty)."""
     return score_embeddings(dev, *embed(dev, encoder, prompts))
 
 
-def embed(dev: DevSet, encoder: Encodes, prompts: Mapping[str, str]) -> tuple[Floats, Floats]:
+def embed(dev: DevSet, encoder: CountingEncoder, prompts: Mapping[str, str]) -> tuple[Floats, Floats]:
     """The embeddings of `query_texts(dev)` and of `dev.texts`."""
     passages = encoder.encode(dev.texts, prompts.get("document", ""), "dev passages")
     return encoder.encode(query_texts(dev), prompts.get("query", ""), "dev queries"), passages

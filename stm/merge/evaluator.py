@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from stm.merge.dev import DevSet, Encodes, Floats, embed, score_embeddings
+from stm.merge.dev import CountingEncoder, DevSet, embed, score_embeddings
 from stm.merge.memory import Memories, Memory
 from stm.merge.mixer import Mixer
 from stm.merge.prompt import PromptScore, best_prompt, score_prompts
 from stm.merge.recipe import Recipe
 from stm.merge.rungs import Rung
 from stm.merge.trials import Trial
+from stm.text_encoder import Floats
 
 Key = tuple[str, str]
 BASE = "base"
@@ -26,7 +27,7 @@ class Evaluator:
     """Evaluates with the prompts last chosen; what it embeds goes into `memories`."""
 
     def __init__(
-        self, mixer: Mixer, encoder: Encodes, dev: DevSet, prompts: Mapping[str, Mapping[str, str]],
+        self, mixer: Mixer, encoder: CountingEncoder, dev: DevSet, prompts: Mapping[str, Mapping[str, str]],
         memories: Memories | None = None,
     ) -> None:  # fmt: skip
         """`prompts`: proposer -> texts "query" and "document"; the first is used until others are chosen."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from stm.files import atomic_file, sha256_text
-from stm.merge.dev import Floats
+from stm.text_encoder import Floats
 
 LIMIT = 2 * 10**9  # bytes of embeddings that are remembered; later ones leave their cost only
 

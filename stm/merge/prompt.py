@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stm.merge.dev import DevSet, Encodes, Floats, Scores, query_texts, score_embeddings
+from stm.merge.dev import CountingEncoder, DevSet, Scores, query_texts, score_embeddings
+from stm.text_encoder import Floats
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class PromptScore:
         return {"query": self.query, "document": self.document, "proposed_by": list(self.proposed_by), **halves}
 
 
-def score_prompts(dev: DevSet, encoder: Encodes, candidates: Mapping[str, Mapping[str, str]]) -> list[PromptScore]:
+def score_prompts(
+    dev: DevSet, encoder: CountingEncoder, candidates: Mapping[str, Mapping[str, str]]
+) -> list[PromptScore]:
     """Score each distinct pair of prompts in `candidates` (proposer -> "query" and "document"), in the order
     given.
     """

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stm.merge.dev import DevSet, Floats, K
+from stm.merge.dev import DevSet, K
 from stm.metrics import rank
 from stm.tasks import Task
+from stm.text_encoder import Floats
 
 Rows = npt.NDArray[np.int64]
 

@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stm.merge.dev import DevSet, Floats, K
+from stm.merge.dev import DevSet, K
 from stm.progress import Meter
+from stm.text_encoder import Floats
 
 Doubles = npt.NDArray[np.float64]
 CANDIDATES_PER_BLOCK = 64

@@ -10,28 +10,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from stm.metrics import ndcg_at_k, rank
 from stm.search_prompts.halves import Item
 from stm.tasks import Task
+from stm.text_encoder import Floats, TextEncoder
 
 CUT = 10
 SHOWN = 3  # passages kept per outcome, for feedback
-Floats = npt.NDArray[np.float32]
 
 
-class TextEncoder(Protocol):
-    """What the search needs of a model: rows [N, D], L2-normalised, in the order of the texts; the arguments are not
-    changed.
-    """
-
-    def encode(self, texts: Sequence[str], prompt: str = "", description: str = "encode") -> Floats:
-        """Encode texts after a prompt."""
-        ...
+class PassageEncoder(TextEncoder, Protocol):
+    """An encoder that knows its model's passage prompt."""
 
     def encode_passages(self, texts: Sequence[str]) -> Floats:
-        """Encode passages with the model's own passage prompt."""
+        """Return float32 unit rows [N, D] of passages, each after the model's own prompt."""
         ...
 
 
@@ -50,7 +43,7 @@ class Scorer:
     once.
     """
 
-    def __init__(self, tasks: Sequence[Task], encoder: TextEncoder, render: Callable[[str], str]) -> None:
+    def __init__(self, tasks: Sequence[Task], encoder: PassageEncoder, render: Callable[[str], str]) -> None:
         self.tasks = {task.name: task for task in tasks}
         self._encoder, self._render = encoder, render
         self._outcomes: dict[tuple[str, Item], Outcome] = {}

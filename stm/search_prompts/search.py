@@ -20,7 +20,7 @@ from stm.search_prompts.instructions import key_of
 from stm.search_prompts.ledger import Ledger
 from stm.search_prompts.pool import write_pool
 from stm.search_prompts.proposer import Proposer
-from stm.search_prompts.scoring import Scorer, TextEncoder
+from stm.search_prompts.scoring import PassageEncoder, Scorer
 from stm.search_prompts.trajectory import Candidate, Halves, tell
 from stm.tasks import Task
 
@@ -37,7 +37,7 @@ class Found:
 def search_instruction(
     tasks: Sequence[Task],
     seed_instruction: str,
-    encoder: TextEncoder,
+    encoder: PassageEncoder,
     render: Callable[[str], str],
     ledger: Ledger,
     params: SearchPromptsParams,

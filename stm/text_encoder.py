@@ -1,4 +1,4 @@
-"""What evaluation needs of an encoder, whichever it is and whatever stands in front of it."""
+"""What is asked of an encoder of texts, whichever it is and whatever stands in front of it."""
 
 from collections.abc import Sequence
 from typing import Protocol
