@@ -57,7 +57,7 @@ def load_source(source: PackageSource | FolderSource | HubSource) -> tuple[PreTr
             raise ModelError(f"backbone.source.path {location!r} is no transformers folder: it has no config.json")
     else:
         location, extra["revision"] = source.id, source.revision
-    # Only then no file of weights can be a pickle.
+    # Or transformers would take weights from a pickle where it finds no safetensors.
     weights = {} if isinstance(source, PackageSource) else {"use_safetensors": True}
     try:
         config = AutoConfig.from_pretrained(location, **extra)

@@ -53,27 +53,11 @@ class Finding:
 
 def examine(root: Path) -> list[Finding]:
     """Run all checks on the project in `root`."""
-    params = _params(root)
-    findings = [check_python(), check_params(root), *check_packages(), *check_data(params), check_writable(root)]
+    params, readable = check_params(root)
+    findings = [check_python(), readable, *check_packages(), *check_data(params), check_writable(root)]
     findings += [check_disk(root), check_memory(), check_accelerator(), *check_compiler(params)]
     findings += [*check_git(root), *check_dvc(root)]
     return [*findings, *check_endpoints(params), *([check_registry(root, params)] if params else [])]
-
-
-def _params(root: Path) -> dict[str, Any]:
-    return _read(root)[0]
-
-
-def _read(root: Path) -> tuple[dict[str, Any], str]:
-    """The params, empty if they cannot be read, and why not."""
-    try:
-        from stm.params.base import read_params
-    except ImportError:  # of pydantic, which is a finding of its own
-        return {}, "not read, for pydantic is missing"
-    try:
-        return read_params(root / "params.yaml"), ""
-    except ParamsError as error:
-        return {}, str(error)
 
 
 def check_python() -> Finding:
@@ -84,15 +68,20 @@ def check_python() -> Finding:
     return Finding("python", "ok", found)
 
 
-def check_params(root: Path) -> Finding:
-    """Whether this is a project's root with readable params."""
-    if not (root / "params.yaml").exists():
-        return Finding(
-            "params.yaml", "missing", "not here", "change to the project's root, or `git checkout params.yaml`"
-        )
-    if fault := _read(root)[1]:
-        return Finding("params.yaml", "missing", fault, "mend it, or `git checkout params.yaml`")
-    return Finding("params.yaml", "ok", "readable")
+def check_params(root: Path) -> tuple[dict[str, Any], Finding]:
+    """The params, empty if they cannot be read, and whether this is a project's root with readable ones."""
+    path = root / "params.yaml"
+    if not path.exists():
+        step = "change to the project's root, or `git checkout params.yaml`"
+        return {}, Finding(path.name, "missing", "not here", step)
+    try:
+        from stm.params.base import read_params  # here, for it needs libraries, whose lack is a finding of its own
+
+        return read_params(path), Finding(path.name, "ok", "readable")
+    except ImportError as error:
+        return {}, Finding(path.name, "note", f"not read: {error}", INSTALL)
+    except ParamsError as error:
+        return {}, Finding(path.name, "missing", str(error), "mend it, or `git checkout params.yaml`")
 
 
 def check_packages() -> Iterator[Finding]:

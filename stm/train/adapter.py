@@ -20,16 +20,8 @@ from stm.train.dev import best_step, why_unlearned
 from stm.train.finished import copy_adapter, find_same, record_training
 from stm.train.processes import Processes, join_processes
 
-CODE = (
-    "ahead",
-    "chip",
-    "compiled",
-    "encode",
-    "models",
-    "packed",
-    "pooled",
-    "words",
-)  # beside this package's own modules
+# Beside this package's own modules.
+CODE = ("ahead", "chip", "compiled", "encode", "models", "packed", "pooled", "words")
 LIBRARIES = ("peft", "sentence-transformers", "torch", "transformers")
 
 
