@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Behaviour = Callable[[int, dict[str, Any]], str]
+FAILED = {"message": {"content": ""}, "finish_reason": "error", "error": {"code": 502, "message": "upstream"}}
 HTML = b"<!doctype html><html><body>It works!</body></html>"
 
 
-def completion(text: str, **changes: Any) -> dict[str, Any]:
+def completion(text: str, finish: str = "stop", **changes: Any) -> dict[str, Any]:
     """The JSON of a good answer."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
     usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
     return {"id": "x", "object": "chat.completion", "model": "m", "choices": [choice], "usage": usage, **changes}
 
@@ -33,8 +34,9 @@ class FaultServer:
         behave: Behaviour,
         answer: Callable[[dict[str, Any]], str] = echo,
         delay: Callable[[], float] = lambda: 0.0,  # seconds that a reply takes
+        finish: str = "stop",  # why its answers end
     ) -> None:
-        self.behave, self.answer, self.delay = behave, answer, delay
+        self.behave, self.answer, self.delay, self.finish = behave, answer, delay, finish
         self.asked: list[dict[str, Any]] = []
         self.headers: list[str] = []
         self.kinds: Counter[str] = Counter()
@@ -86,7 +88,7 @@ class FaultServer:
         self.headers.append(head)
         self.kinds[kind] += 1
         text = body["messages"][-1]["content"]
-        good = json.dumps(completion(self.answer(body))).encode()
+        good = json.dumps(completion(self.answer(body), self.finish)).encode()
         await asyncio.sleep(self.delay())
         if kind == "silence":
             await asyncio.sleep(30)
@@ -108,6 +110,8 @@ class FaultServer:
             "500": ("500 Internal Server Error", b"oops", ""),
             "400": ("400 Bad Request", b'{"error": {"message": "context too long"}}', ""),
             "401": ("401 Unauthorized", head.encode(), ""),
+            "403-text": ("403 Forbidden", b'{"error": {"message": "your input was flagged"}}', ""),
+            "failed": ("200 OK", json.dumps(completion("", choices=[FAILED])).encode(), ""),
             "404": ("404 Not Found", b'{"error": "no such model"}', ""),
             "junk": ("200 OK", b'{"choices": [', ""),
             "nul": ("200 OK", b"\x00\xff\xfe" * 10, ""),

@@ -59,11 +59,11 @@ def pico_backbone(folder: Path, architecture: str = "llama", seed: int = 0, laye
     return folder
 
 
-def break_weights(folder: Path, name: str = "norm.weight") -> Path:
-    """Write NaN into one tensor of a model's folder, as an overflow in training does, and return the folder."""
+def break_weights(folder: Path, name: str = "norm.weight", value: float = torch.nan) -> Path:
+    """Write NaN (or `value`) into one tensor of a model's folder, as an overflow in training does; the folder."""
     (path,) = folder.rglob("model.safetensors")
     tensors = load_file(path)
-    save_file({**tensors, name: torch.full_like(tensors[name], torch.nan)}, path, {"format": "pt"})
+    save_file({**tensors, name: torch.full_like(tensors[name], value)}, path, {"format": "pt"})
     return folder
 
 

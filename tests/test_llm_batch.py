@@ -17,7 +17,7 @@ from stm.llm.answers import Answer, Budget, Failure, Request
 from stm.llm.client import complete_all
 from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
-from tests.fault_server import completion
+from tests.fault_server import HTML, completion
 
 Judge = Callable[[str, int], dict[str, Any] | None]
 
@@ -340,34 +340,54 @@ def test_an_endpoint_without_batches_is_a_clear_error(store: AnswerStore) -> Non
         complete_all(ask(1), endpoint, store)
 
 
-def test_a_wrong_key_is_one_call_and_one_line_without_it(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = "sk-very-secret-0123456789"
-    monkeypatch.setenv("MY_KEY", key)
-    calls: list[str] = []
+@contextmanager
+def replying(status: int, mime: str, body: bytes) -> Iterator[tuple[str, list[str]]]:
+    """A server that gives one answer to every request: its address, and the keys that it was sent."""
+    keys: list[str] = []
 
-    class Refusing(BaseHTTPRequestHandler):
+    class Same(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             """Stay silent."""
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
-            calls.append(self.headers["authorization"])
-            data = json.dumps({"error": {"message": f"Incorrect API key provided: {key}"}}).encode()
-            self.send_response(401)
-            self.send_header("content-length", str(len(data)))
+            keys.append(self.headers["authorization"])
+            self.send_response(status)
+            self.send_header("content-type", mime)
+            self.send_header("content-length", str(len(body)))
             self.end_headers()
-            self.wfile.write(data)
+            self.wfile.write(body)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Same)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/v1"
     try:
-        with pytest.raises(EndpointError) as caught:
-            complete_all(ask(3), Endpoint(base_url=url, batch=True, api_key_env="MY_KEY", retries=3), store)
+        yield f"http://127.0.0.1:{server.server_port}/v1", keys
     finally:
         server.shutdown()
         server.server_close()
-    assert calls == [f"Bearer {key}"]
+
+
+def test_a_web_page_instead_of_a_batch_api_is_a_clear_error(store: AnswerStore) -> None:
+    with replying(200, "text/html", HTML) as (url, _), pytest.raises(EndpointError, match="something else than JSON"):
+        complete_all(ask(1), Endpoint(base_url=url, batch=True, retries=0), store)
+
+
+def test_a_proxy_that_the_client_cannot_use_is_a_clear_error(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    endpoint = Endpoint(base_url="http://192.0.2.1/v1", batch=True, retries=0)
+    with pytest.raises(EndpointError, match="proxy"):
+        complete_all(ask(1), endpoint, store)
+
+
+def test_a_wrong_key_is_one_call_and_one_line_without_it(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "sk-very-secret-0123456789"
+    monkeypatch.setenv("MY_KEY", key)
+    refusal = json.dumps({"error": {"message": f"Incorrect API key provided: {key}"}}).encode()
+    with replying(401, "application/json", refusal) as (url, keys), pytest.raises(EndpointError) as caught:
+        complete_all(ask(3), Endpoint(base_url=url, batch=True, api_key_env="MY_KEY", retries=3), store)
+    assert keys == [f"Bearer {key}"]
     assert "MY_KEY" in str(caught.value)
     assert key not in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,9 @@ def test_a_third_of_faults_ends_every_request(store: AnswerStore) -> None:
         ("html", "not_json"),
         ("empty", "no_choices"),
         ("list", "no_choices"),
+        ("failed", "server_error"),
         ("400", "rejected"),
+        ("403-text", "rejected"),
     ],
 )
 def test_each_fault_has_its_reason(store: AnswerStore, kind: str, reason: str) -> None:
@@ -90,7 +93,7 @@ def test_each_fault_has_its_reason(store: AnswerStore, kind: str, reason: str) -
         outcomes = complete_all(
             ask("first", "bad", "last"), endpoint_of(server, retries=1, concurrency=1, timeout_seconds=2), store
         )
-        assert server.kinds[kind] == (1 if kind == "400" else 2)
+        assert server.kinds[kind] == (1 if reason == "rejected" else 2)
     assert [isinstance(o, Answer) for o in outcomes] == [True, False, True]
     assert outcomes[1].reason == reason
 
@@ -107,6 +110,25 @@ def test_a_broken_account_costs_one_call_and_shows_no_key(
         assert KEY in server.headers[0]
     assert KEY not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("wrong", [KEY[:8] + "\n" + KEY[8:], f"\u201c{KEY}\u201d"])
+def test_a_key_that_no_header_can_hold_is_one_line_without_it(
+    store: AnswerStore, batch: bool, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", wrong)
+    with fault_server() as server, pytest.raises(EndpointError) as caught:
+        complete_all(ask("a"), endpoint_of(server, api_key_env="MY_KEY", batch=batch), store)
+    assert "MY_KEY" in str(caught.value)
+    assert KEY[8:] not in str(caught.value)
+
+
+def test_blanks_around_a_key_are_no_part_of_it(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", f"{KEY}\n")
+    with fault_server() as server:
+        complete_all(ask("a"), endpoint_of(server, api_key_env="MY_KEY"), store)
+        assert f"Bearer {KEY}\r\n" in server.headers[0]
 
 
 @pytest.mark.parametrize("kind", ["html", "500", "silence"])
@@ -279,6 +301,36 @@ def test_a_reason_to_finish_that_is_no_text_is_none() -> None:
         changed = completion("x")
         changed["choices"][0]["finish_reason"] = value
         assert read_answer(json.dumps(changed).encode(), Request(())).finish_reason == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("<think>\nIs it? No.\n</think>\n\nno", "no"),
+        ("Is it? No.\n</think>\n\nno", "no"),  # templates that open the thinking in the prompt
+        ("<think>\nIs it? N", ""),
+        ("if x < 3 it is small", "if x < 3 it is small"),
+        ([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "n"}, {"type": "text", "text": "o"}], "no"),
+        ([{"type": "text"}, "x", 3], ""),
+    ],
+)
+def test_an_answer_is_what_stands_after_the_thinking(content: Any, text: str) -> None:
+    changed = completion("x")
+    changed["choices"][0]["message"]["content"] = content
+    assert read_answer(json.dumps(changed).encode(), Request(())).text == text
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 115}, (10, 105)),  # thinking in the total alone
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 0}, (10, 5)),
+        ({"total_tokens": 115, "completion_tokens": 5}, (0, 5)),
+    ],
+)
+def test_tokens_are_all_that_is_billed(usage: dict[str, int], tokens: tuple[int, int]) -> None:
+    answer = read_answer(json.dumps(completion("x", usage=usage)).encode(), Request(()))
+    assert (answer.tokens_in, answer.tokens_out) == tokens
 
 
 def test_the_body_is_what_params_say(store: AnswerStore) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from pydantic import ValidationError
 from sentence_transformers import CrossEncoder
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -66,9 +67,12 @@ def test_the_cross_encoder_refuses_what_it_ranks_with_the_positive(tmp_path: Pat
     assert report["judges"]["cross_encoder"]["asked"] == refused + report["negatives"]
 
 
-def test_a_cross_encoder_that_gives_no_number_is_an_error_and_takes_no_negative(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "value"), [("classifier.weight", torch.nan), ("classifier.bias", torch.inf)])
+def test_a_cross_encoder_that_gives_no_number_is_an_error_and_takes_no_negative(
+    tmp_path: Path, name: str, value: float
+) -> None:
     folder = pico_cross_encoder(tmp_path / "cross")
-    break_weights(folder, "classifier.weight")
+    break_weights(folder, name, value)
     params = WIDE.model_copy(update={"judge": JudgeParams(cross_encoder=str(folder))})
     with AnswerStore(tmp_path / "a.sqlite") as store, pytest.raises(DataError) as found:
         mine(ROWS, params, make_judges(params.judge, store))
@@ -144,6 +148,20 @@ def test_a_judge_that_cannot_answer_is_an_error_and_takes_no_negative(tmp_path: 
         assert len(server.asked) == 8
 
 
+def test_a_judge_that_nobody_understands_is_an_error_and_takes_no_negative(tmp_path: Path) -> None:
+    with fault_server(answer=lambda body: "Let me think about") as server, AnswerStore(tmp_path / "a.sqlite") as store:
+        judge = JudgeParams(llm=True, endpoint=Endpoint(base_url=server.base_url))
+        judges = make_judges(judge, store)
+        with pytest.raises(EndpointError, match=r"none of the judge's \d+ replies .* \"Let me think about\""):
+            mine(ROWS, WIDE, judges)
+
+
+def test_a_limit_of_money_without_prices_is_refused() -> None:
+    with pytest.raises(ValidationError, match="price_in and price_out"):
+        JudgeParams(llm=True, max_cost=5.0)
+    JudgeParams(llm=True, max_cost=5.0, endpoint=Endpoint(price_out=1.0))
+
+
 def test_a_model_without_a_temperature_is_sent_none_by_the_judge(tmp_path: Path) -> None:
     with fault_server(answer=lambda body: "no") as server, AnswerStore(tmp_path / "a.sqlite") as store:
         judge = JudgeParams(llm=True, endpoint=Endpoint(base_url=server.base_url, temperature=None, max_tokens=500))
@@ -154,7 +172,9 @@ def test_a_model_without_a_temperature_is_sent_none_by_the_judge(tmp_path: Path)
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [("No.", ""), (" **no**", ""), ("Yes, it does", "answers_query"), ("Not sure", "unjudged"), ("None", "unjudged"),
-     ("no idea", "unjudged"), ("Yesterday", "unjudged"), ("", "unjudged"), ("No - it is about lungs", "")],
+     ("no idea", "unjudged"), ("Yesterday", "unjudged"), ("", "unjudged"), ("No - it is about lungs", ""),
+     ("Answer: no", ""), ("**Answer:** Yes.", "answers_query"), ("\u201cNo\u201d", ""), ("No\n\nIt is about lungs", ""),
+     ("No \u2014 it is about lungs", ""), ("no (other organ)", "")],
 )  # fmt: skip
 def test_one_word_is_read_and_nothing_else(reply: str, reason: str) -> None:
     assert read_opinion(reply) == reason

@@ -144,6 +144,18 @@ def test_what_was_wanted_is_the_first_relevant_passage_that_another_precedes() -
     assert (alone.wanted, alone.position, alone.score) == ("p01", 1, 1)
 
 
+def test_what_was_wanted_may_be_preceded_by_a_less_relevant_passage() -> None:
+    task = make_task("colours", 6)
+    near = {"p00": 1, "p01": 2, "p02": 2}
+    rows = FakeEncoder([task], always).encode_passages([passage.full_text() for passage in task.corpus.values()])
+    best = max(("p01", "p02"), key=lambda name: rows[int(name[1:])] @ rows[0])
+    task = Task(task.name, task.domain, task.corpus, task.queries, {"q00": near})
+    (outcome,) = Scorer([task], FakeEncoder([task], always), str).outcomes("Find it", [Item("colours", "q00")])
+    assert outcome.top[0] == "p00"
+    assert outcome.wanted == best
+    assert outcome.score < 1
+
+
 def test_a_query_is_not_its_own_answer_where_the_task_says_so() -> None:
     task = make_task("colours", 6)
     corpus = {**task.corpus, "q00": Passage("", task.queries["q00"])}
@@ -168,6 +180,13 @@ def test_titles_and_compounds_are_dev_content_and_single_words_are_not() -> None
     assert guard.copied("Find passages about acute otitis media or the like") == "acute otitis media"
     assert guard.copied("Find passages on beta blocker overdose cases") == "beta blocker overdose"
     assert guard.copied("Find the passage with the answer") is None
+
+
+def test_a_copy_in_other_letters_is_a_copy() -> None:
+    corpus = {"p": Passage("Crohn\u2019s disease", "x"), "r": Passage("Sjo\u0308gren disease", "y")}
+    guard = CopyGuard([Task("t", "medical", corpus, {"q": "z"}, {"q": {"p": 1}})], "", 5)
+    assert guard.copied("Find passages on Crohn's disease") == "crohn's disease"
+    assert guard.copied("Find passages on Sj\u00f6gren disease") == "sj\u00f6gren disease"
 
 
 def test_copies_of_dev_content_are_found() -> None:

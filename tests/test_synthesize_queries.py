@@ -92,6 +92,48 @@ def test_what_answers_the_written_query_is_no_negative_of_it(store: AnswerStore)
     assert written.rows.row(0, named=True)["origins"] == ["given"]
 
 
+def test_a_written_query_that_a_row_has_already_takes_its_answer_from_that_rows_negatives(store: AnswerStore) -> None:
+    negatives = [PASSAGES[0].upper(), "n"]  # the same passage in other letters
+    asker = {**ROWS_IN.row(1, named=True), "anchor": "why is my LIVER so enlarged", "negatives": negatives}
+    rows = pl.DataFrame([{**asker, "origins": ["bm25", "given"]}, *ROWS_IN.drop("id").insert_column(0, pl.Series(
+        "id", ["s0", "s1", "s2", "s3"])).to_dicts()], schema=ROWS)  # fmt: skip
+    with fault_server(answer=scripted) as server:
+        params = SynthesizeParams(
+            endpoint=Endpoint(base_url=server.base_url), rows=1, max_regenerations=0,
+            queries=PARAMS.model_copy(update={"rows": 5}),
+        )  # fmt: skip
+        found = synthesize(rows, params, store).rows
+    assert found.row(0, named=True)["negatives"] == ["n"]
+    assert found.row(0, named=True)["origins"] == ["given"]
+    (written,) = found.filter(pl.col("source") == SOURCE).to_dicts()
+    assert (written["anchor"], written["positive"]) == ("Why is my liver so enlarged?", PASSAGES[0])
+
+
+def test_a_query_that_was_cut_or_filtered_is_no_row(store: AnswerStore) -> None:
+    reasons = {"cut": "length", "filtered": "content_filter", "round_trip": "length"}
+    texts = {"cut": "Why is my liver so", "filtered": "Why is my liver so enlarged?", "round_trip": "Why? And if I"}
+    for seed, (expected, finish) in enumerate(reasons.items()):
+        with fault_server(answer=lambda body, text=texts[expected]: text, finish=finish) as server:
+            endpoint = Endpoint(base_url=server.base_url, seed=seed)
+            report = write_queries(ROWS_IN, PARAMS.model_copy(update={"rows": 1}), endpoint, store, 500).report
+        assert report["outcomes"] == {expected: 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("I have had a pain under my ribs for three days and I can't sleep.", ""),
+        ("My daughter can\u2019t keep food down, and her belly is big.", ""),
+        ("I'm sorry, but no.", "refusal"),
+        ("I cannot help with medical questions.", "refusal"),
+        ("As an AI I have no body.", "refusal"),
+    ],
+)
+def test_whoever_describes_a_situation_may_speak_of_oneself(text: str, reason: str) -> None:
+    assert check_query(text, PASSAGES[0], PARAMS, is_personal=True) == reason
+    assert check_query(text, PASSAGES[0], PARAMS) or "daughter" in text
+
+
 def test_a_query_of_an_evaluation_task_is_not_written(store: AnswerStore) -> None:
     passage = {"p": Passage("", "something")}
     task = Task("t", "medical", passage, {"q": "why is my LIVER so enlarged"}, {"q": {"p": 1}})

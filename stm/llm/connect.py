@@ -9,6 +9,7 @@ from typing import Any, cast
 import httpx2
 import openai
 
+from stm.errors import EndpointError
 from stm.params.llm import Endpoint
 
 NO_KEY = "none"
@@ -19,8 +20,17 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 def read_key(endpoint: Endpoint) -> str:
-    """The key, empty if there is none; it must never be shown."""
-    return os.environ.get(endpoint.api_key_env, "") if endpoint.api_key_env else ""
+    """The key without blanks around it, empty if there is none; it must never be shown.
+
+    `EndpointError` for one that no header can hold: libraries would show it in their messages.
+    """
+    key = os.environ.get(endpoint.api_key_env, "").strip() if endpoint.api_key_env else ""
+    if not (key.isascii() and key.isprintable()):
+        raise EndpointError(
+            f"the key in the environment variable {endpoint.api_key_env} holds a character that no key has (a line "
+            "break, a typographic quote); set it again"
+        )
+    return key
 
 
 def _trusts_proxies(endpoint: Endpoint) -> bool:
@@ -81,12 +91,16 @@ def open_async_client(endpoint: Endpoint) -> openai.AsyncOpenAI:
 
 
 def open_client(endpoint: Endpoint) -> openai.OpenAI:
-    """A client for single calls, with retries."""
+    """A client for single calls, with retries; `EndpointError` for a proxy of a kind that it cannot use (socks)."""
+    try:
+        transport = openai.DefaultHttpx2Client(trust_env=_trusts_proxies(endpoint))
+    except ImportError as error:
+        raise EndpointError(f"the proxy that the environment names cannot be used: {error}") from error
     return openai.OpenAI(
         base_url=endpoint.base_url,
         api_key=read_key(endpoint) or NO_KEY,
         organization="",
         max_retries=endpoint.retries,
         timeout=endpoint.timeout_seconds,
-        http_client=openai.DefaultHttpx2Client(trust_env=_trusts_proxies(endpoint)),
+        http_client=transport,
     )

@@ -6,6 +6,7 @@ Sends nothing itself.
 
 import email.utils
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from stm.llm.answers import Answer, Request, estimate_prompt, estimate_tokens
 Remedy = Literal["retry", "give_up", "stop"]  # the same request again; this request fails; the whole job ends
 DETAIL_CHARS = 160
 LONGEST_PAUSE_SECONDS = 600.0  # an endpoint that asks for more wants the job to end
+# What gateways say where a row's text, and not the key, is forbidden: OpenRouter answers HTTP 403 then.
+MODERATED = re.compile(r"moderat|flagged|content[ _]?(?:policy|filter)", re.IGNORECASE)
 MOST_TOKENS = 2**63 - 1  # what the answer store and its files can hold
 
 
@@ -63,6 +66,8 @@ def parse_retry_after(headers: Mapping[str, str]) -> float:
 
 def _status_fault(error: openai.APIStatusError, key_env: str, secret: str) -> FaultError:
     status, text = error.status_code, one_line(error.response.text, secret)
+    if status == 403 and MODERATED.search(error.response.text):
+        return FaultError("rejected", f"HTTP 403: {text}", "give_up")
     if status in (401, 403):
         hint = f"check the environment variable {key_env}" if key_env else "name the key's variable in api_key_env"
         return FaultError("unauthorised", f"HTTP {status}: the key is missing, wrong or not allowed; {hint}", "stop")
@@ -116,14 +121,32 @@ def read_completion(data: Any, request: Request, secret: str = "") -> Answer:
     message = first.get("message") if isinstance(first, dict) else None
     if not isinstance(first, dict) or not isinstance(message, dict):
         raise FaultError("no_choices", f"the answer holds no choices: {show_json(data, secret)}")
-    text = _clean_text(message.get("content"))
+    reason = _clean_text(first.get("finish_reason"))
+    if first.get("error") or reason == "error":  # a gateway whose model failed after it had answered HTTP 200
+        raise FaultError("server_error", f"the model failed: {show_json(first.get('error'), secret)}")
+    written = _join_parts(message.get("content"))
     usage = data.get("usage") if isinstance(data.get("usage"), dict) else {}
-    return Answer(
-        text,
-        _clean_text(first.get("finish_reason")),
-        _count(usage, "prompt_tokens", estimate_prompt(request.messages)),
-        _count(usage, "completion_tokens", estimate_tokens(text)),
-    )
+    tokens_in = _count(usage, "prompt_tokens", estimate_prompt(request.messages))
+    tokens_out = _count(usage, "completion_tokens", estimate_tokens(written))
+    # Some endpoints count what the model thinks in the total alone (xAI; gateways to Gemini), and bill it.
+    thought = _count(usage, "total_tokens", 0) - tokens_in if "prompt_tokens" in usage else 0
+    return Answer(_cut_thinking(written), reason, tokens_in, max(tokens_out, thought))
+
+
+def _join_parts(content: Any) -> str:
+    """The text of a message, which some endpoints give in parts, those of the thinking among them."""
+    if not isinstance(content, list):
+        return _clean_text(content)
+    texts = (part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text")
+    return "".join(map(_clean_text, texts))
+
+
+def _cut_thinking(text: str) -> str:
+    """What a model wrote after it thought, where a server leaves the thinking in the text; empty if it never ended."""
+    _, end, answer = text.rpartition("</think>")
+    if end:
+        return answer.strip()
+    return "" if text.lstrip().startswith("<think>") else text
 
 
 def _clean_text(value: Any) -> str:

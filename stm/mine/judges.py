@@ -74,11 +74,12 @@ class EncoderJudge:
 
         from stm.named_models import check_finite
 
-        values = self.model.predict(
-            list(pairs), batch_size=ENCODER_BATCH, show_progress_bar=False, activation_fn=torch.nn.Sigmoid()
+        # Bare logits first: a sigmoid would turn an infinite one into a score like any other.
+        logits = self.model.predict(
+            list(pairs), batch_size=ENCODER_BATCH, show_progress_bar=False, activation_fn=torch.nn.Identity()
         )
-        scores = check_finite(np.asarray(values, dtype=np.float32), self.name)
-        return {pair: float(score) for pair, score in zip(pairs, scores, strict=True)}
+        finite = check_finite(np.asarray(logits, dtype=np.float32), self.name)
+        return dict(zip(pairs, torch.from_numpy(finite).sigmoid().tolist(), strict=True))
 
     def report(self) -> dict[str, Any]:
         """Count of questions."""

@@ -3,10 +3,10 @@
 Holds what is sent and where; keys never stand here, only the name of the environment variable that has one.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from stm.params.base import Section
 
@@ -93,3 +93,10 @@ class Limits(Section):
     max_cost: float = Field(
         0.0, ge=0, description="hard limit per split, in the money units of the endpoint's prices; 0: none"
     )
+    endpoint: Endpoint = Field(default_factory=Endpoint, description="the LLM and its sampling")
+
+    @model_validator(mode="after")
+    def _check_prices(self) -> Self:
+        if self.max_cost and not (self.endpoint.price_in or self.endpoint.price_out):
+            raise ValueError("max_cost limits nothing without the endpoint's price_in and price_out; set them too")
+        return self

@@ -3,7 +3,7 @@
 from pydantic import Field, model_validator
 
 from stm.params.base import Section
-from stm.params.llm import Endpoint, Limits
+from stm.params.llm import Limits
 
 
 class JudgeParams(Limits):
@@ -18,7 +18,6 @@ class JudgeParams(Limits):
     max_passage_chars: int = Field(
         1200, ge=50, le=100000, description="texts in the question are cut to this many characters"
     )
-    endpoint: Endpoint = Field(default_factory=Endpoint, description="the LLM that judges")
 
 
 class MineParams(Section):

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from stm.params.base import Section
-from stm.params.llm import Endpoint, Limits
+from stm.params.llm import Limits
 
 
 class Validation(Section):
@@ -67,7 +67,6 @@ class QueryParams(Section):
 class SynthesizeParams(Limits):
     """How many hard negatives an LLM writes, how it is asked and what is taken."""
 
-    endpoint: Endpoint = Field(default_factory=Endpoint, description="the LLM and its sampling")
     rows: int = Field(64, ge=0, description="rows per split, from the first, that get a synthetic negative; 0: all")
     prompt: Literal["short", "full"] = Field(
         "short", description="short: for models of less than a billion weights; full: others"

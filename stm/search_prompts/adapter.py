@@ -17,6 +17,7 @@ from stm.search_prompts.budgets import Budget
 from stm.search_prompts.halves import Item
 from stm.search_prompts.proposer import COMPONENT, Proposer
 from stm.search_prompts.scoring import Outcome, Scorer
+from stm.synthesize.prompt import as_data, strip_controls
 
 _LOG = logging.getLogger(__name__)
 Trace = tuple[Item, Outcome]
@@ -57,8 +58,9 @@ class RetrievalAdapter:
 
     def _record(self, item: Item, outcome: Outcome) -> dict[str, Any]:
         task = self._scorer.tasks[item.task]
-        relevant = {passage_id for passage_id, score in task.qrels[item.query_id].items() if score > 0}
-        instead = next((passage_id for passage_id in outcome.top if passage_id not in relevant), None)
+        grades = task.qrels[item.query_id]
+        lower = (passage_id for passage_id in outcome.top if grades.get(passage_id, 0) < grades[outcome.wanted])
+        instead = next(lower, None)
         return {
             "query": self._cut(task.queries[item.query_id]),
             "wanted": self._cut(task.corpus[outcome.wanted].full_text()),
@@ -67,8 +69,8 @@ class RetrievalAdapter:
         }
 
     def _cut(self, text: str) -> str:
-        text = " ".join(text.split())
-        return text if len(text) <= self._characters else text[: self._characters].rsplit(" ", 1)[0] + " ..."
+        shown = as_data(text, self._characters)
+        return shown if len(strip_controls(text)) <= self._characters else f"{shown} ..."
 
 
 class _Log:

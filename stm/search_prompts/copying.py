@@ -5,6 +5,7 @@ Takes the texts that the search sees and an instruction; returns the run of word
 nothing of models or scores.
 """
 
+import unicodedata
 from collections.abc import Iterable
 
 from stm.search_prompts.instructions import words_of
@@ -18,7 +19,9 @@ _FUNCTION = frozenset(
 
 
 def _words(text: str) -> list[str]:
-    return words_of(text.replace("-", " "))
+    # One form of letters and of the apostrophe, which models write straight whatever the source has.
+    plain = unicodedata.normalize("NFKC", text).replace("\u2019", "'")
+    return words_of(plain.replace("-", " "))
 
 
 def spread(text: str) -> str:

@@ -34,7 +34,7 @@ class Outcome:
 
     score: float  # nDCG@10 in [0, 1]
     top: tuple[str, ...]  # ids of the first passages, best first
-    wanted: str  # id of the best-placed relevant passage that an irrelevant one precedes; if none, of the best-placed
+    wanted: str  # id of the best-placed relevant passage that a less relevant one precedes; if none, of the best-placed
     position: int  # its rank from 1
 
 
@@ -80,11 +80,12 @@ class Scorer:
             similarity_P = passages_PD @ query_D
             if ignores and query_id in place:
                 similarity_P[place[query_id]] = -np.inf
-            relevant = [place[passage_id] for passage_id, score in sorted(task.qrels[query_id].items()) if score > 0]
-            others_P = similarity_P.copy()
-            others_P[relevant] = -np.inf
-            late = [index for index in relevant if similarity_P[index] <= others_P.max()]
-            wanted = ids[max(late or relevant, key=lambda index: similarity_P[index])]
+            grades = {place[p]: score for p, score in sorted(task.qrels[query_id].items()) if score > 0}
+            grades_P = np.zeros(len(ids))
+            grades_P[list(grades)] = list(grades.values())
+            before = {grade: similarity_P[grades_P < grade].max(initial=-np.inf) for grade in set(grades.values())}
+            late = [index for index, grade in grades.items() if similarity_P[index] <= before[grade]]
+            wanted = ids[max(late or grades, key=lambda index: similarity_P[index])]
             position = 1 + int((similarity_P > similarity_P[place[wanted]]).sum())
             outcome = Outcome(scores[query_id], tuple(run[query_id])[:SHOWN], wanted, position)
             self._outcomes[instruction, Item(name, query_id)] = outcome

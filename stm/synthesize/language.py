@@ -19,13 +19,16 @@ FUNCTION_WORDS = {
     "nl": "de het een van en is in dat op te met voor zijn niet door aan die wordt of bij als ook uit",
 }
 SETS = {language: frozenset(words.split()) for language, words in FUNCTION_WORDS.items()}
+# Scripts that one language mixes count as one; the name of a Chinese character begins with CJK.
+MIXED = {"HIRAGANA": "CJK", "KATAKANA": "CJK"}
 LEAST_HITS, LEAST_LEAD = 4, 2.0
 LOOKED_AT = 4000  # characters
 
 
 @lru_cache(maxsize=65536)
 def _script(char: str) -> str:
-    return unicodedata.name(char, "UNKNOWN").split()[0].split("-")[0]
+    name = unicodedata.name(char, "UNKNOWN").split()[0].split("-")[0]
+    return MIXED.get(name, name)
 
 
 def main_script(text: str) -> str:

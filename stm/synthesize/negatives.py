@@ -22,7 +22,7 @@ from stm.schema import explode_negatives
 from stm.synthesize.estimate import describe_cost
 from stm.synthesize.judge import judge
 from stm.synthesize.prompt import Triplet, build_messages
-from stm.synthesize.queries import drop_too_close, place_queries, write_queries
+from stm.synthesize.queries import drop_answers, drop_too_close, place_queries, write_queries
 from stm.synthesize.report import Tally, describe_outcome
 from stm.synthesize.similarity import DenseSimilarity, LexicalSimilarity, Similarity
 from stm.synthesize.validate import validate
@@ -88,6 +88,7 @@ def _write_queries(
     known = EvaluationIndex(tasks, settings.max_overlap)
     written = write_queries(rows, settings, params.endpoint, store, limit, budget, params.prompt, known)
     found, dropped = drop_too_close(written.rows, similarity, params.validation.max_ratio)
+    rows = drop_answers(rows, written.answers)  # a written query may be one that a row has already
     return place_queries(rows, found, settings.replace_rows), {**written.report, "negatives_too_close": dropped}
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 KEPT_FORMATS = {"\u200c", "\u200d"}  # joiners that scripts and emoji need
-OPENING = re.compile(r"<(?=[^\W\d]|[/|!?])")  # a tag, a comment, <|special|>, </s>; "p < 0.05" and "<5 mg" stay
-SPECIAL = re.compile(r"\[(?=/?(?:INST|SYS|AVAILABLE_TOOLS|TOOL)\b)", re.IGNORECASE)
+OPENING = re.compile(r"<(?=[^\W\d]|[/|\uff5c!?])")  # a tag, a comment, <|special|>, </s>; "p < 0.05" and "<5 mg" stay
+SPECIAL = re.compile(
+    r"\[(?=/?(?:INST|SYS|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL|TOOL_CALLS|TOOL_RESULTS|THINK)\b)", re.IGNORECASE
+)
 
 SYSTEM = """You build training data for a search engine. Given a search task, a query and a passage that answers the \
 query, you write one more passage that a careless search engine would confuse with the answer although it does not \

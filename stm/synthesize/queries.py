@@ -6,7 +6,7 @@ training set. Knows nothing of files or of training.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,8 @@ from stm.prepare.contamination import EvaluationIndex
 from stm.schema import ROWS, explode_negatives, replace_negatives
 from stm.synthesize.prompt import Style, as_data
 from stm.synthesize.similarity import Similarity
-from stm.synthesize.validate import META, REFUSAL, SELF, TAG, copied_share, tidy
-from stm.words import words_of
+from stm.synthesize.validate import META, REFUSAL, SELF, SENTENCE_END, TAG, copied_share, tidy
+from stm.words import normalise, words_of
 
 # What small models put before a query ("Question:", "My question is:"), and how they list keywords.
 LABEL = re.compile(
@@ -36,16 +36,23 @@ COMMA = re.compile(r",(?!\d)")
 ABOUT = re.compile(
     r"\b(?:the|this|your|that) (?:text|passage|article|abstract|paragraph|study|keywords?)\b", re.IGNORECASE
 )
+# Who describes a situation says "I can't" too; a model that refuses names what it was asked for, or what it is.
+REFUSED_TASK = re.compile(
+    r"^i(?:'m| am) (?:sorry|unable)\b|\bas an? (?:ai|(?:large )?language model)\b|"
+    r"\bi (?:can ?not|can't|won't) (?:assist|help|provide|comply|fulfil|write|generate)\b",
+    re.IGNORECASE,
+)
 NGRAM = 4
 SOURCE = "written-query"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of query: the instruction that its rows carry, and what the LLM is asked for."""
+    """A kind of query: the instruction that its rows carry, what the LLM is asked for, and whether a person speaks."""
 
     instruction: str
     ask: str
+    is_personal: bool = False
 
 
 KINDS = {
@@ -56,6 +63,7 @@ KINDS = {
     "situation": Kind(
         "Given a description of a situation, retrieve the passage that helps",
         "one sentence in which a person needs this text",
+        is_personal=True,
     ),
     "statement": Kind(
         "Given a statement, retrieve the passage that supports it", "one short statement that this text proves"
@@ -73,10 +81,11 @@ Write {ask}, in other words than the text. Give only that, without title, quotes
 
 @dataclass(frozen=True)
 class Written:
-    """New rows, and the report."""
+    """New rows, the report, and the known answers of queries that have several: normal forms by normal form."""
 
     rows: pl.DataFrame
     report: dict[str, Any]
+    answers: dict[str, set[str]]
 
 
 Planned = tuple[dict[str, Any], str, Request]
@@ -112,24 +121,34 @@ def write_queries(
     planned = plan_queries(rows, params, max_passage_chars, style)
     jobs = [(row, kind) for row, kind, _ in planned]
     outcomes = complete_all([request for *_, request in planned], endpoint, store, "write queries", budget)
-    texts = [tidy_query(o.text) if isinstance(o, Answer) else "" for o in outcomes]
+    texts = [tidy_query(o.text, o.finish_reason == "length") if isinstance(o, Answer) else "" for o in outcomes]
     reasons = [
-        outcome.reason if isinstance(outcome, Failure) else check_query(text, row["positive"], params)
-        for outcome, text, (row, _) in zip(outcomes, texts, jobs, strict=True)
+        _check_outcome(outcome, text) or check_query(text, row["positive"], params, KINDS[kind].is_personal)
+        for outcome, text, (row, kind) in zip(outcomes, texts, jobs, strict=True)
     ]
     if known is not None:
         for place in known.match(pl.Series(texts, dtype=pl.String))["index"].unique():
             reasons[place] = reasons[place] or "in_evaluation"
     _check_round_trips(rows, jobs, texts, reasons, params.max_rank)
     answers = _known_answers(rows, jobs, texts, reasons)
-    kept = [
-        _row(row, kind, text, answers[tuple(words_of(text))])
-        for (row, kind), text, reason in zip(jobs, texts, reasons, strict=True)
-        if not reason
-    ]
+    kept = [_row(row, kind, text) for (row, kind), text, reason in zip(jobs, texts, reasons, strict=True) if not reason]
     tally = Counter(reason or "accepted" for reason in reasons)
     report = {"asked": len(jobs), "accepted": len(kept), "outcomes": dict(sorted(tally.items()))}
-    return Written(pl.DataFrame(kept, schema=ROWS), report)
+    return Written(drop_answers(pl.DataFrame(kept, schema=ROWS), answers), report, answers)
+
+
+def drop_answers(rows: pl.DataFrame, answers: Mapping[str, set[str]]) -> pl.DataFrame:
+    """Rows without the negatives that are known to answer their query, as `Written` knows them."""
+    forms = {text: answers.get(normalise(text), set()) for text in rows["anchor"].unique()}
+    long = explode_negatives(rows.filter(pl.col("anchor").is_in([text for text in forms if forms[text]])), "anchor")
+    wrong = long.filter(
+        [normalise(text) in forms[query] for query, text in long.select("anchor", "negatives").iter_rows()]
+    )
+    if not wrong.height:
+        return rows
+    return replace_negatives(
+        rows, explode_negatives(rows).join(wrong, on=["id", "negatives"], how="anti", maintain_order="left")
+    )
 
 
 def drop_too_close(rows: pl.DataFrame, similarity: Similarity, max_ratio: float) -> tuple[pl.DataFrame, int]:
@@ -167,45 +186,53 @@ def _request(passage: str, kind: str, params: QueryParams, style: Style) -> Requ
 
 def _known_answers(
     rows: pl.DataFrame, jobs: Sequence[tuple[dict[str, Any], str]], texts: Sequence[str], reasons: Sequence[str]
-) -> dict[tuple[str, ...], set[str]]:
-    """By the words of a query: the passages that it finds, written for them or not, none of which is a negative."""
-    known: dict[tuple[str, ...], set[str]] = defaultdict(set)
+) -> dict[str, set[str]]:
+    """By the form of a query that finds several passages, written for them or not: the forms of these."""
+    known: dict[str, set[str]] = defaultdict(set)
     for anchor, positive in rows.select("anchor", "positive").iter_rows():
-        known[tuple(words_of(anchor))].add(positive)
+        known[normalise(anchor)].add(normalise(positive))
     for (row, _), text, reason in zip(jobs, texts, reasons, strict=True):
         if reason in ("", "duplicate"):
-            known[tuple(words_of(text))].add(row["positive"])
-    return known
+            known[normalise(text)].add(normalise(row["positive"]))
+    return {query: passages for query, passages in known.items() if len(passages) > 1}
 
 
-def _row(row: dict[str, Any], kind: str, text: str, known: set[str]) -> dict[str, Any]:
-    pairs = zip(row["negatives"], row["origins"], strict=True)
-    kept = [(negative, origin) for negative, origin in pairs if negative not in known]
+def _row(row: dict[str, Any], kind: str, text: str) -> dict[str, Any]:
     written = {"anchor": text, "instruction": KINDS[kind].instruction, "source": SOURCE}
-    lists = {"negatives": [negative for negative, _ in kept], "origins": [origin for _, origin in kept]}
-    return {**row, "id": f"{row['id']}-{kind}", **written, **lists, "answers": []}  # those were the other query's
+    return {**row, "id": f"{row['id']}-{kind}", **written, "answers": []}  # those were the other query's
 
 
-def tidy_query(text: str) -> str:
-    """The query alone: without controls, wrapping quotes, a label before it, bullets and numbers of a list.
+def tidy_query(text: str, is_cut: bool = False) -> str:
+    """The query alone: without controls, wrapping quotes, a label before it, bullets and numbers of a list, and a torn
+    last sentence.
 
     Only what begins as a list is one: elsewhere a dash or a number with a dot belongs to the query.
     """
-    text = LABEL.sub("", tidy(text, is_cut=False))
+    text = LABEL.sub("", tidy(text, is_cut))
     if LISTED.match(text):
         items = COMMA.split(LISTED.sub(", ", text))
         text = ", ".join(item.strip() for item in items if item.strip())
     return tidy(text, is_cut=False)
 
 
-def check_query(text: str, passage: str, params: QueryParams) -> str:
-    """Return why a text is no query for the passage, or the empty string."""
-    words = words_of(text)
+def _check_outcome(outcome: Answer | Failure, text: str) -> str:
+    """Why there is no whole query, or the empty string."""
+    if isinstance(outcome, Failure):
+        return outcome.reason
+    if outcome.finish_reason == "content_filter":
+        return "filtered"
+    return "cut" if outcome.finish_reason == "length" and not SENTENCE_END.search(text) else ""
+
+
+def check_query(text: str, passage: str, params: QueryParams, is_personal: bool = False) -> str:
+    """Return why a text is no query for the passage, or the empty string; whose query is personal may say "I"."""
+    words, plain = words_of(text), text.replace("\u2019", "'")
     if not words:
         return "empty"
-    if REFUSAL.search(text):
+    if (REFUSED_TASK if is_personal else REFUSAL).search(plain):
         return "refusal"
-    if META.search(text) or ABOUT.search(text) or TAG.search(text) or (SELF.search(text) and not SELF.search(passage)):
+    is_self = not is_personal and SELF.search(plain) and not SELF.search(passage)
+    if is_self or META.search(plain) or ABOUT.search(plain) or TAG.search(plain):
         return "meta_text"
     if len(words) > params.max_words:
         return "too_long"
@@ -227,9 +254,9 @@ def _check_round_trips(
     place = {passage: position for position, passage in enumerate(passages)}
     open_ = [index for index, reason in enumerate(reasons) if not reason]
     found_QK, _ = Index(passages).search([texts[index] for index in open_], max_rank)
-    seen: set[tuple[str, ...]] = set()
+    seen: set[str] = set()
     for index, found_K in zip(open_, found_QK.tolist(), strict=True):
-        form = tuple(words_of(texts[index]))
+        form = normalise(texts[index])
         if place[jobs[index][0]["positive"]] not in [position for position in found_K if position != NOTHING]:
             reasons[index] = "round_trip"
         elif form in seen:

@@ -144,9 +144,11 @@ def check_text(text: str, row: Triplet, params: Validation) -> str:
     return next((reason for reason, is_broken in RULES if is_broken(text, row, params)), "")
 
 
-def check_margins(topic: float, score: float, positive_score: float, mined_score: float, params: Validation) -> str:
+def check_margins(
+    topic: float, score: float, positive_score: float, mined_score: float | None, params: Validation
+) -> str:
     """Return why the scores forbid the text: off topic (far from the positive's topic or from the query), as near to
-    the query as the positive, easier than the mined.
+    the query as the positive, easier than the mined, where there is one (not `None`).
 
     Where the retriever sees no relation of query and positive at all, it cannot judge nearness and only the topic
     counts.
@@ -155,7 +157,7 @@ def check_margins(topic: float, score: float, positive_score: float, mined_score
         return "off_topic"
     if positive_score > 0 and score >= params.max_ratio * positive_score:
         return "too_close"
-    if score < params.min_ratio_to_mined * mined_score:
+    if mined_score is not None and score < params.min_ratio_to_mined * mined_score:
         return "too_easy"
     return ""
 
@@ -179,6 +181,7 @@ def validate(
     mined_scores = similarity.query_to_passage(queries, [rows[i].mined for i in open_])
     for place, index in enumerate(open_):
         reasons[index] = check_margins(
-            topics[place], scores[place], positive_scores[place], mined_scores[place], params
-        )
+            topics[place], scores[place], positive_scores[place],
+            mined_scores[place] if rows[index].mined else None, params,
+        )  # fmt: skip
     return list(zip(texts, reasons, strict=True))
