@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
@@ -77,12 +79,14 @@ def group_rows(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 
 def pack_rows(rows: Sequence[Sequence[int]]) -> Packed:
     """Pack token id rows."""
-    sizes = torch.tensor([len(row) for row in rows])
+    lengths = [len(row) for row in rows]
+    sizes = torch.tensor(lengths)
     bounds = torch.zeros(len(rows) + 1, dtype=torch.int32)
     torch.cumsum(sizes, 0, out=bounds[1:])
-    ids = torch.tensor([token for row in rows for token in row])
+    # A tenth of the time of torch.tensor on a list, in a thread that holds up the one that launches kernels meanwhile.
+    ids = torch.from_numpy(np.fromiter(chain.from_iterable(rows), np.int64, sum(lengths)))
     starts = torch.repeat_interleave(bounds[:-1].long(), sizes)
-    return Packed(ids, torch.arange(len(ids)) - starts, bounds, int(sizes.max()))
+    return Packed(ids, torch.arange(len(ids)) - starts, bounds, max(lengths))
 
 
 def embed_packed(model: SentenceTransformer, packed: Packed) -> Tensor:

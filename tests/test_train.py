@@ -35,7 +35,7 @@ from stm.train.adapter import CODE, describe_origin, train_adapter
 from stm.train.batches import Example, PromptSource, make_batch, make_examples, plan_steps
 from stm.train.expert import Share, same_steps, train_expert
 from stm.train.loop import learning_rate
-from stm.train.lora import FoldedLora, Folds, fold, group_alike
+from stm.train.lora import Folds, become_folded, fold, group_alike
 from stm.train.objective import BatchIds, chance_loss, false_negatives, info_nce
 from stm.train.step import Step
 from stm.words import fingerprint
@@ -212,8 +212,7 @@ def test_the_folded_layer_equals_pefts_in_values_and_gradients() -> None:
     for tensor in (x, a, b):
         tensor.grad = None
     peft_forward = layer.forward
-    layer.register_buffer("folded", torch.empty_like(layer.base_layer.weight))
-    layer.__class__ = FoldedLora
+    become_folded(layer)
     folds = Folds([layer])
     folds.refresh()
     folded = layer(x)
@@ -236,8 +235,7 @@ def test_layers_folded_together_are_those_folded_one_by_one(monkeypatch: pytest.
     layers = list(adapted.base_model.model)
     for layer in layers:
         torch.nn.init.normal_(layer.lora_B["default"].weight)
-        layer.register_buffer("folded", torch.empty_like(layer.base_layer.weight))
-        layer.__class__ = FoldedLora
+        become_folded(layer)
     monkeypatch.setattr(lora, "TOGETHER", 2 * 20 * 12)
     groups = group_alike(layers)
     assert [[layers.index(layer) for layer in group] for group in groups] == [[0, 2], [4], [1, 3]]

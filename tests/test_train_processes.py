@@ -163,7 +163,7 @@ def test_every_process_gets_its_share_of_a_batch(tmp_path: Path, count: int, mos
     assert sum(shares) == ready[0].tokens
     assert min(shares) > 0
     assert max(shares) < 2 * ready[0].tokens / count
-    assert sorted(index for one in ready for chunk in one.chunks for index in chunk) == list(
+    assert sorted(index for one in ready for chunk in one.chunks for index in chunk.tolist()) == list(
         range(len(ready[0].batch.texts))
     )
     assert all(inputs["input_ids"].numel() <= most for one in ready for inputs in one.inputs)

@@ -37,38 +37,58 @@ class FoldedLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, folded: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        """Return `y` [..., out] for x [..., in], folded [out, in], a [rank, in], b [out, rank]."""
-        ctx.save_for_backward(x, folded, a, b)
-        ctx.scale = scale
+    def forward(
+        ctx: Any, x: Tensor, folded: Tensor, bias: Tensor | None, _a: Tensor, _b: Tensor, scaled_a: Tensor,
+        scaled_b: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Return `y` [..., out] for x [..., in], folded [out, in], a [rank, in], b [out, rank], s * a, s * b.
+
+        The gradients go to `a` and `b`; what is computed is of the others alone.
+        """
+        ctx.save_for_backward(x, folded, scaled_a, scaled_b)
         return torch.nn.functional.linear(x, folded, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
-        """Return the gradients of x, a and b."""
-        x, folded, a, b = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None]:
+        """Return the gradients of x, a and b, the last two in float32."""
+        x, folded, scaled_a, scaled_b = ctx.saved_tensors
         grad_x = grad @ folded if ctx.needs_input_grad[0] else None
         flat_grad, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
-        grad_a = (flat_grad @ b.to(x.dtype)).T @ flat_x * ctx.scale
-        grad_b = flat_grad.T @ (flat_x @ a.T.to(x.dtype)) * ctx.scale
-        return grad_x, None, None, grad_a.to(a.dtype), grad_b.to(b.dtype), None
+        grad_a = (flat_grad @ scaled_b).T @ flat_x
+        grad_b = flat_grad.T @ (flat_x @ scaled_a.T)
+        return grad_x, None, None, grad_a.float(), grad_b.float(), None, None
 
 
 class FoldedLora(LoraLinear):  # type: ignore[misc]
-    """PEFT's layer with one adapter and its folded weight [out, in], which `Folds` brings up to date."""
+    """PEFT's layer with one adapter, its folded weight [out, in] and its factors times their scale, in the type of the
+    products; `Folds` brings these up to date.
+    """
 
     folded: Tensor
+    scaled_a: Tensor
+    scaled_b: Tensor
 
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         """Return `y` [..., out] for x [..., in]."""
-        a, b, scale = self.factors()
+        a, b, _ = self.factors()
         x = x.to(self.folded.dtype)
-        out: Tensor = FoldedLinear.apply(x, self.folded, self.base_layer.bias, a, b, scale)  # type: ignore[no-untyped-call]
+        out: Tensor = FoldedLinear.apply(  # type: ignore[no-untyped-call]
+            x, self.folded, self.base_layer.bias, a, b, self.scaled_a, self.scaled_b
+        )
         return out
 
     def factors(self) -> tuple[Tensor, Tensor, float]:
         """A [rank, in], B [out, rank] and their scale s."""
         return self.lora_A["default"].weight, self.lora_B["default"].weight, float(self.scaling["default"])
+
+
+def become_folded(layer: LoraLinear) -> None:
+    """Turn PEFT's layer into a folded one, whose folded weight and scaled factors are still to be computed."""
+    layer.__class__ = FoldedLora
+    a, b, _ = layer.factors()
+    for name, like in (("folded", layer.base_layer.weight), ("scaled_a", a), ("scaled_b", b)):
+        buffer = torch.empty_like(like, dtype=layer.base_layer.weight.dtype, requires_grad=False)
+        layer.register_buffer(name, buffer, persistent=False)
 
 
 def draw_noise(shape: torch.Size, device: torch.device) -> Tensor:
@@ -89,14 +109,16 @@ def round_by_chance(exact: Tensor, noise: Tensor) -> None:
 
 
 def fold(layers: Sequence[FoldedLora]) -> None:
-    """Bring the folded weights W + s * B @ A of layers of one shape and scale up to date, in their own type."""
+    """Bring the folded weights W + s * B @ A of layers of one shape and scale up to date, and their scaled factors."""
     weights, factors = [layer.base_layer.weight for layer in layers], [layer.factors() for layer in layers]
     a, b = torch.stack([a for a, _, _ in factors]), torch.stack([b for _, b, _ in factors])
-    exact = torch.stack(weights).float().baddbmm_(b, a, alpha=factors[0][2])
+    scale = factors[0][2]
+    exact = torch.stack(weights).float().baddbmm_(b, a, alpha=scale)
     if weights[0].dtype == torch.bfloat16:
         round_by_chance(exact, draw_noise(exact.shape, exact.device))
-    for layer, found in zip(layers, exact, strict=True):
-        layer.folded.copy_(found)
+    to = [tensor for layer in layers for tensor in (layer.folded, layer.scaled_a, layer.scaled_b)]
+    found = [tensor for triple in zip(exact, a * scale, b * scale, strict=True) for tensor in triple]
+    torch._foreach_copy_(to, found)  # on a GPU few kernels for all; there is no public name for it
 
 
 def group_alike(layers: Sequence[FoldedLora]) -> list[list[FoldedLora]]:
@@ -151,8 +173,7 @@ def attach(model: SentenceTransformer, params: TrainParams, dtype: torch.dtype) 
     adapted = get_peft_model(decoder, config)
     layers = [module for module in adapted.modules() if isinstance(module, LoraLinear)]
     for layer in layers:
-        layer.register_buffer("folded", torch.empty_like(layer.base_layer.weight), persistent=False)
-        layer.__class__ = FoldedLora
+        become_folded(layer)
     folds = Folds(layers)
     for module in (model[0], decoder):  # the first calls the second's `forward`, without hooks; packed texts skip it
         module.register_forward_pre_hook(folds.refresh)

@@ -6,7 +6,7 @@ steps or files.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -27,10 +27,18 @@ class Ready:
 
     batch: Batch
     tokens: int  # of all texts, without padding
-    chunks: list[list[int]]
+    chunks: list[Tensor]  # of each chunk, where its texts lie in the batch
     inputs: list[Inputs]
     mask: Tensor  # [B, M]: what must not be contrasted
     chance: float  # the loss of embeddings that tell nothing apart
+
+    def to(self, device: torch.device) -> "Ready":
+        """The same with all indices on the device.
+
+        Before anything is launched: a GPU ends what it has to do before it takes such a copy.
+        """
+        batch = replace(self.batch, queries=self.batch.queries.to(device), candidates=self.batch.candidates.to(device))
+        return replace(self, batch=batch, chunks=[chunk.to(device) for chunk in self.chunks], mask=self.mask.to(device))
 
 
 def fair_share(lengths: Sequence[int], max_tokens: int, processes: int) -> int:
@@ -61,14 +69,14 @@ class Step:
         chunks = chunks[self.processes.rank :: self.processes.count]
         inputs = [self.passes.arrange([ids[index] for index in chunk]) for chunk in chunks]
         mask = false_negatives(batch.ids)
-        return Ready(batch, sum(lengths), chunks, inputs, mask, chance_loss(mask, self.params.symmetric))
+        places = [torch.tensor(chunk) for chunk in chunks]
+        return Ready(batch, sum(lengths), places, inputs, mask, chance_loss(mask, self.params.symmetric))
 
     def _loss(self, vectors: Tensor, ready: Ready) -> Tensor:
         queries, candidates = vectors[ready.batch.queries], vectors[ready.batch.candidates]
-        mask = ready.mask.to(self.device)
-        return info_nce(queries, candidates, mask, self.params.temperature, self.params.symmetric)
+        return info_nce(queries, candidates, ready.mask, self.params.temperature, self.params.symmetric)
 
-    def _gather(self, count: int, chunks: Sequence[list[int]], vectors: Sequence[Tensor]) -> Tensor:
+    def _gather(self, count: int, chunks: Sequence[Tensor], vectors: Sequence[Tensor]) -> Tensor:
         """The embeddings [count, D] of all texts, without history, from this process's chunks and all others'."""
         flat = torch.zeros(count, self.dimension, device=self.device)
         for chunk, part in zip(chunks, vectors, strict=True):
@@ -81,6 +89,7 @@ class Step:
         The loss's gradient by embedding comes first. With `cache_gradients` (GradCache, arXiv 2101.06983) a chunk is
         then encoded again, so that one graph at a time is held.
         """
+        ready = ready.to(self.device)
         chunks, cached = ready.chunks, self.params.cache_gradients
         with torch.set_grad_enabled(not cached):
             encoded = [self.passes.embed(inputs) for inputs in ready.inputs]
@@ -97,5 +106,6 @@ class Step:
     @torch.no_grad()
     def measure(self, ready: Ready) -> float:
         """The loss of the batch alone."""
+        ready = ready.to(self.device)
         encoded = [self.passes.embed(inputs) for inputs in ready.inputs]
         return float(self._loss(self._gather(len(ready.batch.texts), ready.chunks, encoded), ready))
