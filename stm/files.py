@@ -173,7 +173,7 @@ def parse_object(line: bytes, where: str) -> dict[str, Any]:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8; save the file as UTF-8") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error})") from error
     if not isinstance(row, dict):
         raise DataError(f"{where}: expected a JSON object")
@@ -215,9 +215,21 @@ def sha256_modules(names: Iterable[str]) -> str:
 
 
 def sha256_tree(path: Path | str) -> str:
-    """Hex digest of a file, or of a folder: the sorted relative names and the bytes of all files in it."""
+    """Hex digest of a file, or of a folder: the sorted relative names and the bytes of all files in it, linked ones
+    too.
+    """
     path = Path(path)
     if path.is_file():
         return sha256_file(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file())
+    files = sorted(_files_below(path))
     return sha256_text(*(f"{p.relative_to(path).as_posix()}:{sha256_file(p)}" for p in files))
+
+
+def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Every file in a folder, also through links to folders, unless those lead back to one of `above`."""
+    above = (*above, folder.resolve())
+    for path in folder.glob("*"):
+        if path.is_file():
+            yield path
+        elif path.is_dir() and path.resolve() not in above:
+            yield from _files_below(path, above)

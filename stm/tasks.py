@@ -155,6 +155,14 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     return qrels
 
 
+def _read_meta(path: Path) -> dict[str, Any]:
+    """What a task.json says; nothing where there is none."""
+    meta = read_json(path) if path.exists() else {}
+    if not isinstance(meta, dict) or not isinstance(meta.get("notes") or {}, dict):
+        raise DataError(f"{path}: expected a JSON object, and one as its 'notes'; correct it, or delete it")
+    return meta
+
+
 def read_task(
     folder: Path | str,
     split: str,
@@ -168,14 +176,14 @@ def read_task(
     stream of passages, by default in memory.
     """
     folder = Path(folder)
-    meta = read_json(folder / "task.json") if (folder / "task.json").exists() else {}
+    meta = _read_meta(folder / "task.json")
     corpus = hold(
         (key, Passage(str(row.get("title") or ""), row["text"])) for key, row in _read_jsonl(folder / "corpus.jsonl")
     )
     qrels = _read_qrels(folder / "qrels" / f"{split}.tsv")
     queries = {key: row["text"] for key, row in _read_jsonl(folder / "queries.jsonl") if key in qrels}
     chosen: Domain = domain or meta.get("domain", "general")
-    return Task(name or meta.get("name", folder.name), chosen, corpus, queries, qrels, meta.get("notes", {})).check()
+    return Task(name or meta.get("name", folder.name), chosen, corpus, queries, qrels, meta.get("notes") or {}).check()
 
 
 def read_tasks(root: Path | str, split: str) -> list[Task]:

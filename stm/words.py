@@ -6,11 +6,14 @@ so that lengths, n-grams and near copies mean something.
 
 import hashlib
 import unicodedata
+from functools import cache
 
 import regex  # type: ignore[import-untyped]
 
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"  # scripts, as regex and Rust name them
 _WORD = regex.compile(rf"[{UNSPACED}]\p{{M}}*|[\p{{L}}\p{{M}}\p{{N}}_--[{UNSPACED}]]+", regex.V1)
+INVISIBLE = r"\p{Cf}+"  # soft hyphens, zero-width spaces, marks of direction: of the layout, not of the text
+_INVISIBLE = regex.compile(INVISIBLE)
 _BETWEEN_WORDS = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
 
 
@@ -20,9 +23,20 @@ def words_of(text: str) -> list[str]:
 
 
 def normalise(text: str) -> str:
-    """The form in which two texts count as the same: NFKC, without case and punctuation, words single-spaced."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    """The form in which two texts count as the same: NFKC, without case, punctuation and invisible characters, words
+    single-spaced.
+    """
+    folded = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).casefold()
     return str(_BETWEEN_WORDS.sub(" ", folded)).strip()
+
+
+@cache
+def case_folds() -> dict[str, str]:
+    """The lower-case characters that `str.casefold` changes further, as ß to ss, each with what it becomes.
+
+    Lowering and then replacing these is folding, for what knows no folding of its own.
+    """
+    return {c: c.casefold() for c in map(chr, range(0x10000)) if c.lower() == c != c.casefold()}
 
 
 def fingerprint(text: str) -> int:

@@ -9,7 +9,7 @@ import yaml
 
 from stages.files import main
 from stm.errors import DataError, ParamsError
-from stm.files import read_json
+from stm.files import read_json, sha256_file, sha256_text, sha256_tree
 from stm.params.all import Params
 from stm.params.base import parse_section
 from stm.params.complete import check_complete
@@ -90,6 +90,33 @@ def test_a_row_of_another_stage_is_named_and_no_second_one_asked_for() -> None:
         check(prepare__splits__nlu=[JSONL], files=rows)
 
 
+def test_a_path_that_two_stages_read_needs_a_row_for_each() -> None:
+    changes = {"mine__dense_model": "my/model", "synthesize__validation__dense_model": "my/model"}
+    rows = {"model": {"path": "my/model", "read_by": "mine"}}
+    with pytest.raises(ParamsError) as refused:
+        check(**changes, files=rows)
+    assert "synthesize.validation.dense_model is 'my/model', which the table `files` does not have" in str(
+        refused.value
+    )
+    row = re.search(r"for example `(.*)`$", str(refused.value))
+    assert row
+    check(**changes, files={**rows, **yaml.safe_load(f"{{{row[1]}}}")})
+
+
+def test_the_suggested_rows_have_names_of_their_own_which_yaml_takes_for_text() -> None:
+    names = ("2024.jsonl", "on.jsonl", "a/pairs.jsonl", "b/pairs.jsonl")
+    sources = [{"kind": "jsonl", "path": f"my/{name}", "name": f"s{i}"} for i, name in enumerate(names)]
+    tasks = {"again": {"kind": "jsonl", "path": "my/2024.jsonl"}}
+    with pytest.raises(ParamsError) as refused:
+        check(prepare__splits__nlu=sources, prepare__tasks__dev=tasks)
+    rows = re.findall(r"for example `(.*)`$", str(refused.value), re.MULTILINE)
+    assert len(rows) == 5
+    named = yaml.safe_load("\n".join(dict.fromkeys(rows)))
+    assert {name: row["path"] for name, row in named.items()} == dict(
+        zip(("my_2024", "my_on", "pairs", "pairs_2"), (source["path"] for source in sources), strict=True)
+    )
+
+
 def test_hub_ids_need_no_row() -> None:
     changes = {"mine__dense_model": "owner/model", "mine__dense_revision": COMMIT}
     check(**changes, prepare__splits__nlu=[{"kind": "hub", "path": "owner/set", "revision": COMMIT}])
@@ -141,6 +168,27 @@ def test_the_record_follows_the_content() -> None:
     main("notes")
     assert first["path"] == "own"
     assert read_json("data/files/prepare/notes.json")["sha256"] != first["sha256"]
+
+
+def test_the_record_follows_what_lies_behind_links_and_ends_where_they_lead_back() -> None:
+    Path("far/deep").mkdir(parents=True)
+    Path("own").mkdir()
+    Path("own/linked").symlink_to(Path("far").resolve())
+    Path("far/back").symlink_to(Path("own").resolve())
+    hashes = set()
+    for text in ("one", "two"):
+        Path("far/deep/a.txt").write_text(text)
+        hashes.add(sha256_tree("own"))
+    assert len(hashes) == 2
+
+
+def test_the_hash_of_a_folder_without_links_stays_what_records_hold() -> None:
+    Path("own/a").mkdir(parents=True)
+    for name in ("own/a/x", "own/a.b", "own/.hidden", "own/a/y"):
+        Path(name).write_text(name)
+    files = sorted(path for path in Path("own").rglob("*") if path.is_file())
+    lines = [f"{path.relative_to('own').as_posix()}:{sha256_file(path)}" for path in files]
+    assert sha256_tree("own") == sha256_text(*lines)
 
 
 def test_what_is_not_there_is_named() -> None:

@@ -7,9 +7,11 @@ from typing import Literal
 import numpy as np
 import polars as pl
 import pytest
+import regex  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stm import words
 from stm.prepare import contamination
 from stm.prepare.contamination import EvaluationIndex, hash_grams, normalise, touched_queries
 from stm.prepare.decontamination import Counts, decontaminate
@@ -38,6 +40,48 @@ def test_equal_words_are_found_whatever_their_unicode_form(form: Literal["NFC", 
     task = make_task("t", [Passage("", "Caf\u00e9 au lait spots and \ufb01brosis")])
     assert find([unicodedata.normalize(form, "caf\u00e9 au lait spots and \ufb01brosis")], task) == [(0, "t")]
     assert find(["caf au lait spots and fibrosis"], task) == []
+
+
+@pytest.mark.parametrize("sign", ["\u00ad", "\u200b", "\u200d", "\ufeff", "\u2060"])
+def test_invisible_characters_are_no_matter(sign: str) -> None:
+    plain = "what causes hypertension " + LONG
+    hidden = plain.replace("hyper", f"hyper{sign}").replace("ele", f"e{sign}le")
+    assert find([hidden], make_task("t", [Passage("", plain)])) == [(0, "t")]
+    assert find([plain], make_task("t", [Passage("", hidden)])) == [(0, "t")]
+    assert words.normalise(hidden) == words.normalise(plain)
+    assert words.fingerprint(hidden) == words.fingerprint(plain)
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("Stra\u00dfe", "STRASSE"),
+        ("\u039f\u0394\u039f\u03a3 \u03ba\u03b1\u03b9", "\u03bf\u03b4\u03bf\u03c3 \u039a\u0391\u0399"),
+    ],
+)
+def test_letters_whose_case_is_folded_are_found(text: str, other: str) -> None:
+    assert find([other], make_task("t", [Passage("", text)])) == [(0, "t")]
+
+
+def test_the_form_is_that_of_all_other_comparisons_for_every_character() -> None:
+    letters = [chr(code) for code in range(0x30000) if unicodedata.category(chr(code)) not in ("Cs", "Cn", "Lo")]
+    texts = [text for letter in letters for text in (letter, f"a{letter}B c", f"{letter} {letter.upper()}\u0301")]
+    differing = [
+        text for text, form in zip(texts, normalise(pl.Series(texts)), strict=True) if form != words.normalise(text)
+    ]
+    # Of scripts without spaces every character is a word of its own in the guard.
+    unspaced = regex.compile(f"[{words.UNSPACED}]", regex.V1)
+    assert [text for text in differing if not unspaced.search(unicodedata.normalize("NFKC", text))] == []
+
+
+def test_fingerprints_of_plain_texts_stay_what_files_hold() -> None:
+    texts = ("Stra\u00dfe, no. 5!", "caf\u00e9 \u5fc3", "C++", "?!")
+    assert [words.fingerprint(text) for text in texts] == [
+        5970690215091962906,
+        17217038932630210419,
+        3981009880206486555,
+        11528102465844907301,
+    ]
 
 
 def test_marks_are_part_of_their_words() -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from stm.errors import DataError, ParamsError
 from stm.metrics import ndcg_at_k
 from stm.params.base import parse_section
-from stm.params.prepare import BeirTask, CorpusSource, FileTask, HubSource, TaskTable
+from stm.params.prepare import BeirTask, CorpusSource, FileSource, FileTask, HubSource, TaskTable
 from stm.prepare.beir import make_task, read_beir_pairs
 from stm.prepare.candidates import Candidates, make_frame, tidy
 from stm.prepare.embedded import Corpora
@@ -75,6 +76,57 @@ def test_csv_separator(tmp_path: Path) -> None:
     assert read_pairs(path, "csv", NAMES, "\t")["positive"].to_list() == ["b, c"]
 
 
+def test_a_file_without_quoting_is_read_as_it_stands(tmp_path: Path) -> None:
+    rows = [("q1", '"Dog" is a word'), ('5" pipe', '"open'), ("q3", 'closed"')]
+    path = write(tmp_path, "x.tsv", "".join(f"{a}\t{b}\n" for a, b in [("query", "passage"), *rows]).encode())
+    row = {"kind": "csv", "path": str(path), **NAMES, "separator": "\t", "quote": ""}
+    loaded = load_source(parse_section(row, FileSource, "x"), Corpora())
+    assert loaded.frame.select("anchor", "positive").rows() == rows
+    task = load_task(parse_section(row, FileTask, "x"), "own", "dev", Corpora())
+    assert sorted(task.queries.values()) == sorted(query for query, _ in rows)
+
+
+def test_rows_that_a_lone_quotation_mark_would_merge_are_refused(tmp_path: Path) -> None:
+    lines = ["query\tpassage", 'q1\t"hi" 5" x', "q2\tp2", 'q3\tthe close"', "q4\tp4"]
+    path = write(tmp_path, "x.tsv", "\n".join(lines).encode())
+    with pytest.raises(DataError, match=r"x\.tsv is not a readable csv file: line 2, a quoted text"):
+        read_pairs(path, "csv", NAMES, "\t")
+    assert read_pairs(path, "csv", NAMES, "\t", "").height == 4
+
+
+def test_long_quoted_texts_and_doubled_marks_are_read(tmp_path: Path) -> None:
+    text = 'say "hi",\n' * 50_000
+    path = tmp_path / "x.csv"
+    pl.DataFrame({"query": ["q"], "passage": [text]}).write_csv(path)
+    assert read_pairs(path, "csv", NAMES)["positive"].to_list() == [text.strip()]
+
+
+def test_blanks_around_the_names_of_columns_are_no_matter(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.csv", b"query , passage\nq1, p1\n")
+    assert read_pairs(path, "csv", NAMES).select("anchor", "positive").rows() == [("q1", "p1")]
+
+
+@pytest.mark.parametrize("cell", ["['neg one', 'neg two']", '["a", "b"]', "['it', \"it's\"]", "['a' 'b']\n"])
+def test_a_list_that_is_written_as_a_text_is_refused(tmp_path: Path, cell: str) -> None:
+    path = tmp_path / "x.csv"
+    pl.DataFrame({"query": ["q0", "q1"], "passage": ["p0", "p1"], "hard": ["one", cell]}).write_csv(path)
+    with pytest.raises(DataError, match=r"'negatives' holds a list written as a text, .*; .* as jsonl or parquet"):
+        read_pairs(path, "csv", {**NAMES, "negatives": "hard"})
+
+
+def test_a_negative_in_brackets_is_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    pl.DataFrame({"query": ["q"], "passage": ["p"], "hard": ["[Heart failure in children]"]}).write_csv(path)
+    frame = read_pairs(path, "csv", {**NAMES, "negatives": "hard"})
+    assert frame["negatives"].to_list() == [["[Heart failure in children]"]]
+
+
+@pytest.mark.parametrize(("field", "value"), [("separator", "\u00a6"), ("separator", ""), ("quote", "''")])
+def test_separator_and_quote_are_one_character_of_ascii(field: str, value: str) -> None:
+    with pytest.raises(ParamsError, match=f"{field}: String should"):
+        parse_section({"kind": "csv", "path": "x.csv", field: value}, FileSource, "x")
+
+
 @pytest.mark.parametrize("zipped", [False, True])
 def test_parquet(tmp_path: Path, zipped: bool) -> None:
     path = tmp_path / "x.parquet"
@@ -113,6 +165,16 @@ FAULTS: list[tuple[str, str, bytes, str]] = [
         "query,passage\nfièvre,b\n".encode("latin-1"),
         r"x\.csv is not a readable csv .*; save it as UTF-8$",
     ),
+    ("x.csv", "csv", "query,passage\na,b\n".encode("utf-16"), r"x\.csv is UTF-16; save it as UTF-8$"),
+    (
+        "x.csv",
+        "csv",
+        b'query,passage\nq1,"Dog" is a word\nq2,"p"\n',
+        r"x\.csv .*: line 2, a quoted text is never closed .*; double the .* quoted texts, or set `quote: \"\"` if",
+    ),
+    ("x.csv", "csv", b'query;passage\n"a;b";c "d" e\n', r"x\.csv is not a readable .*; set `separator: \";\"`$"),
+    ("x.csv", "csv", b"query , query\na,b\n", r"x\.csv is not a readable csv file: .*query"),
+    ("x.csv", "csv", 'query,passage\n"fi\u00e8vre",b\n'.encode("latin-1"), r"x\.csv .*; save it as UTF-8$"),
     ("x.parquet", "parquet", b"nonsense", r"x\.parquet is not a readable parquet file"),
     ("x.jsonl", "jsonl", b"\x1f\x8bbroken", r"x\.jsonl is a broken gzip file"),
 ]
@@ -168,6 +230,29 @@ def test_hub_faults(tmp_path: Path) -> None:
         read_hub(folder, NAMES, split="odd")
     with pytest.raises(DataError, match=r"'some/set' has no `revision`"):
         read_hub("some/set", NAMES)
+
+
+def test_a_hub_folder_of_other_bytes_is_read_anew_whatever_its_times(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for query in ("old", "new and longer"):
+        write(folder, "train.jsonl", jsonl({"query": query, "passage": "p"}))
+        os.utime(folder / "train.jsonl", (1e9, 1e9))
+        assert read_hub(str(folder), NAMES)["anchor"].to_list() == [query]
+
+
+def test_words_like_na_in_csv_files_of_a_hub_folder_are_texts(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set", "train.csv", b"query,passage,hard\nwhich allele,NA,\nNone,null,x\n")
+    frame = read_hub(str(tmp_path / "set"), {**NAMES, "negatives": "hard"})
+    rows = [("which allele", "NA", []), ("None", "null", ["x"])]
+    assert frame.select("anchor", "positive", "negatives").rows() == rows
+
+
+def test_a_hub_file_of_another_separator_gets_no_advice_that_its_kind_cannot_follow(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.csv", b"query;passage\na;b\n")
+    with pytest.raises(DataError, match=r"no column 'passage', 'query'; its columns are query;passage$"):
+        read_hub(str(path), NAMES)
 
 
 def beir_folder(folder: Path, qrels: str, before: str = "", end: str = "\n") -> Path:
@@ -226,6 +311,18 @@ def test_a_task_of_pairs(tmp_path: Path) -> None:
     judged = {task.queries[query]: sorted(texts[key] for key in keys) for query, keys in task.qrels.items()}
     assert judged == {"q": ["a", "b"], "r": ["a"]}
     assert sorted(texts.values()) == ["a", "b", "n"]
+
+
+def test_texts_of_a_task_of_pairs_that_count_as_the_same_are_one() -> None:
+    columns = {
+        "anchor": ["What is flu?", "what is  FLU", "??", "!!"],
+        "positive": ["An infection.", "A disease", "p", "p"],
+        "negatives": [["a disease."], ["an infection"], [], []],
+    }
+    task = make_task(make_frame(columns, "x"), "t", "general", {})
+    judged = {task.queries[query]: sorted(task.corpus[key].text for key in keys) for query, keys in task.qrels.items()}
+    assert judged == {"What is flu?": ["An infection.", "a disease."], "??": ["p"], "!!": ["p"]}
+    assert sorted(passage.text for passage in task.corpus.values()) == ["An infection.", "a disease.", "p"]
 
 
 def test_arguanas_rule_comes_from_the_row_or_from_the_folder(tmp_path: Path) -> None:
@@ -315,6 +412,16 @@ def test_a_corpus_gets_stand_in_queries(tmp_path: Path) -> None:
     assert [c.frame.height for c in tidy([loaded], "s")] == [3]  # a single word asks for itself
     with pytest.raises(DataError, match=r"ends in \.jsonl, \.csv, \.parquet or with \.gz"):
         load_source(source.model_copy(update={"path": "c.txt"}), Corpora())
+
+
+def test_a_corpus_of_a_csv_file_takes_its_separator_and_quote(tmp_path: Path) -> None:
+    path = write(tmp_path, "c.csv", b'id;text\n1;"Flu" is one. It spreads.\n')
+    row: dict[str, object] = {"kind": "corpus", "path": str(path)}
+    with pytest.raises(DataError, match=r"has no column 'text'; its columns are id;text; set `separator` to"):
+        load_source(parse_section(row, CorpusSource, "x"), Corpora())
+    source = parse_section({**row, "separator": ";", "quote": ""}, CorpusSource, "x")
+    rows = [('"Flu" is one.', '"Flu" is one. It spreads.')]
+    assert load_source(source, Corpora()).frame.select("anchor", "positive").rows() == rows
 
 
 def test_a_passage_without_spaces_gets_a_stand_in() -> None:

@@ -81,6 +81,29 @@ def test_files_that_are_missing_or_not_utf8_are_named(tmp_path: Path, name: str)
         read_task(folder, "test")
 
 
+@pytest.mark.parametrize("meta", ["[]", '"x"', '{"notes": ["x"]}', '{"notes": "x"}'])
+def test_a_task_json_of_another_form_is_named(tmp_path: Path, meta: str) -> None:
+    folder = write(tmp_path / "t")
+    (folder / "task.json").write_text(meta)
+    with pytest.raises(DataError, match=r"task\.json: expected a JSON object, and one as its 'notes'; correct it"):
+        read_task(folder, "test")
+
+
+def test_a_task_json_without_notes_has_none(tmp_path: Path) -> None:
+    folder = write(tmp_path / "t")
+    (folder / "task.json").write_text('{"notes": null}')
+    task = read_task(folder, "test")
+    assert (task.notes, task.ignores_identical_ids) == ({}, False)
+
+
+def test_json_that_is_nested_too_deep_is_named_with_its_line(tmp_path: Path) -> None:
+    folder = write(tmp_path / "t")
+    with (folder / "corpus.jsonl").open("a") as stream:
+        stream.write('{"_id": "z", "text": "x", "more": ' + "[" * 100_000 + "]" * 100_000 + "}\n")
+    with pytest.raises(DataError, match=r"corpus\.jsonl, line 4: not JSON"):
+        read_task(folder, "test")
+
+
 def test_a_judgement_that_stands_twice_is_one(tmp_path: Path) -> None:
     assert read_task(write(tmp_path / "t", qrels=QRELS + "q1\tp1\t2\n"), "test").qrels["q1"] == {"p1": 2, "3": 0}
 

@@ -7,15 +7,18 @@ with a line per fault comes out.
 
 import re
 from collections.abc import Iterator
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, get_args
+
+import yaml
 
 from stm.errors import ParamsError
 from stm.params.all import Params
 from stm.params.backbone import FolderSource
 from stm.params.backbone import HubSource as HubBackbone
 from stm.params.experts import BASELINE
-from stm.params.files import Reader
+from stm.params.files import FileRow, Reader
 from stm.params.names import unknown_names
 from stm.params.prepare import EmbeddedSource, EmbeddedTask, HubSource
 
@@ -109,20 +112,37 @@ def _is_of_a_hub(source: Any) -> bool:
 
 
 def _unseen(params: Params) -> Iterator[str]:
-    for where, reader, path in _local_paths(params):
-        if not any(row.read_by == reader and row.holds(path) for row in params.files.values()):
-            held = next((name for name, row in params.files.items() if row.holds(path)), "")
-            if held:
-                yield (
-                    f"{where} is {path!r}, which {reader} reads, but files.{held}.read_by is "
-                    f"{params.files[held].read_by}; set it to {reader}"
-                )
-                continue
-            name = re.sub(r"[^a-z0-9_-]+", "_", Path(path).name.split(".")[0].lower()).strip("_") or "mine"
+    paths = list(_local_paths(params))
+    names: dict[tuple[str, Reader], str] = {}
+    for where, reader, path in paths:
+        holding = {name: row for name, row in params.files.items() if row.holds(path)}
+        if any(row.read_by == reader for row in holding.values()):
+            continue
+        idle = [name for name, row in holding.items() if not _is_needed(row, paths)]
+        if idle:
             yield (
-                f"{where} is {path!r}, which the table `files` does not have, so that a change of it would go unseen; "
-                f"add a row there, for example `{name}: {{path: {path}, read_by: {reader}}}`"
+                f"{where} is {path!r}, which {reader} reads, but files.{idle[0]}.read_by is "
+                f"{holding[idle[0]].read_by}; set it to {reader}"
             )
+            continue
+        name = names.setdefault((path, reader), _suggest_name(path, {*params.files, *names.values()}))
+        yield (
+            f"{where} is {path!r}, which the table `files` does not have for {reader}, so that a change of it would go "
+            f"unseen; add a row there, for example `{name}: {{path: {path}, read_by: {reader}}}`"
+        )
+
+
+def _is_needed(row: FileRow, paths: list[tuple[str, Reader, str]]) -> bool:
+    """Whether the stage that a row of `files` names reads something that the row holds."""
+    return any(row.read_by == reader and row.holds(path) for _, reader, path in paths)
+
+
+def _suggest_name(path: str, taken: set[str]) -> str:
+    """A name for a row of `files` that no other row has and that YAML takes for text, not for a number or a truth."""
+    name = re.sub(r"[^a-z0-9_-]+", "_", Path(path).name.split(".")[0].lower()).strip("_-") or "mine"
+    if name[0].isdigit() or not isinstance(yaml.safe_load(name), str):
+        name = f"my_{name}"
+    return next(free for free in chain([name], (f"{name}_{i}" for i in count(2))) if free not in taken)
 
 
 def _absent(params: Params) -> Iterator[str]:

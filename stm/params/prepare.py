@@ -29,6 +29,7 @@ EmbeddedTaskName = Literal[
 SplitName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+ASCII = r"^[\x00-\x7f]*$"
 Domain = Literal["medical", "general"]
 
 
@@ -74,9 +75,20 @@ class _Columns(Section):
         return self.name or self.path.rstrip("/").rsplit("/", 1)[-1].split(".", 1)[0]
 
 
-class _File(_Columns):
+class _Csv(Section):
+    separator: str = Field(
+        ",", min_length=1, max_length=1, pattern=ASCII, description="Character between the columns of a csv file."
+    )
+    quote: str = Field(
+        '"',
+        max_length=1,
+        pattern=ASCII,
+        description="Character around texts of a csv file that hold a separator or a line break; empty: none.",
+    )
+
+
+class _File(_Columns, _Csv):
     kind: Literal["jsonl", "csv", "parquet"]
-    separator: str = Field(",", min_length=1, max_length=1, description="Character between the columns of a csv file.")
 
 
 class _Mixture(_Columns):
@@ -123,7 +135,7 @@ class BeirSource(Section):
         return self.name or self.path.rstrip("/").rsplit("/", 1)[-1]
 
 
-class CorpusSource(Section):
+class CorpusSource(_Csv):
     """Passages without queries. Each gets a stand-in: its title, or its beginning; an LLM can write better ones."""
 
     kind: Literal["corpus"]

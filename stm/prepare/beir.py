@@ -37,8 +37,10 @@ def read_beir_pairs(folder: Path | str, split: str, label: str) -> pl.DataFrame:
 def make_task(frame: pl.DataFrame, name: str, domain: Domain, notes: Mapping[str, Any]) -> Task:
     """A task of CANDIDATES: distinct anchors are the queries, distinct positives and negatives the corpus.
 
-    Rows that answer themselves are left out. A query that is a passage as well, as in files of paraphrases, has the
-    passage's id, and the task ignores identical ids: finding oneself is no answer. `DataError` if no row is left.
+    Texts that count as the same (`stm.words.normalise`) are one, in the spelling that comes first: no answer counts as
+    wrong because of its spelling. Rows that answer themselves are left out. A query that is a passage as well, as in
+    files of paraphrases, has the passage's id, and the task ignores identical ids: finding oneself is no answer.
+    `DataError` if no row is left.
     """
     corpus: dict[str, Passage] = {}
     queries: dict[str, str] = {}
@@ -49,11 +51,11 @@ def make_task(frame: pl.DataFrame, name: str, domain: Domain, notes: Mapping[str
         raise DataError(f"the task {name!r} is empty: its file holds no row with a query and another text as passage")
     for row in rows:
         for text in (row["positive"], *row["negatives"]):
-            corpus[_key("p", text)] = Passage("", text)
+            corpus.setdefault(_key("p", text), Passage("", text))
     for row in rows:
         itself = _key("p", row["anchor"])
         query = itself if itself in corpus else _key("q", row["anchor"])
-        queries[query] = row["anchor"]
+        queries.setdefault(query, row["anchor"])
         qrels.setdefault(query, {})[_key("p", row["positive"])] = 1
     if not corpus.keys().isdisjoint(queries):
         notes = {**notes, "ignore_identical_ids": True}
@@ -61,4 +63,4 @@ def make_task(frame: pl.DataFrame, name: str, domain: Domain, notes: Mapping[str
 
 
 def _key(kind: str, text: str) -> str:
-    return f"{kind}-{sha256_text(text)[:16]}"
+    return f"{kind}-{sha256_text(normalise(text) or text)[:16]}"

@@ -17,6 +17,7 @@ from stm.schema import ROWS
 _SHARED = ("anchor", "positive", "negatives", "instruction", "concept")
 # `synthetic` is a hard negative that somebody's language model wrote for the row; empty for none.
 CANDIDATES = pl.Schema({**{name: ROWS[name] for name in _SHARED}, "synthetic": pl.String()})
+_WRITTEN_LIST = r"""(?s)^\s*\[\s*['"].*['"]\s*\]\s*$"""  # as pandas and json write one
 
 
 @dataclass
@@ -31,8 +32,8 @@ class Candidates:
 def make_frame(columns: Mapping[str, Any], where: str) -> pl.DataFrame:
     """A frame of CANDIDATES from equally long columns; left-out ones are empty, nulls become empty texts.
 
-    `columns` may hold polars series or lists; negatives are texts or lists of texts. A column of another type is a
-    `DataError`.
+    `columns` may hold polars series or lists; negatives are texts or lists of texts. A column of another type, or of
+    negatives that are lists written as texts, is a `DataError`.
     """
     frame = pl.DataFrame({name: columns[name] for name in CANDIDATES if name in columns})
     for name, kind in frame.schema.items():
@@ -44,11 +45,23 @@ def make_frame(columns: Mapping[str, Any], where: str) -> pl.DataFrame:
         if not fits:
             wanted = "texts or lists of texts" if name == "negatives" else "texts"
             raise DataError(f"{where}: the column for {name!r} has type {kind}; expected {wanted}")
+    _refuse_written_lists(frame, where)
     empty = {name: pl.lit("") for name in CANDIDATES if name not in frame.columns and name != "negatives"}
     frame = frame.with_columns(**empty, negatives=_as_lists(frame))
     texts = [name for name in CANDIDATES if name != "negatives"]
     stripped = [pl.col(name).cast(pl.String).fill_null("").str.strip_chars() for name in texts]
     return frame.with_columns(stripped).select(list(CANDIDATES))
+
+
+def _refuse_written_lists(frame: pl.DataFrame, where: str) -> None:
+    """A cell of a csv file can hold no list, and a table with lists that was written as one holds their spelling."""
+    if frame.schema.get("negatives") == pl.String:
+        written = frame["negatives"].filter(frame["negatives"].str.contains(_WRITTEN_LIST))
+        if len(written):
+            raise DataError(
+                f"{where}: the column for 'negatives' holds a list written as a text, {written[0][:60]!r}; a cell of a "
+                "csv file is one text, so save lists as jsonl or parquet"
+            )
 
 
 def _as_lists(frame: pl.DataFrame) -> pl.Expr:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from stm.tasks import Task
-from stm.words import UNSPACED
+from stm.words import INVISIBLE, UNSPACED, case_folds
 
 GRAM = 8  # words
 COMMON = 64  # evaluation texts; an 8-gram in more of them is a stock phrase and says nothing about one text
@@ -31,10 +31,9 @@ Numbers = npt.NDArray[np.uint32]
 
 
 def normalise(texts: pl.Series) -> pl.Series:
-    """Lower-case words of letters, marks and digits in any script, in one Unicode form, one space between; a character
-    of a script without spaces is a word.
-    """
-    plain = texts.str.normalize("NFKC").str.to_lowercase().str.replace_all(r"[^\p{L}\p{M}\p{N}]+", " ")
+    """What `stm.words.normalise` makes of each text, but that a character of a script without spaces is a word."""
+    plain = texts.str.replace_all(INVISIBLE, "").str.normalize("NFKC").str.to_lowercase()
+    plain = plain.str.replace_many(case_folds()).str.replace_all(r"[^\p{L}\p{M}\p{N}]+", " ")
     if plain.str.contains(f"[{UNSPACED}]").any():
         plain = plain.str.replace_all(rf"([{UNSPACED}]\p{{M}}*)", " $1 ").str.replace_all("  +", " ")
     return plain.str.strip_chars()

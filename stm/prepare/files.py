@@ -4,9 +4,13 @@ A path and column names go in, a frame of CANDIDATES comes out. Byte order marks
 Does not know which split the pairs are for.
 """
 
+import codecs
+import csv
 import gzip
+import io
 import json
 import re
+import sys
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +23,8 @@ from stm.files import parse_object
 from stm.prepare.candidates import make_frame
 
 _GZIP = b"\x1f\x8b"
-_BOM = b"\xef\xbb\xbf"
 _SEPARATORS = ";\t|"  # what tables have beside commas
+_FAULTS = (pl.exceptions.PolarsError, csv.Error, UnicodeDecodeError)  # of a table that cannot be read
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -28,11 +32,14 @@ def read_bytes(path: Path | str) -> bytes:
     path = Path(path)
     try:
         data = path.read_bytes()
-        return (gzip.decompress(data) if data.startswith(_GZIP) else data).removeprefix(_BOM)
+        data = (gzip.decompress(data) if data.startswith(_GZIP) else data).removeprefix(codecs.BOM_UTF8)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is a broken gzip file ({error}); fetch it again") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; check the path in params.yaml") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path} is UTF-16; save it as UTF-8")
+    return data
 
 
 def read_table(path: Path | str) -> pl.DataFrame:
@@ -47,21 +54,16 @@ def read_table(path: Path | str) -> pl.DataFrame:
             lines = enumerate(data.split(b"\n"), 1)
             rows = [parse_object(line, f"{path}, line {number}") for number, line in lines if line.strip()]
             return pl.DataFrame(rows, infer_schema_length=None)
-        return pl.read_csv(data, infer_schema_length=None) if kind == "csv" else pl.read_parquet(data)
-    except pl.exceptions.PolarsError as error:
+        return _read_csv(data, infer_schema_length=None) if kind == "csv" else pl.read_parquet(data)
+    except _FAULTS as error:
         raise DataError(f"{path} is not a readable {kind} file: {str(error).strip().split(chr(10))[0]}") from error
 
 
-def require_columns(wanted: Iterable[str], there: Sequence[str], where: str) -> None:
-    """`DataError` that names the file, the missing columns and those that are there."""
-    missing = [name for name in wanted if name not in there]
+def require_columns(wanted: Iterable[str], there: Sequence[str], where: str, hint: str = "") -> None:
+    """`DataError` that names the file, the missing columns and those that are there; `hint` says what else to do."""
+    missing = [name for name in dict.fromkeys(wanted) if name not in there]
     if missing:
         found = ", ".join(sorted(there)) or "none"
-        hint = (
-            "; set `separator` to what stands between them"
-            if len(there) == 1 and re.search(f"[{_SEPARATORS}]", found)
-            else ""
-        )
         raise DataError(f"{where} has no column {', '.join(map(repr, missing))}; its columns are {found}{hint}")
 
 
@@ -93,44 +95,76 @@ def _checked(value: Any, role: str, where: str) -> Any:
     raise DataError(f"{where}: expected a text, not {type(value).__name__}")
 
 
-def _read_table(path: Path, kind: str, separator: str) -> pl.DataFrame:
+def _check_quotes(data: bytes, separator: str, quote: str) -> None:
+    """`csv.Error` for a quoted text that does not end with its quotation mark, which polars would read on in silence up
+    to a mark of some later row.
+    """
+    if not quote or quote.encode() not in data:
+        return
+    csv.field_size_limit(sys.maxsize)
+    lines = io.TextIOWrapper(io.BytesIO(data), "utf-8", newline="")
+    rows = csv.reader(lines, delimiter=separator, quotechar=quote, strict=True)
+    try:
+        for _ in rows:
+            pass
+    except csv.Error as error:
+        raise csv.Error(f"line {rows.line_num}, a quoted text is never closed or goes on after its mark") from error
+
+
+def _read_csv(data: bytes, separator: str = ",", quote: str = '"', **types: Any) -> pl.DataFrame:
+    """All columns under their names without blanks around them; `types` says how polars infers what they hold."""
+    _check_quotes(data, separator, quote)
+    table = pl.read_csv(data, separator=separator, quote_char=quote or None, **types)
+    table.columns = [name.strip() for name in table.columns]
+    return table
+
+
+def _read_table(path: Path, kind: str, separator: str, quote: str) -> pl.DataFrame:
     data = read_bytes(path)
     if not data.strip():
         raise DataError(f"{path} is empty; expected {kind} rows")
     try:
         if kind == "csv":
-            return pl.read_csv(data, separator=separator, infer_schema=False)
+            return _read_csv(data, separator, quote, infer_schema=False)
         return pl.read_parquet(data)
-    except pl.exceptions.PolarsError as error:
+    except _FAULTS as error:
         reason = str(error).strip().split("\n")[0]  # what follows is advice about arguments of polars
-        raise DataError(f"{path} is not a readable {kind} file: {reason}{_advise(data, kind, separator)}") from error
+        advice = _advise(data, separator, quote) if kind == "csv" else ""
+        raise DataError(f"{path} is not a readable {kind} file: {reason}{advice}") from error
 
 
-def _advise(data: bytes, kind: str, separator: str) -> str:
-    """What a table that polars cannot read may need, by its bytes; empty if nothing shows."""
-    if kind != "csv":
-        return ""
+def _advise(data: bytes, separator: str, quote: str) -> str:
+    """What a csv file that cannot be read may need, by its bytes; empty if nothing shows."""
     try:
         head = data.decode("utf-8").split("\n", 1)[0]
     except UnicodeDecodeError:
         return "; save it as UTF-8"
     found = max(_SEPARATORS, key=head.count)
-    return f"; set `separator: {json.dumps(found)}`" if found in head and separator not in head else ""
+    if found in head and separator not in head:
+        return f"; set `separator: {json.dumps(found)}`"
+    if quote and quote.encode() in data:
+        return '; double the quotation marks within quoted texts, or set `quote: ""` if no text is quoted'
+    return ""
 
 
-def read_pairs(path: Path | str, kind: str, names: Mapping[str, str], separator: str = ",") -> pl.DataFrame:
+def read_pairs(
+    path: Path | str, kind: str, names: Mapping[str, str], separator: str = ",", quote: str = '"'
+) -> pl.DataFrame:
     """Pairs of a file of kind jsonl, csv or parquet; `names` maps anchor, positive, .. to the file's columns.
 
-    A missing file or column, a broken row and a column that holds no text are `DataError`s.
+    `separator` and `quote` (empty: none) are those of a csv file. A missing file or column, a broken row and a column
+    that holds no text are `DataError`s.
     """
     path = Path(path)
     if kind == "jsonl":
         return make_frame(_read_jsonl(path, names).to_dict(), str(path))
-    frame = _read_table(path, kind, separator)
-    return select_columns(frame, names, str(path))
+    frame = _read_table(path, kind, separator, quote)
+    is_unsplit = kind == "csv" and frame.width == 1 and re.search(f"[{_SEPARATORS}]", frame.columns[0])
+    hint = "; set `separator` to what stands between them" if is_unsplit else ""
+    return select_columns(frame, names, str(path), hint)
 
 
-def select_columns(frame: pl.DataFrame, names: Mapping[str, str], where: str) -> pl.DataFrame:
-    """CANDIDATES of a table with the named columns."""
-    require_columns(names.values(), frame.columns, where)
+def select_columns(frame: pl.DataFrame, names: Mapping[str, str], where: str, hint: str = "") -> pl.DataFrame:
+    """CANDIDATES of a table with the named columns; raises like `require_columns`."""
+    require_columns(names.values(), frame.columns, where, hint)
     return make_frame({role: frame[name] for role, name in names.items()}, where)

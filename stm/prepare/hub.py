@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from stm.errors import DataError
+from stm.files import sha256_tree
 from stm.hub_data import require_commit
 from stm.prepare.files import read_table, require_columns, select_columns
 
@@ -19,7 +20,22 @@ def _load(path: str, config: str, split: str, revision: str) -> Any:
     from datasets import disable_progress_bars, load_dataset
 
     disable_progress_bars()
-    return load_dataset(path, config or None, split=split, revision=None if Path(path).exists() else revision)
+    if Path(path).exists():
+        return _load_folder(path, config or None, split)
+    return load_dataset(path, config or None, split=split, revision=revision)
+
+
+def _load_folder(path: str, config: str | None, split: str) -> Any:
+    """One split of a local folder, read anew when a byte of it has changed; of csv files only blank cells are nulls.
+
+    `datasets` takes a folder of the same path and times for the same one, and words like NA for nulls.
+    """
+    import datasets
+
+    cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "folders" / sha256_tree(path))
+    builder = datasets.load_dataset_builder(path, config, cache_dir=cache)
+    texts = {"keep_default_na": False, "na_values": [""]} if hasattr(builder.config, "keep_default_na") else {}
+    return datasets.load_dataset(path, config, split=split, cache_dir=cache, **texts)
 
 
 def read_hub(

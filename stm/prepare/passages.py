@@ -16,14 +16,14 @@ MOST_WORDS = 12  # of a stand-in that is no title
 SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])\s*")
 
 
-def read_passages(path: Path | str, text: str, title: str = "") -> pl.DataFrame:
+def read_passages(path: Path | str, text: str, title: str = "", separator: str = ",", quote: str = '"') -> pl.DataFrame:
     """A row per passage of a .jsonl, .csv or .parquet file, gzipped or not; raises like `read_pairs`."""
     kind = next((suffix[1:] for suffix in reversed(Path(path).suffixes) if suffix[1:] in KINDS), "")
     if not kind:
         raise DataError(f"{path}: the name of a corpus ends in {', '.join(f'.{name}' for name in KINDS)} or with .gz")
     # The title travels in a column that passages have no use for.
     names = {"anchor": text, "positive": text, **({"concept": title} if title else {})}
-    frame = read_pairs(path, kind, names)
+    frame = read_pairs(path, kind, names, separator, quote)
     stand_ins = [title or stand_in(passage) for passage, title in frame.select("positive", "concept").iter_rows()]
     return frame.with_columns(anchor=pl.Series(stand_ins, dtype=pl.String), concept=pl.lit(""))
 

@@ -52,7 +52,7 @@ def load_embedded(source: EmbeddedSource, corpora: Corpora) -> Candidates:
 
 
 def _read_file(source: FileSource | FileTask) -> Candidates:
-    frame = read_pairs(source.path, source.kind, _columns(source), source.separator)
+    frame = read_pairs(source.path, source.kind, _columns(source), source.separator, source.quote)
     facts = {"kind": source.kind, "path": source.path, "sha256": sha256_file(source.path)}
     return Candidates(source.label, frame, facts)
 
@@ -92,7 +92,7 @@ def load_hub(source: HubSource, _: Corpora) -> Candidates:
 
 def load_corpus(source: CorpusSource, _: Corpora) -> Candidates:
     """A row per passage, whose query is a stand-in of the passage itself."""
-    frame = read_passages(source.path, source.text, source.title)
+    frame = read_passages(source.path, source.text, source.title, source.separator, source.quote)
     facts = {"kind": source.kind, "path": source.path, "sha256": sha256_file(source.path)}
     return Candidates(source.label, frame, facts)
 
