@@ -6,7 +6,6 @@ data.
 """
 
 import importlib.metadata
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from stm.prompts import render, write_prompts
 
 # Families whose bidirectional attention is proven by a test on a pico model of that architecture.
 FAMILIES = ("llama", "qwen3", "gemma", "gemma2", "phi3", "mistral")
-logger = logging.getLogger(__name__)
 
 
 def package_file(package: str, name: str) -> Path:

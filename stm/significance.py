@@ -7,8 +7,9 @@ and an average over tasks weighs each task the same.
 Legend of shapes: N queries of a task, M columns (models or differences), R resamples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from scipy import stats
 from stm.errors import DataError
 
 Array = npt.NDArray[np.float64]
+Draw = Callable[[np.random.Generator, int, int], npt.NDArray[Any]]  # of weights [R, N] from a generator, R and N
 CELLS_PER_BLOCK = 4_000_000  # resampling weights held at once: 32 MB of float64
 
 
@@ -56,20 +58,29 @@ def bootstrap_means(strata: Sequence[Array], resamples: int, seed: int) -> list[
     Deviations are widened by sqrt(N / (N - 1)): the plain bootstrap uses the biased variance and covers too rarely on
     few queries (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 3.2).
     """
+
+    def draw(rng: np.random.Generator, size: int, count: int) -> npt.NDArray[np.int64]:
+        return rng.multinomial(count, np.full(count, 1 / count), size=size)
+
+    def widen(values_NM: Array, means_RM: Array) -> Array:
+        count, centre_M = len(values_NM), values_NM.mean(axis=0)
+        widened: Array = centre_M + (means_RM - centre_M) * np.sqrt(count / max(1, count - 1))
+        return widened
+
+    means = _weighted_means(strata, resamples, seed, draw)
+    return [widen(values_NM, means_RM) for values_NM, means_RM in zip(strata, means, strict=True)]
+
+
+def _weighted_means(strata: Sequence[Array], rounds: int, seed: int, draw: Draw) -> list[Array]:
+    """Means [R, M] per stratum [N, M], its rows weighted by what `draw` gives for (generator, R, N); in blocks."""
     _check_strata(strata)
     rng = np.random.default_rng(seed)
     drawn = []
     for values_NM in strata:
         count = len(values_NM)
         block = max(1, CELLS_PER_BLOCK // count)
-        parts = []
-        for start in range(0, resamples, block):
-            size = min(block, resamples - start)
-            weights_RN = rng.multinomial(count, np.full(count, 1 / count), size=size)
-            parts.append(weights_RN @ values_NM / count)
-        means_RM = np.concatenate(parts)
-        centre_M = values_NM.mean(axis=0)
-        drawn.append(centre_M + (means_RM - centre_M) * np.sqrt(count / max(1, count - 1)))
+        sizes = [min(block, rounds - start) for start in range(0, rounds, block)]
+        drawn.append(np.concatenate([draw(rng, size, count) @ values_NM / count for size in sizes]))
     return drawn
 
 
@@ -95,19 +106,11 @@ def mean_intervals(strata: Sequence[Array], resamples: int, seed: int, level: fl
 
 def randomised_means(strata: Sequence[Array], rounds: int, seed: int) -> list[Array]:
     """Return means [R, M] per stratum of paired differences [N, M] with each query's sign flipped at random."""
-    _check_strata(strata)
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for values_NM in strata:
-        count = len(values_NM)
-        block = max(1, CELLS_PER_BLOCK // count)
-        parts = []
-        for start in range(0, rounds, block):
-            size = min(block, rounds - start)
-            signs_RN = rng.integers(0, 2, size=(size, count), dtype=np.int8) * 2.0 - 1.0
-            parts.append(signs_RN @ values_NM / count)
-        drawn.append(np.concatenate(parts))
-    return drawn
+
+    def flip(rng: np.random.Generator, size: int, count: int) -> npt.NDArray[Any]:
+        return rng.integers(0, 2, size=(size, count), dtype=np.int8) * 2.0 - 1.0
+
+    return _weighted_means(strata, rounds, seed, flip)
 
 
 def p_values(observed_M: Array, randomised_RM: Array) -> Array:

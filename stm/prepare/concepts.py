@@ -6,6 +6,8 @@ Concepts go in; a shared root per concept and a part ("train", "dev", "test" or 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from scipy.cluster.hierarchy import DisjointSet
+
 from stm.prepare.ontologies import Concept
 from stm.prepare.text import normalise_name
 
@@ -36,26 +38,6 @@ MAX_SHARED = 12  # concepts; a name that more of them share identifies none
 DEFINITION_LETTERS = 160
 
 
-class DisjointSets:
-    """Sets of keys that grow together; the root of a set is its smallest key."""
-
-    def __init__(self) -> None:
-        self._parent: dict[str, str] = {}
-
-    def root(self, key: str) -> str:
-        """The smallest key of the set that holds `key`."""
-        parent = self._parent
-        while parent.setdefault(key, key) != key:
-            parent[key] = parent[parent[key]]
-            key = parent[key]
-        return key
-
-    def join(self, first: str, second: str) -> None:
-        """Make the sets of both keys one."""
-        low, high = sorted((self.root(first), self.root(second)))
-        self._parent[high] = low
-
-
 def _keys(concept: Concept) -> set[str]:
     names = {normalise_name(name) for name in concept.names}
     keys = {f"name {name}" for name in names if len(name) >= MIN_KEY}
@@ -65,18 +47,19 @@ def _keys(concept: Concept) -> set[str]:
 
 
 def join_concepts(concepts: Iterable[Concept]) -> dict[str, str]:
-    """The root of every concept: two concepts that share a name, a synonym or a definition have the same."""
+    """The root of every concept, the smallest id of those joined with it: two concepts that share a name, a synonym or
+    a definition have the same.
+    """
     sharers: dict[str, list[str]] = defaultdict(list)
-    sets = DisjointSets()
-    ids = []
+    sets = DisjointSet()
     for concept in concepts:
-        ids.append(concept.id)
+        sets.add(concept.id)
         for key in _keys(concept):
             sharers[key].append(concept.id)
     for members in sharers.values():
         for member in members[1:] if len(members) <= MAX_SHARED else ():
-            sets.join(members[0], member)
-    return {key: sets.root(key) for key in ids}
+            sets.merge(members[0], member)
+    return {key: min(joined) for joined in sets.subsets() for key in joined}
 
 
 def _own_part(concept: Concept) -> str:

@@ -7,6 +7,7 @@ training decides as an undisturbed one. Does not know how a loss is computed.
 import random
 from collections.abc import Mapping, Sequence
 
+from scipy.cluster.hierarchy import DisjointSet
 from torch import Tensor
 
 from stm.errors import DataError
@@ -46,22 +47,17 @@ def hold_out(examples: Sequence[Example], count: int, seed: int) -> tuple[list[E
 
 def _group(examples: Sequence[Example]) -> dict[str, list[int]]:
     """The rows by what ties them together: a concept or a positive that they share, directly or over other rows."""
-    parents: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        while parents.setdefault(key, key) != key:
-            parents[key] = parents[parents[key]]  # halves the path
-            key = parents[key]
-        return key
-
-    keys = [(f"p{example.positive}", f"c{example.concept}" if example.concept else "") for example in examples]
-    for positive, concept in keys:
+    ties = [(f"p{example.positive}", f"c{example.concept}" if example.concept else "") for example in examples]
+    sets = DisjointSet()
+    for positive, concept in ties:
+        sets.add(positive)
         if concept:
-            first, second = sorted((root(positive), root(concept)))
-            parents[second] = first
+            sets.add(concept)
+            sets.merge(positive, concept)
+    roots = {key: min(joined) for joined in sets.subsets() for key in joined}
     groups: dict[str, list[int]] = {}
-    for index, (positive, _) in enumerate(keys):
-        groups.setdefault(root(positive), []).append(index)
+    for index, (positive, _) in enumerate(ties):
+        groups.setdefault(roots[positive], []).append(index)
     return groups
 
 

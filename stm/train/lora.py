@@ -70,7 +70,7 @@ class FoldedLora(LoraLinear):  # type: ignore[misc]
 
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         """Return `y` [..., out] for x [..., in]."""
-        a, b, _ = self.factors()
+        a, b = self.factors()[:2]
         x = x.to(self.folded.dtype)
         out: Tensor = FoldedLinear.apply(  # type: ignore[no-untyped-call]
             x, self.folded, self.base_layer.bias, a, b, self.scaled_a, self.scaled_b
