@@ -32,7 +32,7 @@ test-gpu: $(READY)  ## training and encoding on a GPU against the CPU; needs one
 chaos: test-faults  ## the same, and a hundred kills; figures to benchmarks/results/chaos.json
 	python -m tests.chaos.kills --kills 100
 
-bench: $(READY)  ## benchmarks; JSON to benchmarks/results
+bench: $(READY)  ## benchmarks, some of them of the models that a finished `make repro` leaves; JSON to benchmarks/results
 	python -m benchmarks.train_speed --compile
 	python -m benchmarks.train_speed --max_tokens 256 --steps 2 --rounds 2 --output benchmarks/results/train_speed_256_tokens.json
 	python -m benchmarks.train_speed --batch 256 --steps 1 --rounds 1 --plain_cached --output benchmarks/results/train_speed_256.json

@@ -11,7 +11,6 @@ includes making the texts; the times, by the clock and of all cores together, do
 import argparse
 import json
 import random
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from benchmarks.figures import peak_megabytes, write_figures
+from benchmarks.figures import peak_megabytes, run_worker, write_figures
 from stm.prepare.contamination import EvaluationIndex
 from stm.prepare.decontamination import Counts, decontaminate
 from stm.prepare.embedded import Corpora
@@ -144,9 +143,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(work(options.rows, options.passages, options.planted)) + "\n")
         return
     sizes = [f"--{name}={getattr(options, name)}" for name in ("rows", "passages", "planted")]
-    command = [sys.executable, "-m", "benchmarks.contamination", "--worker", *sizes]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    results = json.loads(done.stdout.strip().splitlines()[-1])
+    results = run_worker("benchmarks.contamination", "--worker", *sizes)
     settings = {"rows": options.rows, "passages": options.passages, "max_overlap": MAX_OVERLAP}
     write_figures(options.output, ("numpy", "polars"), settings, results=results)
     say(f"contamination: {results['seconds']:.0f} s, {results['cpu_seconds']:.0f} s of processor time, "

@@ -8,7 +8,6 @@ its own; memory is what it has above its imports, beside the sizes that all text
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.figures import peak_megabytes, write_figures
+from benchmarks.figures import peak_megabytes, run_worker, write_figures
 from stm.progress import say
 
 
@@ -54,13 +53,15 @@ def work(folder: Path, width: int) -> dict[str, float]:
 
     from stm.evaluate.models import DenseModel
     from stm.evaluate.record import Evaluation, read_local_tasks, run_local
-    from stm.evaluate.robustness import score_kinds
+    from stm.evaluate.robustness import ChangedQueries
 
     at_start = peak_megabytes()
     started, model = time.perf_counter(), DenseModel(Hashed(width), {}, "hashed", "1")
     for task, revision in read_local_tasks(folder):
-        run_local(Evaluation(), model, [(task, revision)])
-        score_kinds(model, [task], 10, 1)
+        changed = ChangedQueries(model, task, 10, 1)
+        with model.watched(changed.search):
+            run_local(Evaluation(), model, [(task, revision)])
+        changed.scores()
     peak = peak_megabytes()
     return {"seconds": time.perf_counter() - started, "peak_mb": peak, "above_imports_mb": peak - at_start}
 
@@ -82,9 +83,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             write_corpus(Path(scratch, "task"), passages, options.words)
             size = Path(scratch, "task", "corpus.jsonl").stat().st_size / 1e6
-            command = [sys.executable, "-m", "benchmarks.encode_memory", "--worker", scratch, "--width"]
-            done = subprocess.run([*command, str(options.width)], check=True, stdout=subprocess.PIPE, text=True)
-        row = json.loads(done.stdout.strip().splitlines()[-1])
+            row = run_worker("benchmarks.encode_memory", "--worker", scratch, "--width", str(options.width))
         results[passages] = {**row, "texts_mb": size, "vectors_mb": passages * options.width * 4 / 1e6}
         say(f"encode_memory: {passages} passages: {row['above_imports_mb']:.0f} MB above imports")
     settings = {"words": options.words, "width": options.width}

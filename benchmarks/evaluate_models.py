@@ -13,14 +13,13 @@ of all cores together, imports left out.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import peak_megabytes, write_figures
+from benchmarks.figures import peak_megabytes, run_worker, write_figures
 from stm.progress import say
 
 SIDES = ("plain", "no_store", "cold_store", "warm_store")
@@ -89,13 +88,6 @@ def work(side: str, folder: Path) -> dict[str, Any]:
     return {**times, "peak_mb": peak_megabytes(), "scores": scores}
 
 
-def run_side(side: str, folder: Path) -> dict[str, Any]:
-    """One side in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.evaluate_models", "--worker", side, "--folder", str(folder)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
-
-
 def largest_difference(first: dict[str, Any], second: dict[str, Any]) -> float:
     """The largest difference of a score between two sides."""
     return float(max(abs(score - second[model][task]) for model, row in first.items() for task, score in row.items()))
@@ -116,7 +108,8 @@ def main() -> None:
     caps = (options.max_queries, options.max_passages)
     with tempfile.TemporaryDirectory() as scratch:
         prepare(Path(scratch), options.models, options.tasks, caps, options.layers)
-        results = {side: run_side(side, Path(scratch)) for side in SIDES}
+        name, where = "benchmarks.evaluate_models", ("--folder", scratch)
+        results = {side: run_worker(name, "--worker", side, *where) for side in SIDES}
         sizes = {path.name: sum(1 for _ in (path / "corpus.jsonl").open()) for path in Path(scratch, "tasks").iterdir()}
     plain = results["plain"]
     for row in results.values():

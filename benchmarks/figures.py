@@ -1,10 +1,12 @@
 """What every benchmark writes beside its results: the machine, library versions, medians with their spread."""
 
+import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,18 @@ def peak_megabytes() -> float:
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Median, smallest, largest and the values themselves."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "runs": list(values)}
+
+
+def spreads(runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """The spread of each figure over runs."""
+    return {key: spread([run[key] for run in runs]) for key in runs[0]}
+
+
+def run_worker(module: str, *arguments: str) -> dict[str, Any]:
+    """Run a module in a process of its own; the JSON that it prints last, nothing where it prints nothing."""
+    done = subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    lines = done.stdout.strip().splitlines()
+    return dict(json.loads(lines[-1])) if lines else {}
 
 
 def write_figures(path: Path | str, packages: Sequence[str], settings: Any, **results: Any) -> None:

@@ -14,7 +14,6 @@ seconds of all threads, so that other loads on the machine do not count; elapsed
 import argparse
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.figures import spread, write_figures
+from benchmarks.figures import run_worker, spreads, write_figures
 from stm.deltas import add_adapter, read_adapter
 from stm.encode import Encoder
 from stm.merge.dev import DevSet, make_dev_set, query_texts, score_embeddings
@@ -41,8 +40,11 @@ PACKAGES = ("torch", "transformers", "sentence-transformers", "mergekit")
 
 
 def adapters(project: Path) -> dict[str, Path]:
-    """The selected experts' folders."""
-    return {path.name: path for path in sorted((project / "models/selected").iterdir()) if path.is_dir()}
+    """The selected experts' folders; the program ends with one sentence where nothing has been trained."""
+    folders = {path.name: path for path in sorted((project / "models/selected").glob("*/"))}
+    if not folders:
+        raise SystemExit(f"error: {project / 'models/selected'} holds no experts; run `make repro` first")
+    return folders
 
 
 def reduced(project: Path, tasks: Sequence[Task]) -> DevSet:
@@ -138,14 +140,6 @@ def write_whole_tasks(params: Path, folder: Path) -> None:
         write_task(task, folder / task.name, "dev")
 
 
-def run_process(options: argparse.Namespace, side: str, whole: str) -> dict[str, float]:
-    """One worker; what it printed last."""
-    arguments = ["--worker", side, "--project", options.project, "--whole", whole, "--share", str(options.share)]
-    command = [sys.executable, "-m", "benchmarks.merge_candidate", *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
-
-
 def main() -> None:
     """Run the benchmark, or one of its worker processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -165,10 +159,16 @@ def main() -> None:
         )
         sys.stdout.write(json.dumps(measured) + "\n")
         return
+    adapters(project)
     with tempfile.TemporaryDirectory() as whole:
         write_whole_tasks(project / "params.yaml", Path(whole))
-        runs = {side: [run_process(options, side, whole) for _ in range(options.runs)] for side in ("ours", "theirs")}
-    sides = {side: {key: spread([run[key] for run in found]) for key in found[0]} for side, found in runs.items()}
+        same = ("--project", options.project, "--whole", whole, "--share", str(options.share))
+        sides = {
+            side: spreads(
+                [run_worker("benchmarks.merge_candidate", "--worker", side, *same) for _ in range(options.runs)]
+            )
+            for side in ("ours", "theirs")
+        }
     ours = sides["ours"]["seconds"]["median"]
     ratios = {key: sides["theirs"][f"{key}_seconds"]["median"] / ours for key in ("same_texts", "everything")}
     write_figures(options.output, PACKAGES, vars(options), **sides, theirs_over_ours=ratios)

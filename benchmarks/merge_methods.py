@@ -10,19 +10,19 @@ full models in memory, made from the adapters, since it takes no adapters; nothi
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import peak_megabytes, spread, write_figures
+from benchmarks.figures import peak_megabytes, run_worker, spreads, write_figures
 from benchmarks.shapes import SHAPES, build_shape
 
 WEIGHTS = {"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1}
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 RANK = 16
+NAME = "benchmarks.merge_methods"
 PACKAGES = ("torch", "transformers", "sentence-transformers", "mergekit", "safetensors")
 
 
@@ -103,19 +103,6 @@ def work(side: str, folder: Path, method: str) -> None:
     sys.stdout.write(json.dumps(found) + "\n")
 
 
-def run_process(*arguments: str) -> dict[str, float]:
-    """One worker process; returns what it printed last."""
-    command = [sys.executable, "-m", "benchmarks.merge_methods", *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    lines = done.stdout.strip().splitlines()
-    return dict(json.loads(lines[-1])) if lines else {}
-
-
-def summarise(runs: list[dict[str, float]]) -> dict[str, Any]:
-    """Median, smallest and largest of each figure."""
-    return {key: spread([run[key] for run in runs]) for key in runs[0]}
-
-
 def largest_difference(folder: Path) -> float:
     """The largest difference between the weights that both sides wrote."""
     from safetensors.torch import load_file
@@ -127,12 +114,12 @@ def largest_difference(folder: Path) -> float:
 def compare(shape: str, method: str, runs: int) -> dict[str, Any]:
     """Both sides in turn, `runs` times each, from the same folder."""
     with tempfile.TemporaryDirectory() as scratch:
-        run_process("--prepare", scratch, "--shapes", shape)
+        run_worker(NAME, "--prepare", scratch, "--shapes", shape)
         found: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": []}
         for _ in range(runs):
             for side, results in found.items():
-                results.append(run_process("--worker", side, "--folder", scratch, "--method", method))
-        sides = {side: summarise(results) for side, results in found.items()}
+                results.append(run_worker(NAME, "--worker", side, "--folder", scratch, "--method", method))
+        sides = {side: spreads(results) for side, results in found.items()}
         difference = largest_difference(Path(scratch)) if not method.startswith("dare") else None
     keys = ("seconds", "cpu_seconds", "peak_mb")
     ratios = {key: sides["theirs"][key]["median"] / sides["ours"][key]["median"] for key in keys}

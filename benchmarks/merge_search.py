@@ -24,6 +24,7 @@ import numpy as np
 from optuna.storages import InMemoryStorage
 
 from benchmarks.figures import spread, write_figures
+from benchmarks.merge_candidate import adapters
 from benchmarks.merge_grid import MARGIN, Grid, Truth, measure_grid
 from stm.encode import Encoder
 from stm.merge.dev import HALVES, DevSet, Scores, make_dev_set
@@ -123,8 +124,7 @@ def run_ours(
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Both objectives: the grid, our search, the baselines."""
     project = Path(options.project)
-    folders = {path.name: path for path in sorted((project / "models/selected").iterdir()) if path.is_dir()}
-    experts = read_experts(project / "models/warm_up", folders)
+    experts = read_experts(project / "models/warm_up", adapters(project))
     space = Space(
         "task_arithmetic", tuple(experts.names), Interval(0.0, options.high, options.high / 10), None, 1.0, 1.0, 0, "l1"
     )

@@ -29,7 +29,7 @@ from stm.merge.dev import DevSet, Scores, make_dev_set, score_model
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, read_experts
 from stm.merge.guard import decide
-from stm.merge.learn import Settings, learn
+from stm.merge.learn import learn
 from stm.merge.methods import METHODS
 from stm.merge.mixer import Mixer
 from stm.merge.plan import inputs_key, make_space, search_space
@@ -38,7 +38,7 @@ from stm.merge.recipe import Recipe
 from stm.merge.similarity import compare_experts
 from stm.merge.trials import Trial
 from stm.models import load_model
-from stm.params.merge import MergeParams
+from stm.params.merge import LearnParams, MergeParams
 from stm.progress import say
 from stm.prompts import own_prompts, read_prompts
 from stm.tasks import read_tasks
@@ -189,8 +189,8 @@ def learn_weights(
     """Learned weights per expert, and per expert and layer, from the best of the searches."""
     found = {}
     for granularity in ("expert", "layer") if options.learn_steps else ():
-        settings = Settings(granularity, options.learn_steps, 0.02, 1.0, 0.05, 32, 0)
-        learned = learn(model, experts, evaluator.dev, evaluator.prompts, start, settings)
+        params = LearnParams(granularity=granularity, steps=options.learn_steps, learning_rate=0.02, pull=1.0)
+        learned = learn(model, experts, evaluator.dev, evaluator.prompts, start, params, 0)
         found[f"learned per {granularity}"] = learned.recipe
     return found
 

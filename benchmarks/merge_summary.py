@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
-from stm.significance import resample
+from stm.significance import resample, seed_interval
 
 PARTS = ("dev", "test")
 Tables = Mapping[str, Any]
@@ -25,11 +24,10 @@ def average(rows: Mapping[str, Mapping[str, float]]) -> float:
 
 def interval(values: Sequence[float], level: float = 0.95) -> dict[str, Any]:
     """Mean and Student's t interval over seeds; no interval for one seed."""
-    mean = float(np.mean(values))
     if len(values) < 2:
-        return {"mean": mean, "seeds": list(values)}
-    half = float(student.ppf((1 + level) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": list(values)}
+        return {"mean": float(np.mean(values)), "seeds": list(values)}
+    found = seed_interval(values, level)
+    return {"mean": found.mean, "low": found.low, "high": found.high, "seeds": list(values)}
 
 
 def compare(tables: Sequence[Tables], part: str, subject: str) -> dict[str, Any]:

@@ -12,7 +12,6 @@ process.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,8 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import peak_megabytes, write_figures
-from benchmarks.merge_methods import summarise
+from benchmarks.figures import peak_megabytes, run_worker, spreads, write_figures
 
 PACKAGES = ("bm25s", "numpy", "polars", "torch", "transformers", "sentence-transformers")
 NEGATIVES, RANK_FROM, RANK_TO, MAX_RATIO = 3, 2, 40, 0.95
@@ -168,23 +166,18 @@ def work(side: str, folder: Path) -> dict[str, float]:
     }  # fmt: skip
 
 
-def run_process(*arguments: str) -> dict[str, Any]:
-    """One process of this module; returns the JSON that it prints last."""
-    command = [sys.executable, "-m", "benchmarks.mine_bm25", *arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
-
-
 def measure(sides: list[str], queries: int, passages: int, runs: int) -> dict[str, Any]:
     """The sides in turn, `runs` times each, on the same data."""
     with tempfile.TemporaryDirectory() as scratch:
-        data = run_process("--prepare", scratch, "--queries", str(queries), "--passages", str(passages))
+        data = run_worker(
+            "benchmarks.mine_bm25", "--prepare", scratch, "--queries", str(queries), "--passages", str(passages)
+        )
         found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
         for _ in range(runs):
             for side, figures in found.items():
-                figures.append(run_process("--worker", side, "--folder", scratch))
+                figures.append(run_worker("benchmarks.mine_bm25", "--worker", side, "--folder", scratch))
     scores = queries * passages * 4 / 1e6  # what a matrix of all scores would take
-    return {"data": data, "scores_matrix_mb": scores, **{side: summarise(figures) for side, figures in found.items()}}
+    return {"data": data, "scores_matrix_mb": scores, **{side: spreads(figures) for side, figures in found.items()}}
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def main(model: str) -> None:
     try:
         folder = find_model(entry.id, entry.revision, *RETRIEVER)
     except UnreachableError as error:
-        reason = f"{error}; `dvc repro -f outside@{model}` tries again"
+        reason = f"{error}; `dvc repro -f -s outside@{model}` tries again"
         say(f"outside {model}: not run; {reason}")
         report: dict[str, Any] = {**about_model(model, entry, ""), "tasks": {}, "not_run": reason}
         results: dict[str, TaskResult] = {}

@@ -5,7 +5,6 @@ safetensors are written, so that every consumer gets the same vectors without co
 data.
 """
 
-import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from stm.errors import ModelError
 from stm.files import atomic_directory
 from stm.models import check_whole
+from stm.packages import package_files
 from stm.params.backbone import BackboneParams, FolderSource, HubSource, PackageSource
 from stm.progress import say
 from stm.prompts import render, write_prompts
@@ -27,27 +27,11 @@ from stm.prompts import render, write_prompts
 FAMILIES = ("llama", "qwen3", "gemma", "gemma2", "phi3", "mistral")
 
 
-def package_file(package: str, name: str) -> Path:
-    """Return the path of a file inside an installed package, without importing the package."""
-    try:
-        files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ModelError(
-            f"the package {package!r} is not installed; run `make venv` to install the lock files"
-        ) from error
-    for file in files:
-        if file.name == name:
-            path = Path(str(file.locate()))
-            if path.exists():
-                return path
-    raise ModelError(f"the package {package!r} holds no file {name!r}; reinstall the pinned version with `make venv`")
-
-
 def load_source(source: PackageSource | FolderSource | HubSource) -> tuple[PreTrainedModel, Any]:
     """Load the decoder (without its language-model head) and its tokenizer, in float32."""
     extra: dict[str, Any] = {"trust_remote_code": False}
     if isinstance(source, PackageSource):
-        path = package_file(source.package, source.file)
+        path = package_files(source.package, source.file)[0]
         location, extra["gguf_file"] = str(path.parent), path.name
     elif isinstance(source, FolderSource):
         location = source.path

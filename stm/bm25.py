@@ -1,21 +1,24 @@
 """BM25 over passages: an exact index that returns the best k per query, and a scorer for texts that no index holds.
 
-Settings, stopwords and stemmer are those of mteb's own baseline `mteb/baseline-bm25s` (revision 0_3_0), so that our
-BM25 figures are its figures. Scores are made query by query: no queries x passages matrix ever exists. Does not know
-what is retrieved for what.
+Settings, stopwords and stemmer are those of mteb's own baseline `mteb/baseline-bm25s` (revision 0_3_0) for English, so
+that our BM25 figures are its figures; another language brings words of its own. Scores are made query by query: no
+queries x passages matrix ever exists. Does not know what is retrieved for what.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import bm25s
 import numpy as np
 import numpy.typing as npt
+import regex  # type: ignore[import-untyped]
 import Stemmer
 
 from stm.errors import DataError
+from stm.words import UNSPACED
 
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
 
@@ -24,13 +27,33 @@ METHOD = "lucene"
 STOPWORDS = "en"
 Floats = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.int32]
+Tokenize = Callable[[Sequence[str]], list[list[str]]]
 NOTHING = -1  # fills up rows of `search` where fewer than k passages share a term with the query
+LAST_LETTER = 0x34000  # no plane above has letters
+
+
+def _ranges(kind: str) -> str:
+    """The characters of some Unicode properties, as ranges for a class of `re`, which knows no properties."""
+    every = "".join(map(chr, [*range(0xD800), *range(0xE000, LAST_LETTER)]))
+    return "".join(f"{run[0]}-{run[-1]}" for run in regex.findall(f"[{kind}]+", every))
+
+
+@cache
+def _word_pattern() -> str:
+    unspaced, marks = _ranges(UNSPACED), _ranges(r"\p{M}")
+    ascii_only = r"[a-z0-9_]{2,}(?!\w)"  # the next part finds these too, in twice the time
+    return rf"{ascii_only}|[^\W{unspaced}]{{2,}}|[{unspaced}][{marks}]*"
 
 
 def tokenize(texts: Sequence[str]) -> list[list[str]]:
-    """Lower-cased words of two and more characters, without English stopwords, stemmed (Snowball English)."""
-    stemmer = Stemmer.Stemmer("english")
-    tokens = bm25s.tokenize(list(texts), stopwords=STOPWORDS, stemmer=stemmer, return_ids=False, show_progress=False)
+    """Lower-cased words of two and more characters, without English stopwords, stemmed (Snowball English).
+
+    In scripts that put no space between words every character is a word, as it is for `stm.words`.
+    """
+    stemmer, pattern = Stemmer.Stemmer("english"), _word_pattern()
+    tokens = bm25s.tokenize(
+        list(texts), token_pattern=pattern, stopwords=STOPWORDS, stemmer=stemmer, return_ids=False, show_progress=False
+    )
     return [list(words) for words in tokens]
 
 
@@ -46,21 +69,25 @@ def top_k(scores_P: Floats, k: int) -> Positions:
 
 
 class Index:
-    """BM25 (Lucene's variant) over P passages, addressed by position."""
+    """BM25 (Lucene's variant) over P passages, addressed by position.
 
-    def __init__(self, passages: Sequence[str]) -> None:
+    Passages and queries may be cut into words in two ways, for what is learnt from passages and then kept to.
+    """
+
+    def __init__(self, passages: Sequence[str], cut: Tokenize = tokenize, cut_queries: Tokenize = tokenize) -> None:
         if not passages:
             raise DataError("cannot build a BM25 index over no passages; check the corpus")
         self.size = len(passages)
         self._bm25 = bm25s.BM25(k1=K1, b=B, method=METHOD)
-        words = tokenize(passages)
+        self._cut_queries = cut_queries
+        words = cut(passages)
         if not any(words):
             raise DataError("none of the passages holds a word that BM25 could index; check the corpus")
         self._bm25.index(words, show_progress=False)
 
     def score(self, queries: Sequence[str]) -> Iterator[Floats]:
         """Yield, query by query, the scores of all P passages (`scores_P`, fresh each time)."""
-        for words in tokenize(queries):
+        for words in self._cut_queries(queries):
             ids = self._bm25.get_tokens_ids(words)
             yield self._bm25.get_scores_from_ids(ids) if ids else np.zeros(self.size, np.float32)
 

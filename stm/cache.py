@@ -3,14 +3,12 @@
 DVC trusts its cache: a file whose bytes have changed on the disk is checked out and taken for a result. Reads only.
 """
 
-import configparser
 import hashlib
 from pathlib import Path
 
 from stm.errors import DataError
 from stm.progress import Meter
 
-CACHE = "cache"
 MENDING = (
     "delete them there, then `dvc fetch && dvc checkout --force`; where no remote has them, `dvc commit --force` if "
     "the working tree is whole, else delete what they belong to and run `dvc repro`"
@@ -18,17 +16,25 @@ MENDING = (
 
 
 def cache_folder(root: Path) -> Path:
-    """The folder of the project's cache, as .dvc/config and .dvc/config.local name it."""
+    """The folder of the project's cache, as DVC's settings of the project, the user and the system name it."""
+    from dvc.config import Config, ConfigError  # here, since it takes as long as the rest of the command line
+
     if not (root / ".dvc").is_dir():
         raise DataError(f"{root.resolve()} has no .dvc folder; run in a clone of the project")
-    config = configparser.ConfigParser(interpolation=None)
-    config.read([root / ".dvc" / "config", root / ".dvc" / "config.local"], encoding="utf-8")
-    return root / ".dvc" / config.get("cache", "dir", fallback=CACHE)
+    try:
+        return Path(Config(root / ".dvc")["cache"].get("dir") or root / ".dvc" / "cache")
+    except ConfigError as error:
+        raise DataError(f"DVC's settings cannot be read: {error}") from error
+
+
+def cached_files(cache: Path) -> list[Path]:
+    """Sorted files of a cache."""
+    return sorted(path for path in (cache / "files" / "md5").glob("??/*") if path.is_file())
 
 
 def damaged_files(cache: Path) -> list[Path]:
     """Sorted files of a cache whose MD5 is not the one that their path spells."""
-    files = sorted(path for path in (cache / "files" / "md5").glob("??/*") if path.is_file())
+    files = cached_files(cache)
     damaged = []
     with Meter("cache", len(files)) as meter:
         for path in files:

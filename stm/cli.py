@@ -82,6 +82,7 @@ def search(
         from stm.params.base import load_section
         from stm.params.evaluate import EvaluateParams
         from stm.search import champion_folder, read_corpus, read_embedded, search
+        from stm.synthesize.prompt import strip_controls
 
         model = MERGED
         if champion:
@@ -93,8 +94,9 @@ def search(
             if as_json:
                 typer.echo(json.dumps(asdict(hit), ensure_ascii=False))
                 continue
-            console.print(f"{hit.position:>3}  {hit.score:.3f}  [bold]{escape(hit.passage_id)}[/]  {escape(hit.title)}")
-            console.print(f"            {escape(hit.text[:240])}")
+            key, title, text = (escape(strip_controls(part)) for part in (hit.passage_id, hit.title, hit.text[:240]))
+            console.print(f"{hit.position:>3}  {hit.score:.3f}  [bold]{key}[/]  {title}")
+            console.print(f"            {text}")
 
     _run(body)
 
@@ -104,7 +106,7 @@ def doctor(
     cache: Annotated[bool, typer.Option("--cache", help="Look for damaged files in DVC's cache instead.")] = False,
 ) -> None:
     """Check this machine and checkout, say what is missing and what to do; exit with 1 if something essential is."""
-    from stm.doctor import examine
+    from stm.doctor.examine import examine
 
     if cache:
         _run(_check_cache)
@@ -121,14 +123,17 @@ def doctor(
 
 
 def _check_cache() -> None:
-    from stm.cache import MENDING, cache_folder, damaged_files
+    from stm.cache import MENDING, cache_folder, cached_files, damaged_files
 
     folder = cache_folder(Path())
-    damaged = damaged_files(folder)
+    damaged, count = damaged_files(folder), len(cached_files(folder))
     if damaged:
         names = "\n".join(str(path) for path in damaged)
         raise DataError(f"{len(damaged)} files in the cache are damaged:\n{names}\n{MENDING}")
-    typer.echo(f"every file in {folder} has the bytes that its name promises")
+    if not count:
+        typer.echo(f"note: {folder} holds no files, so there was nothing to check; `dvc pull` or `make repro` fills it")
+    else:
+        typer.echo(f"{count} files in {folder} were checked, and each has the bytes that its name promises")
 
 
 @app.command()
@@ -253,7 +258,7 @@ def reproduce(
     version: Annotated[int, typer.Argument(help="A registered version.")],
     folder: Annotated[Path | None, typer.Option(help="Where; by default .stm/reproduce/VERSION.")] = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Run the pipeline up to merge again instead of pulling.")
+        bool, typer.Option("--rebuild", help="Make it anew up to merge; only the LLM answers of then are pulled.")
     ] = False,
 ) -> None:
     """Check out the state that a version was made of, pull its data, and compare the model byte by byte."""

@@ -6,13 +6,14 @@ store.
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sentence_transformers import SentenceTransformer
+from torch.nn.utils.rnn import pad_sequence
 
 from stm.ahead import ahead
 from stm.chip import compute_dtype
@@ -83,17 +84,20 @@ class Passes:
 
     def arrange(self, rows: Sequence[list[int]]) -> Inputs:
         """The inputs of one pass; needs no chip, and may run in a thread of its own."""
-        if not self.is_packed:
-            return pad_rows(rows, self.model.tokenizer.pad_token_id)
-        packed = pack_rows(rows)
-        return packed.pinned() if self.device.type == "cuda" else packed
+        is_pinned = self.device.type == "cuda"  # so that the copy to a GPU goes on while it works
+        if self.is_packed:
+            packed = pack_rows(rows)
+            return packed.pinned() if is_pinned else packed
+        padded = pad_rows(rows, self.model.tokenizer.pad_token_id)
+        return {key: value.pin_memory() for key, value in padded.items()} if is_pinned else padded
 
     def embed(self, inputs: Inputs) -> torch.Tensor:
         """Unit rows [N, D] in float32."""
         if isinstance(inputs, Packed):
             vectors = embed_packed(self.model, inputs.to(self.device))
         else:
-            vectors = self.model({key: value.to(self.device) for key, value in inputs.items()})["sentence_embedding"]
+            there = {key: value.to(self.device, non_blocking=True) for key, value in inputs.items()}
+            vectors = self.model(there)["sentence_embedding"]
         return torch.nn.functional.normalize(vectors.float(), dim=-1)
 
 
@@ -127,13 +131,13 @@ class Encoder:
         slabs = [range(start, min(start + slab, len(texts))) for start in range(0, len(texts), slab)]
         made = ahead(slabs, lambda rows: self._arrange(texts, prompt, rows))
         passes: Iterator[tuple[Any, Any]] = itertools.chain(itertools.chain.from_iterable(made), [(None, None)])
-        last: tuple[list[int], torch.Tensor] | None = None
+        last: tuple[list[int], Callable[[], Embeddings]] | None = None
         with Meter(description, len(texts)) as meter, torch.inference_mode():
             for rows, inputs in passes:
                 # A GPU works on this pass while the one before is fetched.
-                found = (rows, self.passes.embed(inputs)) if rows is not None else None
+                found = (rows, _begin_fetch(self.passes.embed(inputs))) if rows is not None else None
                 if last is not None:
-                    out[last[0]] = last[1].cpu().numpy()
+                    out[last[0]] = last[1]()
                     meter.advance(len(last[0]))
                 last = found
         return out
@@ -160,12 +164,24 @@ class Encoder:
         return self.encode(texts, prompt, description)
 
 
+def _begin_fetch(vectors: torch.Tensor) -> Callable[[], Embeddings]:
+    """Begin to copy vectors from the device; what is returned waits for them, not for what was launched since."""
+    host = vectors.to("cpu", non_blocking=True)
+    if not vectors.is_cuda:
+        return host.numpy
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done.record()
+
+    def wait() -> Embeddings:
+        done.synchronize()
+        found: Embeddings = host.numpy()
+        return found
+
+    return wait
+
+
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
     """Pad token id rows on the right; return `input_ids` and `attention_mask`, both [rows, longest]."""
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
-        mask[index, : len(row)] = 1
-    return {"input_ids": ids, "attention_mask": mask}
+    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
+    mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+    return {"input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_id), "attention_mask": mask}

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
-from transformers import PreTrainedModel
+from sentence_transformers.sentence_transformer.modules import Router
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from stm.chip import device
@@ -109,6 +110,20 @@ def check_whole(model: torch.nn.Module, where: object) -> None:
         )
 
 
+def _check_encodable(model: SentenceTransformer, where: object) -> None:
+    """`ModelError` for a model that takes queries and passages by ways of their own, or texts not as token ids."""
+    if any(isinstance(module, Router) for module in model.modules()):
+        raise ModelError(
+            f"{where} has one encoder for queries and another for passages (Router), of which only one would be used "
+            "here; name a model with one for both"
+        )
+    if not isinstance(getattr(model[0], "tokenizer", None), PreTrainedTokenizerBase):
+        raise ModelError(
+            f"{where} begins with a {type(model[0]).__name__}, which has no tokenizer of transformers; only models "
+            "with one are run here, so name such a model"
+        )
+
+
 def _load_folder(folder: Path) -> SentenceTransformer:
     if not (folder / "modules.json").exists():
         step = "run `dvc repro` to make it" if folder.parts[:1] == ("models",) else "name another model"
@@ -125,6 +140,7 @@ def _load_folder(folder: Path) -> SentenceTransformer:
             "of its own is never run: fetch or make it again"
         ) from error
     check_whole(model, folder)
+    _check_encodable(model, folder)
     return model
 
 
@@ -133,7 +149,7 @@ def load_model(folder: Path | str) -> SentenceTransformer:
     float32.
 
     An adapter's prompts replace the base's. `ModelError` if the folder is neither, or the base is missing or of another
-    shape.
+    shape, or it is no model that this project can encode with.
     """
     folder = Path(folder)
     if not (folder / CONFIG_FILE).exists():

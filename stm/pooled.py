@@ -22,10 +22,12 @@ def last_positions(mask: Tensor) -> Tensor:
 Places = tuple[Tensor, Tensor]  # rows [N] and columns [N] of the pooled positions
 
 
-def _narrow(module: Callable[[Tensor], Tensor], seen: dict[str, Places]) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
-        found = module(x[seen["places"]])
-        return found.new_zeros(*x.shape[:2], found.shape[-1]).index_put(seen["places"], found)
+def _narrow(module: Callable[[Tensor], Any], seen: dict[str, Places]) -> Callable[[Tensor], Any]:
+    def forward(x: Tensor) -> Any:
+        out = module(x[seen["places"]][:, None])  # [N, 1, D]: the routers of experts ask for three dimensions
+        found, *others = out if isinstance(out, tuple) else (out,)  # some give what they chose as well
+        whole = found.new_zeros(*x.shape[:2], found.shape[-1]).index_put(seen["places"], found[:, 0])
+        return (whole, *others) if others else whole
 
     return forward
 

@@ -190,5 +190,7 @@ def read_tasks(root: Path | str, split: str) -> list[Task]:
     """Read every task folder under `root` in name order; none at all is a `DataError`."""
     folders = sorted(p for p in Path(root).glob("*") if p.is_dir() and not p.name.startswith("."))
     if not folders:
-        raise DataError(f"{root} holds no tasks; name at least one under prepare.tasks in params.yaml")
+        raise DataError(
+            f"{root} holds no tasks; `dvc repro prepare` makes those that prepare.tasks in params.yaml names"
+        )
     return [read_task(folder, split) for folder in folders]

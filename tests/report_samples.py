@@ -18,7 +18,7 @@ QUERIES, PASSAGES = 40, 120
 
 def params(**changes: Any) -> ReportParams:
     """Params with few resamples."""
-    values = {"subject": "merged", "level": 0.95, "resamples": 300, "seed": 1, "failures": 6, "samples": 2}
+    values = {"subject": "merged", "level": 0.95, "resamples": 400, "seed": 1, "failures": 6, "samples": 2}
     return ReportParams.model_validate({**values, **changes})
 
 

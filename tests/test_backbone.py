@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer
 
-from stm.backbone import FAMILIES, add_bos_and_eos, build_backbone, load_source, make_bidirectional, package_file
+from stm.backbone import FAMILIES, add_bos_and_eos, build_backbone, load_source, make_bidirectional
 from stm.encode import Encoder, batches_by_length
 from stm.errors import DataError, ModelError, ParamsError
 from stm.files import read_json, sha256_tree
 from stm.models import load_model
-from stm.params.backbone import BackboneParams, FolderSource
+from stm.params.backbone import BackboneParams, FolderSource, PackageSource
 from stm.prompts import read_prompts, render
 from tests.pico import MAX_TOKENS, pico_adapter, pico_backbone, pico_decoder, pico_params, pico_tokenizer
 
@@ -169,10 +169,10 @@ def test_the_stage_builds_from_a_folder_the_same_bytes_twice(tmp_path: Path) -> 
 
 
 def test_missing_sources_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="not installed"):
-        package_file("no-such-package-at-all", "x.gguf")
-    with pytest.raises(ModelError, match=r"no file 'x\.gguf'"):
-        package_file("numpy", "x.gguf")
+    with pytest.raises(DataError, match="not installed"):
+        load_source(PackageSource(kind="package", package="no-such-package-at-all", file="x.gguf"))
+    with pytest.raises(DataError, match=r"no file 'x\.gguf'"):
+        load_source(PackageSource(kind="package", package="numpy", file="x.gguf"))
     folder = pico_params(source={"kind": "folder", "path": str(tmp_path)}).source
     with pytest.raises(ModelError, match=r"no config\.json"):
         load_source(folder)

@@ -1,17 +1,27 @@
 """The checks of `stm doctor`: each on a healthy and on a broken state."""
 
+import hashlib
 import http.server
+import os
 import socketserver
 import sqlite3
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from stm import doctor
-from stm.doctor import Finding, examine
+from stm.cli import app
+from stm.doctor import machine, services
+from stm.doctor import project as project_checks
+from stm.doctor.examine import examine
+from stm.doctor.findings import Finding
+from tests.closure import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -86,27 +96,27 @@ def test_broken_params_are_a_finding_and_no_crash(project: Path, content: str, s
 
 
 def test_missing_packages_are_essential_where_params_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "DATA_PACKAGES", ("no-such-package",))
-    monkeypatch.setattr(doctor, "MODEL_PACKAGE", "no-such-model")
-    assert [finding.state for finding in doctor.check_data({})] == ["note", "note"]
+    monkeypatch.setattr(machine, "DATA_PACKAGES", ("no-such-package",))
+    monkeypatch.setattr(machine, "MODEL_PACKAGE", "no-such-model")
+    assert [finding.state for finding in machine.check_data({})] == ["note", "note"]
     used = {"prepare": {"kind": "embedded"}, "backbone": {"package": "no-such-model"}}
-    assert [finding.state for finding in doctor.check_data(used)] == ["missing", "missing"]
-    monkeypatch.setattr(doctor, "PACKAGES", {"nothing": "no_such_module"})
-    (finding,) = doctor.check_packages()
+    assert [finding.state for finding in machine.check_data(used)] == ["missing", "missing"]
+    monkeypatch.setattr(machine, "_requirements", lambda: {"no-such-package"})
+    (finding,) = machine.check_packages()
     assert finding.state == "missing"
     assert "make repro" in finding.next_step
 
 
 def test_an_old_python_little_memory_and_a_full_disk(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "MINIMUM_PYTHON", (99, 0))
-    monkeypatch.setattr(doctor, "NEEDED_MEMORY", 10**18)
-    monkeypatch.setattr(doctor, "NEEDED_DISK", 10**18)
-    assert doctor.check_python().state == doctor.check_disk(project).state == "missing"
-    assert doctor.check_memory().state == "note"
+    monkeypatch.setattr(machine, "MINIMUM_PYTHON", (99, 0))
+    monkeypatch.setattr(machine, "NEEDED_MEMORY", 10**18)
+    monkeypatch.setattr(machine, "NEEDED_DISK", 10**18)
+    assert machine.check_python().state == machine.check_disk(project).state == "missing"
+    assert machine.check_memory().state == "note"
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    assert doctor.check_writable(tmp_path / "none").state == "missing"
+    assert machine.check_writable(tmp_path / "none").state == "missing"
 
 
 def test_endpoints_are_tried_and_never_shown_with_a_password(endpoint: str) -> None:
@@ -115,7 +125,7 @@ def test_endpoints_are_tried_and_never_shown_with_a_password(endpoint: str) -> N
         "mine": {"base_url": ""},
         "prompts": {"llm": {"base_url": "http://me:pw@127.0.0.1:9"}},
     }
-    findings = list(doctor.check_endpoints(params))
+    findings = list(services.check_endpoints(params))
     assert [(finding.name, finding.state) for finding in findings] == [
         ("prompts.llm.base_url", "missing"), ("synthesize.base_url", "ok"),
     ]  # fmt: skip
@@ -133,9 +143,9 @@ class NoHTTP(socketserver.StreamRequestHandler):
 def test_what_speaks_no_http_or_has_no_port_is_a_finding_and_no_crash() -> None:
     with socketserver.TCPServer(("127.0.0.1", 0), NoHTTP) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
-        (other,) = doctor.check_endpoints({"base_url": f"http://127.0.0.1:{server.server_address[1]}/v1"})
-    (wrong,) = doctor.check_endpoints({"base_url": "http://127.0.0.1:abc/v1"})
-    (secret,) = doctor.check_endpoints({"base_url": "http://me:secret@127.0.0.1/v1"})
+        (other,) = services.check_endpoints({"base_url": f"http://127.0.0.1:{server.server_address[1]}/v1"})
+    (wrong,) = services.check_endpoints({"base_url": "http://127.0.0.1:abc/v1"})
+    (secret,) = services.check_endpoints({"base_url": "http://me:secret@127.0.0.1/v1"})
     assert "secret" not in secret.found
     assert other.state == wrong.state == "missing"
     assert "SSH-2.0-none" in other.found
@@ -144,51 +154,173 @@ def test_what_speaks_no_http_or_has_no_port_is_a_finding_and_no_crash() -> None:
 
 @pytest.mark.parametrize("uri", [None, 5, ["sqlite:///x.db"], ""])
 def test_a_tracking_uri_that_is_no_text_is_a_finding_and_no_crash(project: Path, uri: object) -> None:
-    finding = doctor.check_registry(project, {"promote": {"tracking_uri": uri}})
+    finding = services.check_registry(project, {"promote": {"tracking_uri": uri}})
     assert finding.state == "note"
     assert "tracking_uri" in finding.found
     assert "set promote.tracking_uri" in finding.next_step
 
 
 def test_only_http_is_opened() -> None:
-    (finding,) = doctor.check_endpoints({"base_url": "file:///etc/passwd"})
+    (finding,) = services.check_endpoints({"base_url": "file:///etc/passwd"})
     assert finding.state == "missing"
     assert "not an http" in finding.found
 
 
+def test_without_a_repository_dvc_runs_only_where_its_config_says_so(project: Path) -> None:
+    (finding,) = project_checks.check_git(project)
+    assert finding.state == "missing"
+    assert "dvc config core.no_scm true" in finding.next_step
+    (project / ".dvc" / "config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+    (finding,) = project_checks.check_git(project)
+    assert finding.state == "note"
+    (project / ".dvc" / "config").write_text("[core\n", encoding="utf-8")
+    (finding,) = project_checks.check_git(project)
+    assert (finding.state, finding.next_step) == ("missing", "mend .dvc/config")
+
+
+def test_a_repository_of_another_owner_is_shown_with_gits_own_words(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    (finding,) = project_checks.check_git(project)
+    assert (finding.state, finding.found) == ("note", "no commit")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    (finding,) = project_checks.check_git(project)
+    assert finding.state == "note"
+    assert "detected dubious ownership" in finding.found
+    assert "git config --global --add safe.directory" in finding.found
+
+
 def test_the_git_state(project: Path) -> None:
-    assert next(iter(doctor.check_git(project))).state == "note"
     for command in (
         ["init", "-q"],
         ["add", "."],
         ["-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "-qm", "x"],
     ):
         subprocess.run(["git", *command], cwd=project, check=True)
-    (finding,) = doctor.check_git(project)
+    (finding,) = project_checks.check_git(project)
     assert finding.state == "ok"
     assert "0 changed files" in finding.found
     (project / "new.py").write_text("x", encoding="utf-8")
-    (finding,) = doctor.check_git(project)
+    (finding,) = project_checks.check_git(project)
     assert finding.state == "note"
     assert "1 changed files" in finding.found
     (project / ".git" / "index").write_bytes(b"broken")
-    (finding,) = doctor.check_git(project)
-    assert (finding.state, finding.next_step) == ("note", "run it and mend what it says")
+    (finding,) = project_checks.check_git(project)
+    assert finding.state == "note"
+    assert "index file" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("lock", "state", "found", "step"),
+    [
+        ("schema: '2.0'\n", "note", "nothing run yet", "make repro"),
+        ("stages:\n  a: {outs: [{path: params.yaml}, {path: models/a}]}\n  b: {cmd: x}\n", "note",
+         "1 of 2 results in dvc.lock are not here, models/a for example", "dvc pull"),
+        ("stages:\n  a: {outs: [{path: params.yaml}]}\n", "ok", "has results", ""),
+        ("stages: [", "missing", "dvc.lock cannot be read", "git checkout dvc.lock"),
+        ("stages: {a: {outs: [{}]}}", "missing", "dvc.lock cannot be read", "git checkout dvc.lock"),
+    ],
+)  # fmt: skip
+def test_results_that_the_lock_file_names_are_looked_for(
+    project: Path, lock: str, state: str, found: str, step: str
+) -> None:
+    (project / "dvc.lock").write_text(lock, encoding="utf-8")
+    (finding,) = project_checks.check_dvc(project)
+    assert finding.state == state
+    assert found in finding.found
+    assert step in finding.next_step
+
+
+def test_the_python_of_stages_is_the_one_that_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    assert machine.check_path().state == "ok"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert (machine.check_path().state, machine.check_path().found) == ("missing", "no `python` on PATH")
+    (tmp_path / "python").symlink_to(sys.executable)
+    finding = machine.check_path()
+    assert finding.state == "missing"
+    assert f"{tmp_path / 'python'}, not " in finding.found
+    assert "activate" in finding.next_step
+
+
+def test_every_library_of_the_project_is_looked_for() -> None:
+    names = {finding.name for finding in machine.check_packages()}
+    assert {"bm25s", "psutil", "jinja2", "xllamacpp", "ruamel.yaml.clib", "openai", "torch"} <= names
+    assert "pytest" not in names
+
+
+def test_a_library_that_the_doctor_uses_itself_may_be_missing(project: Path) -> None:
+    lines = "import sys; from pathlib import Path; sys.modules.update(psutil=None, yaml=None)"
+    script = f"{lines}; from stm.doctor.examine import examine; print(*examine(Path('.')), sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=project, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert "params.yaml" in done.stdout
+
+
+def test_the_registry_is_not_looked_for_without_its_libraries(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "stm.promote.registry", None)
+    finding = services.check_registry(project, {})
+    assert finding.state == "note"
+    assert "not looked for" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("params", "state"),
+    [
+        ({"search_prompts": {"endpoint": {}}, "search_prompts_splits": []}, "note"),
+        ({"search_prompts": {"endpoint": {}}, "search_prompts_splits": ["qa"]}, "missing"),
+        ({"mine": {"judge": {"llm": False, "endpoint": {}}}, "splits": ["qa"]}, "note"),
+        ({"mine": {"judge": {"llm": True, "endpoint": {}}}, "splits": ["qa"]}, "missing"),
+    ],
+)
+def test_an_endpoint_is_essential_where_a_stage_asks_it(params: dict[str, Any], state: str) -> None:
+    (section,) = (row for row in params.values() if isinstance(row, dict))
+    section.get("judge", section)["endpoint"]["base_url"] = "http://127.0.0.1:9/v1"
+    (finding,) = services.check_endpoints(params)
+    assert finding.state == state
+    assert ("no stage asks it" in finding.found) is (state == "note")
+
+
+def test_the_cache_is_the_one_that_dvc_uses_and_its_files_are_counted(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    users = tmp_path_factory.mktemp("users")
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(users))
+    run = partial(CliRunner().invoke, app, ["doctor", "--cache"])
+    result = run()
+    assert result.exit_code == 0
+    assert "note: .dvc/cache holds no files" in " ".join(result.output.split())
+    (users / "config").write_text(f"[cache]\n    dir = {users / 'kept'}\n", encoding="utf-8")
+    digest = hashlib.md5(b"whole").hexdigest()
+    path = users / "kept" / "files" / "md5" / digest[:2] / digest[2:]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"whole")
+    assert "1 files in" in run().output
+    path.write_bytes(b"whol3")
+    result = run()
+    assert result.exit_code == 1
+    assert path.name in result.output
+    (users / "config").write_text("[cache\n", encoding="utf-8")
+    assert "DVC's settings cannot be read" in run().output
 
 
 def test_the_registry_found_missing_damaged_and_out_of_reach(
     project: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = {"promote": {"tracking_uri": "sqlite:///mlflow.db?timeout=30"}}
-    assert doctor.check_registry(project, params).state == "ok"
+    assert services.check_registry(project, params).state == "ok"
     with sqlite3.connect(project / "mlflow.db") as database:
         database.execute("CREATE TABLE model_versions (version INTEGER)")
-    assert "0 versions" in doctor.check_registry(project, params).found
+    assert "0 versions" in services.check_registry(project, params).found
     (project / "mlflow.db").write_bytes(b"no database, but long enough to look at" * 50)
-    assert doctor.check_registry(project, params).state == "note"
+    assert services.check_registry(project, params).state == "note"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", endpoint)
-    assert doctor.check_registry(project, params).found.endswith("answers")
+    assert services.check_registry(project, params).found.endswith("answers")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@127.0.0.1:9")
-    finding = doctor.check_registry(project, params)
+    finding = services.check_registry(project, params)
     assert finding.state == "note"
     assert "secret" not in finding.found

@@ -10,6 +10,8 @@ import datasets
 import mteb
 import pytest
 import yaml
+from datasets.exceptions import DatasetGenerationError
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
 from stm.errors import DataError, ParamsError
 from stm.evaluate import named
@@ -157,6 +159,28 @@ def test_data_that_is_cached_in_part_is_no_end_of_the_run(tmp_path: Path, monkey
     monkeypatch.setattr("mteb.abstasks.retrieval.AbsTaskRetrieval.load_data", refuse)
     found = evaluate(params(tmp_path, {"name": "NFCorpus"}))
     assert "Couldn't find cache" in found.not_run["NFCorpus"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [HTTPError("403 Forbidden"), DatasetGenerationError("a broken file"), RuntimeError("scripts are not supported")],
+)
+def test_a_proxy_that_refuses_and_data_that_cannot_be_read_are_no_end_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("mteb.abstasks.retrieval.AbsTaskRetrieval.load_data", refuse)
+    found = evaluate(params(tmp_path, {"name": "NFCorpus"}))
+    assert found.not_run["NFCorpus"] == f"the data of NFCorpus cannot be loaded: {error}"
+
+
+def test_a_split_that_the_data_lack_is_named(tmp_path: Path) -> None:
+    rows = [{"question": f"the {word}?", "answer": f"about the {word}"} for word in WORDS]
+    write_dataset(tmp_path / "xhluca/publichealth-qa", {"english": {"test": rows}})
+    found = evaluate(params(tmp_path, {"name": "PublicHealthQA", "subsets": ["english"], "splits": ["dev"]}))
+    assert found.not_run == {"PublicHealthQA": "the data of PublicHealthQA have no split 'dev' of 'english'"}
 
 
 def test_without_hub_and_copy_every_task_is_named(tmp_path: Path) -> None:

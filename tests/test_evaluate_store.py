@@ -5,14 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Router, StaticEmbedding
 
-from stm.errors import ModelError, STMError
+from stm.errors import DataError, ModelError, STMError
 from stm.evaluate import dense, store
 from stm.evaluate.store import EmbeddingStore, StoredEncoder
 from stm.files import read_json, write_json
+from stm.named_models import load_retriever
 from stm.params.evaluate import EvaluateParams
 from stm.text_encoder import Floats
-from tests.pico import pico_backbone
+from tests.pico import pico_backbone, pico_tokenizer
 
 PARAMS = EvaluateParams(batch_tokens=0, store_megabytes=10)
 
@@ -144,3 +147,32 @@ def test_a_model_that_is_compared_in_another_way_is_refused(tmp_path: Path) -> N
     write_json(pooling, {**read_json(pooling), "include_prompt": False})
     with pytest.raises(ModelError, match="leaves its prompt out"):
         dense.open_model("pico", folder, "hash", PARAMS)
+    write_json(pooling, {**read_json(pooling), "include_prompt": True})
+    dense.open_model("pico", folder, "hash", PARAMS)
+
+
+def test_a_prompt_that_leaves_no_room_for_a_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = pico_backbone(tmp_path / "backbone")
+    monkeypatch.chdir(tmp_path)
+    for side in ("query", "document"):
+        dense.open_model("pico", folder, "hash", PARAMS, {side: "find " * 7})
+        with pytest.raises(DataError, match=r"leaves none of the 48 of a text to what follows it: 'find find"):
+            dense.open_model("pico", folder, "hash", PARAMS, {side: "find " * 12})
+
+
+def test_a_model_with_an_encoder_for_each_side_is_refused_here_and_in_mining(tmp_path: Path) -> None:
+    queries, passages = (
+        list(SentenceTransformer(str(pico_backbone(tmp_path / str(seed), seed=seed)), device="cpu")) for seed in (1, 2)
+    )
+    router = Router.for_query_document(query_modules=queries, document_modules=passages)
+    SentenceTransformer(modules=[router], device="cpu").save(str(tmp_path / "both"))
+    for load in (lambda path: dense.open_model("both", path, "hash", PARAMS), lambda path: load_retriever(path, "")):
+        with pytest.raises(ModelError, match=r"both has one encoder for queries and another for passages \(Router\)"):
+            load(str(tmp_path / "both"))
+
+
+def test_a_model_without_a_tokenizer_of_transformers_is_refused(tmp_path: Path) -> None:
+    static = StaticEmbedding(pico_tokenizer().backend_tokenizer, embedding_dim=16)
+    SentenceTransformer(modules=[static], device="cpu").save(str(tmp_path / "static"))
+    with pytest.raises(ModelError, match="static begins with a StaticEmbedding, which has no tokenizer"):
+        dense.open_model("static", tmp_path / "static", "hash", PARAMS)

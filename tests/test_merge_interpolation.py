@@ -1,6 +1,8 @@
 """Embeddings of unseen mixes from seen ones, the rungs, the stand-in on a real pico model, and the interaction of two
 weights."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -49,6 +51,14 @@ def make_dev(queries: int = 8, passages: int = 30) -> DevSet:
 def test_what_is_known_is_interpolated_exactly(seed: int) -> None:
     anchors = make_places(6, seed=seed)
     np.testing.assert_allclose(cardinal_weights(anchors, anchors), np.eye(6), atol=1e-3)
+
+
+def test_densities_of_a_method_that_thins_nothing_place_a_mix_nowhere_else() -> None:
+    given, none = (Recipe("task_arithmetic", {"a": 0.5, "b": 0.2}, densities) for densities in ({"a": 0.5}, {}))
+    assert given.key() == none.key()
+    places = places_of([given, none], ["a", "b"])
+    np.testing.assert_array_equal(places.factors[0], places.factors[1])
+    np.testing.assert_array_equal(places.densities, np.ones((2, 2)))
 
 
 def test_from_the_experts_alone_it_is_nearly_first_order_merging() -> None:
@@ -125,6 +135,9 @@ def test_the_stand_in_comes_nearer_to_the_model_the_more_was_evaluated(experts: 
         stand_in = StandIn(space, evaluator)
         point = space.point({"a": 0.6, "b": 0.7})
         assert stand_in.score([space.point({"a": 0.3, "b": 0.3})], done)[0] == pytest.approx(done[0].value, abs=1e-3)
+        learned = [replace(done[0], recipe=Recipe(space.method, {"a": 0.3, "b": 0.3}))]
+        other = StandIn(replace(space, density=0.5), evaluator)
+        assert other.score([space.point({"a": 0.3, "b": 0.3})], learned)[0] == pytest.approx(done[0].value, abs=1e-3)
         assert stand_in.score_unseen(done).shape == (1,)
         before = encoder.tokens
         rung = make_rung(dev, 0.5, [evaluator.embeddings(done[0].recipe)])

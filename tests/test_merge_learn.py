@@ -11,11 +11,12 @@ from sentence_transformers import SentenceTransformer
 from stm.errors import ParamsError
 from stm.merge.dev import DevSet, make_dev_set
 from stm.merge.experts import Experts, read_experts
-from stm.merge.learn import Settings, _batch, _not_negatives, adapters_at_run_time, learn, make_recipe
+from stm.merge.learn import _batch, _not_negatives, adapters_at_run_time, learn, make_recipe
 from stm.merge.materialise import materialise
 from stm.merge.mixer import Mixer
-from stm.merge.recipe import Recipe, layer_of, uniform
+from stm.merge.recipe import Recipe, layer_of
 from stm.models import load_model
+from stm.params.merge import LearnParams
 from stm.tasks import Passage, Task
 from tests.pico import pico_adapter, pico_backbone
 
@@ -49,12 +50,13 @@ def dev() -> DevSet:
     return make_dev_set([Task("toy", "general", corpus, queries, qrels)], [], 0, 0, 0)
 
 
-def make_settings(**changes: object) -> Settings:
-    values: dict[str, object] = {
-        "granularity": "expert", "steps": 25, "learning_rate": 0.1, "pull": 0.0, "temperature": 0.1,
-        "passages": 10, "seed": 0,
-    }  # fmt: skip
-    return Settings(**{**values, **changes})  # type: ignore[arg-type]
+def make_params(**changes: object) -> LearnParams:
+    values = {"granularity": "expert", "steps": 25, "learning_rate": 0.1, "pull": 0, "temperature": 0.1, "passages": 10}
+    return LearnParams.model_validate({**values, **changes})
+
+
+def uniform(experts: Experts) -> Recipe:
+    return Recipe("linear", dict.fromkeys(experts.names, 1 / len(experts.names)))
 
 
 @pytest.mark.parametrize("layers", [[None], [0, 1]])
@@ -69,7 +71,7 @@ def test_the_mix_at_run_time_is_the_mix_in_the_weights(
             found = model(dict(tokens))["sentence_embedding"]
         after = model(dict(tokens))["sentence_embedding"]
         with Mixer(model, experts) as mixer:
-            mixer.mix(make_recipe(experts.names, coefficients, layers, uniform(experts.names)))
+            mixer.mix(make_recipe(experts.names, coefficients, layers, uniform(experts)))
             expected = model(dict(tokens))["sentence_embedding"]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(before, after)
@@ -80,7 +82,7 @@ def test_learning_lowers_the_loss_and_leaves_the_model(
     experts: Experts, model: SentenceTransformer, dev: DevSet, granularity: str
 ) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    learned = learn(model, experts, dev, PROMPTS, uniform(experts.names), make_settings(granularity=granularity))
+    learned = learn(model, experts, dev, PROMPTS, uniform(experts), make_params(granularity=granularity), 0)
     assert sum(learned.losses[-5:]) < sum(learned.losses[:5])
     assert learned.tokens > 0
     assert learned.recipe.method == "task_arithmetic"
@@ -91,8 +93,8 @@ def test_learning_lowers_the_loss_and_leaves_the_model(
 
 def test_a_strong_pull_keeps_the_searched_weights(experts: Experts, model: SentenceTransformer, dev: DevSet) -> None:
     start = Recipe("linear", {"a": 3.0, "b": 1.0})
-    free = learn(model, experts, dev, PROMPTS, start, make_settings(steps=10, learning_rate=0.01))
-    held = learn(model, experts, dev, PROMPTS, start, make_settings(steps=10, learning_rate=0.01, pull=1000.0))
+    free = learn(model, experts, dev, PROMPTS, start, make_params(steps=10, learning_rate=0.01), 0)
+    held = learn(model, experts, dev, PROMPTS, start, make_params(steps=10, learning_rate=0.01, pull=1000.0), 0)
 
     def distance(recipe: Recipe) -> float:
         return abs(recipe.weights["a"] - 0.75) + abs(recipe.weights["b"] - 0.25)
@@ -101,7 +103,7 @@ def test_a_strong_pull_keeps_the_searched_weights(experts: Experts, model: Sente
 
 
 def test_learning_is_repeatable(experts: Experts, model: SentenceTransformer, dev: DevSet) -> None:
-    runs = [learn(model, experts, dev, PROMPTS, uniform(experts.names), make_settings(steps=4)) for _ in range(2)]
+    runs = [learn(model, experts, dev, PROMPTS, uniform(experts), make_params(steps=4), 0) for _ in range(2)]
     assert runs[0].recipe == runs[1].recipe
     assert runs[0].losses == runs[1].losses
 

@@ -19,7 +19,7 @@ from stm.merge.experts import Experts, hash_experts, read_experts
 from stm.merge.materialise import materialise
 from stm.merge.methods import METHODS, Part, find_method, merge_parts
 from stm.merge.mixer import Mixer
-from stm.merge.recipe import Recipe, uniform
+from stm.merge.recipe import Recipe
 from stm.merge.shards import find_shards, rewrite_shard
 from stm.merge.similarity import compare_experts
 from stm.models import load_model
@@ -27,6 +27,7 @@ from tests.pico import pico_adapter, pico_backbone
 
 TEXTS = ["an ear", "the lungs", "a long text about nothing in particular"]
 PROMPTS = {"query": "Find it\nQuery: ", "document": ""}
+UNIFORM = Recipe("linear", dict.fromkeys(["med_real", "nlu", "search"], 1 / 3))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_mixed_in_memory_is_what_is_written(root: Path, experts: Experts, tmp_pa
     model = load_model(root / "base")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with Mixer(model, experts) as mixer:
-        mixer.mix(uniform(experts.names))  # what was mixed before leaves no trace
+        mixer.mix(UNIFORM)  # what was mixed before leaves no trace
         mixer.mix(recipe)
         for name, tensor in written.state_dict().items():
             assert torch.equal(tensor, model.state_dict()[name]), name
@@ -127,7 +128,7 @@ def test_one_expert_alone_is_that_expert(root: Path, experts: Experts, tmp_path:
 
 
 def test_written_folder_is_plain_and_complete(root: Path, experts: Experts, tmp_path: Path) -> None:
-    materialise(experts, uniform(experts.names), PROMPTS, tmp_path / "merged")
+    materialise(experts, UNIFORM, PROMPTS, tmp_path / "merged")
     config = json.loads((tmp_path / "merged/config_sentence_transformers.json").read_text())
     assert config["prompts"] == PROMPTS
     assert config["default_prompt_name"] is None
@@ -283,7 +284,7 @@ def test_custom_code_is_refused_and_nothing_is_left(experts: Experts, root: Path
     with pytest.raises(ModelError, match="auto_map"):
         materialise(
             Experts(base, experts.adapters, experts.targets, experts.shards),
-            uniform(experts.names),
+            UNIFORM,
             PROMPTS,
             tmp_path / "m",
         )

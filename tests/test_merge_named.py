@@ -1,12 +1,14 @@
 """mergekit's further methods by name."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from stm.errors import ParamsError
@@ -14,6 +16,7 @@ from stm.merge.experts import Experts, read_experts
 from stm.merge.materialise import materialise
 from stm.merge.named import merge_by_name, write_named
 from stm.merge.recipe import Recipe
+from stm.models import load_model
 from tests.pico import pico_adapter, pico_backbone
 
 PROMPTS = {"query": "Find: ", "document": ""}
@@ -31,7 +34,7 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Experts:
 def test_methods_that_both_have_give_the_same_model(experts: Experts, tmp_path: Path, method: str) -> None:
     weights = {"a": 0.5, "b": 0.3, "c": 0.4}
     parameters: dict[str, Any] = {"weight": weights, **({"density": 0.5} if method == "ties" else {})}
-    write_named(merge_by_name(experts, method, parameters), PROMPTS, tmp_path / "named", "# A card")
+    write_named(experts, merge_by_name(experts, method, parameters), PROMPTS, tmp_path / "named", "# A card")
     materialise(experts, Recipe(method, weights, dict.fromkeys("abc", 0.5)), PROMPTS, tmp_path / "ours")
     ours, named = (load_file(tmp_path / side / "model.safetensors") for side in ("ours", "named"))
     assert ours.keys() == named.keys()
@@ -45,11 +48,43 @@ def test_methods_that_both_have_give_the_same_model(experts: Experts, tmp_path: 
 
 @pytest.mark.parametrize("method", ["karcher", "sce", "model_stock"])
 def test_further_methods_write_a_whole_model(experts: Experts, tmp_path: Path, method: str) -> None:
-    write_named(merge_by_name(experts, method, {}), PROMPTS, tmp_path / "named", "# A card")
+    write_named(experts, merge_by_name(experts, method, {}), PROMPTS, tmp_path / "named", "# A card")
     model = SentenceTransformer(str(tmp_path / "named"))
     assert model.prompts == PROMPTS
     assert np.isfinite(model.encode_query(["hello"])).all()
     assert (tmp_path / "named/README.md").read_text() == "# A card"
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"), [("slerp", {"t": 0.3}), ("nearswap", {"t": 0.3}), ("arcee_fusion", {})]
+)
+def test_methods_of_two_models_go_from_the_first_expert_to_the_second(
+    experts: Experts, method: str, parameters: dict[str, float]
+) -> None:
+    with pytest.raises(ParamsError, match=rf"'{method}' goes from one expert to another, and there are 3 \(a, b, c\)"):
+        merge_by_name(experts, method, parameters)
+    two = replace(experts, adapters={name: experts.adapters[name] for name in ("a", "b")})
+    merged = dict(merge_by_name(two, method, parameters).named_parameters())
+    first, second = (dict(load_model(experts.adapters[name].folder).named_parameters()) for name in ("a", "b"))
+    changed = [name for name, tensor in first.items() if not torch.equal(tensor, second[name])]
+    assert any(not torch.allclose(merged[name], first[name], atol=1e-6) for name in changed)
+    if method == "slerp":
+        start = dict(merge_by_name(two, method, {"t": 0.0}).named_parameters())
+        assert all(torch.allclose(start[name], first[name], atol=1e-5) for name in changed)
+
+
+def test_a_merge_of_a_bfloat16_base_is_written_in_its_type(tmp_path: Path) -> None:
+    base = pico_backbone(tmp_path / "base")
+    tensors = {key: tensor.bfloat16() for key, tensor in load_file(base / "model.safetensors").items()}
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    halved = read_experts(base, {name: pico_adapter(base, tmp_path / name, seed=i) for i, name in enumerate("ab")})
+    model = merge_by_name(halved, "karcher", {})
+    expected = {key: tensor.bfloat16() for key, tensor in model[0].model.state_dict().items()}
+    write_named(halved, model, PROMPTS, tmp_path / "named", "# A card")
+    written = load_file(tmp_path / "named/model.safetensors")
+    assert written.keys() == load_file(base / "model.safetensors").keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in written.items())
+    assert json.loads((tmp_path / "named/config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_unknown_names_are_refused_with_the_known_ones(experts: Experts) -> None:
@@ -58,4 +93,4 @@ def test_unknown_names_are_refused_with_the_known_ones(experts: Experts) -> None
     with pytest.raises(ParamsError, match=r"weight names \['a', 'x'\]"):
         merge_by_name(experts, "linear", {"weight": {"a": 1.0, "x": 1.0}})
     with pytest.raises(ParamsError, match="mergekit refuses"):
-        merge_by_name(experts, "slerp", {"nonsense": 1.0})
+        merge_by_name(experts, "karcher", {"nonsense": 1.0})

@@ -142,6 +142,41 @@ def test_a_grid_leaves_out_what_cannot_be_normalised() -> None:
     assert len(list(replace(space, method="task_arithmetic").grid())) == 8
 
 
+@pytest.mark.parametrize("kind", ["random", "tpe", "cma"])
+def test_a_point_without_any_weight_is_no_candidate(kind: str) -> None:
+    """Every expert hurts here, so that a search that may leave all out would end with nothing merged."""
+    space = Space("task_arithmetic", ("a", "b"), Interval(0.0, 1.0, 0.5), None, 1.0, 1.0, 0, "l1")
+    evaluated: list[Recipe] = []
+
+    def evaluate(origin: str, recipe: Recipe) -> Trial:
+        evaluated.append(recipe)
+        value = 0.9 - 0.1 * sum(recipe.weights.values())
+        return Trial(origin, recipe, make_scores(value, value), 1, 0.1)
+
+    study = open_study(space, "key", InMemoryStorage(), make_sampler(kind, space, 0))
+    trials = run_search(space, study, evaluate, 6, None, is_shared=False)
+    assert study.get_trials(states=(TrialState.PRUNED,)), "it was drawn"
+    assert all(any(recipe.weights.values()) for recipe in [*evaluated, decide(trials).taken.recipe])
+
+
+def test_cma_stays_on_a_grid_whose_step_does_not_divide_the_interval() -> None:
+    space = replace(make_space("task_arithmetic"), weights=Interval(0.0, 1.5, 0.4))
+    trials = search(space, "cma", 12, Bowl())
+    assert {weight for t in trials if t.origin == "search" for weight in t.recipe.weights.values()} <= set(
+        space.weights.values()
+    )
+    bowl, storage = Bowl(), InMemoryStorage()
+
+    def interrupted(origin: str, recipe: Recipe) -> Trial:
+        if len(bowl.calls) == 14:
+            raise KeyboardInterrupt
+        return bowl(origin, recipe)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(space, "cma", 12, interrupted, storage)
+    assert [t.recipe for t in search(space, "cma", 12, bowl, storage)] == [t.recipe for t in trials]
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_cma_goes_on_after_points_that_have_no_model(seed: int) -> None:
     space = Space("linear", ("a", "b"), Interval(-1.0, 1.0, 0.1), None, 1.0, 1.0, 0, "l1")

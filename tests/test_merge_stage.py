@@ -31,7 +31,7 @@ from stm.merge.run import merge_experts
 from stm.merge.trials import Trial
 from stm.models import load_model
 from stm.params.base import parse_section
-from stm.params.merge import MergeParams, MethodName
+from stm.params.merge import MergeParams, MethodName, ThinningMethod
 from stm.prompts import Prompts, write_prompts
 from stm.tasks import Passage, Task, write_task
 from stm.text_encoder import Floats
@@ -315,9 +315,10 @@ def test_learned_weights_are_one_more_candidate(root: Path, tmp_path: Path) -> N
 
 
 def test_a_further_method_of_mergekit_is_taken_by_name(root: Path, tmp_path: Path) -> None:
-    trace = merge(root, tmp_path, mergekit={"method": "karcher", "parameters": {"tol": 1e-4}})
+    trace = merge(root, tmp_path, seed=5, mergekit={"method": "karcher", "parameters": {"tol": 1e-4}})
     assert "parameters: tol 0.0001." in (tmp_path / "merged/README.md").read_text()
     assert [trial["method"] for trial in trace["trials"]] == ["linear", "mergekit:karcher"]
+    assert trace["decision"]["taken"]["seed"] == trace["trials"][1]["seed"] == 5
     assert set(trace["decision"]["difference"]) == {"search", "holdout"}
     assert SentenceTransformer(str(tmp_path / "merged")).prompts == trace["prompts"]["chosen"]
 
@@ -343,7 +344,7 @@ def test_fixed_weights_of_an_unknown_expert_are_refused(root: Path, tmp_path: Pa
     with pytest.raises(ParamsError, match="'nobody'; there are med_real, nlu, search"):
         merge(root, tmp_path, weights={"nobody": 1.0})
     with pytest.raises(ParamsError, match="sum to zero"):
-        merge(root, tmp_path, weights={"nlu": 0.0})
+        merge(root, tmp_path, weights={"nlu": 1.0, "search": -1.0})
 
 
 def test_the_same_inputs_give_the_same_bytes(root: Path, tmp_path: Path) -> None:
@@ -371,6 +372,8 @@ def test_a_single_expert_is_merged_as_it_is(root: Path, tmp_path: Path) -> None:
         ({"densities": {"nlu": 0.5}}, "only together with weights"),
         ({"weights": {"nlu": 1.0}, "method": ["linear", "ties"]}, "exactly one method"),
         ({"weights": {"nlu": 9.0}}, "merge.weights.nlu"),
+        ({"weights": {"nlu": 0.0, "search": 0.0}, "method": "task_arithmetic"}, "weights are all zero"),
+        ({"weights": {"nlu": 1.0}, "densities": {"nlu": 0.2}}, "densities change nothing under linear"),
         ({"weights": {"nlu": 1.0}, "learn": LEARN}, "fixed weights search nothing"),
         ({"weights": {"nlu": 1.0}, "mergekit": {"method": "karcher"}}, "goes with neither weights nor learn"),
     ],
@@ -382,6 +385,7 @@ def test_params_out_of_range_are_refused(changes: dict[str, Any], message: str) 
 
 def test_params_name_exactly_the_methods_of_the_table() -> None:
     assert get_args(MethodName) == tuple(METHODS)
+    assert get_args(ThinningMethod) == tuple(name for name, row in METHODS.items() if row.uses_density)
 
 
 def test_a_bad_expert_stops_the_stage_with_one_sentence_and_leaves_the_old_model(

@@ -102,7 +102,7 @@ def test_a_model_out_of_reach_is_said_not_to_have_run(
     report = read_json(Path("reports/evaluation/far.json"))
     assert report["tasks"] == {}
     assert "does not answer" in report["not_run"]
-    assert "dvc repro -f outside@far" in report["not_run"]
+    assert "dvc repro -f -s outside@far" in report["not_run"]
     assert "not run" in Path("reports/evaluation/mteb/far/not_run.txt").read_text()
     assert "outside far: not run" in capsys.readouterr().err
     built = build_report(collect("reports"), {}, report_params(subject="near", resamples=100))

@@ -2,16 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers import AutoConfig, AutoModel
 
 from stm.models import load_model
 from stm.pooled import last_positions, skip_unpooled
 from stm.train.lora import attach, trainable
-from tests.pico import pico_backbone
+from tests.pico import pico_backbone, pico_tokenizer
 from tests.test_train import PARAMS
 
 TEXTS = ["a", "a longer text of several words", "two words"]
@@ -45,7 +48,29 @@ def test_the_last_mlp_sees_one_position_per_text(tmp_path: Path) -> None:
     projection = model[0].model.layers[-1].mlp.up_proj
     projection.register_forward_hook(lambda module, args, out: shapes.append(tuple(args[0].shape)))
     model.encode(TEXTS)
-    assert shapes == [(len(TEXTS), projection.in_features)]
+    assert shapes == [(len(TEXTS), 1, projection.in_features)]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral", "gpt_oss"])
+def test_mixtures_of_experts_keep_their_vectors(tmp_path: Path, family: str, side: str) -> None:
+    """gpt_oss gives the router's scores beside the states."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        family, vocab_size=258, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, pad_token_id=0, bos_token_id=None, eos_token_id=1,
+        num_experts=4, num_local_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+    )  # fmt: skip
+    AutoModel.from_config(config).save_pretrained(tmp_path / "decoder")
+    tokenizer = pico_tokenizer()
+    tokenizer.padding_side = side
+    tokenizer.save_pretrained(tmp_path / "decoder")
+    modules = [Transformer(str(tmp_path / "decoder")), Pooling(32, pooling_mode="lasttoken")]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "model"))
+    model = load_model(tmp_path / "model")
+    expected = model.encode(TEXTS)
+    assert skip_unpooled(model)
+    assert np.allclose(model.encode(TEXTS), expected, atol=1e-6)
 
 
 def test_other_poolings_are_left_alone(tmp_path: Path) -> None:

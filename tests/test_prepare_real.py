@@ -2,10 +2,10 @@
 
 from collections import Counter
 
+from stm.packages import package_files, package_version
 from stm.prepare.embedded import Corpora
 from stm.prepare.embedded_tasks import build_task
 from stm.prepare.ontologies import parse_obo
-from stm.prepare.packages import package_files, package_version
 
 
 def test_the_human_phenotype_ontology() -> None:

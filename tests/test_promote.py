@@ -13,8 +13,9 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from stm.errors import DataError, ModelError, RegistryError
+from stm.files import sha256_tree
 from stm.promote import promotion, publish, versions
-from stm.promote.history import OvertakenError, read_history, roll_back
+from stm.promote.history import Actor, OvertakenError, read_history, roll_back
 from stm.promote.lineage import read_lineage
 from stm.promote.plan import plan_publication
 from stm.promote.promotion import only_one, preview, promote
@@ -368,6 +369,95 @@ def test_an_interruption_at_any_step_leaves_the_champion_and_is_completed_withou
     trials = ["merge merge", "merge trial 2", "merge trial 3"]
     assert names == sorted(["pipeline", "model", *trials, *(f"evaluation {name}" for name in FEW)])
     assert [entry.version for entry in read_history(registry)] == [1, 2]
+
+
+# The writes that follow the alias: the mark in the history, 3 tags of the champion, the challenger, 5 of the decision.
+@pytest.mark.usefixtures("no_reload")
+@pytest.mark.parametrize(
+    ("call", "after"),
+    [
+        ("set_registered_model_tag", 0),
+        ("delete_registered_model_alias", 0),
+        *(("set_model_version_tag", after) for after in (0, 2, 3, 4, 7)),
+    ],
+)
+def test_what_a_cut_after_the_alias_has_left_out_is_made_up_for_by_the_same_command(
+    project: Path, monkeypatch: pytest.MonkeyPatch, call: str, after: int
+) -> None:
+    low = evaluation("merged", "merged", 0.3, model=pico(1))
+    write_report(project / "reports" / "evaluation" / "merged.json", low)
+    params, bob = promote_params(project), Actor("Bob", "later")
+    assert promote(params, ACTOR, root=project).decision == "held"
+    point = Registry.point
+    with monkeypatch.context() as patch:
+
+        def cut_next(self: Registry, alias: str, number: int) -> None:
+            point(self, alias, number)
+            patch.setattr(mlflow.MlflowClient, call, _fail_once(getattr(mlflow.MlflowClient, call), after))
+
+        patch.setattr(Registry, "point", cut_next)
+        with pytest.raises(KeyboardInterrupt):
+            promote(params, bob, root=project, force="a trial")
+    again = promote(params, Actor("Bob", "later still"), root=project, force="a trial")
+    registry = open_registry(project)
+    tags = registry.version(2).tags
+    assert (again.decision, registry.aliases()) == ("unchanged", {"champion": 2})
+    entries = [(entry.kind, entry.version, entry.done) for entry in read_history(registry)]
+    assert entries == [("promote", 1, True), ("force", 2, True)]
+    assert [tags[f"champion.{name}"] for name in ("by", "since", "why")] == ["Bob", "later", "a trial"]
+    assert [tags[f"decision.{name}"] for name in ("who", "when", "reason")] == ["Bob", "later", "a trial"]
+    assert tags["decision"] == "forced"
+    assert "is the champion (before: version 1) by force (a trial)" in tags["decision.line"]
+
+
+@pytest.mark.usefixtures("no_reload")
+def test_no_tag_tells_of_a_move_that_a_cut_has_prevented(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "set_registered_model_alias", _fail_once(lambda *_: None))
+        with pytest.raises(KeyboardInterrupt):
+            promote(promote_params(project), ACTOR, root=project)
+    tags = open_registry(project).version(2).tags
+    assert "gate.base" in tags
+    assert "decision" not in tags
+
+
+@pytest.mark.usefixtures("no_reload")
+def test_a_rollback_is_no_decision_of_the_gates(project: Path) -> None:
+    assert promote(promote_params(project), ACTOR, root=project).version == 2
+    registry = open_registry(project)
+    roll_back(registry, None, Actor("Bob", "later"), "complaints")
+    shutil.rmtree(project / "models" / "merged")
+    write_project(project, pico(0), FEW)
+    assert promote(promote_params(project), ACTOR, root=project).decision == "unchanged"
+    tags = registry.version(1).tags
+    assert (tags["decision"], tags["decision.who"], tags["champion.by"]) == ("promoted", "Ada", "Bob")
+
+
+@pytest.mark.usefixtures("no_reload")
+@pytest.mark.parametrize("step", ["publish", "_load_with_card", "_log"])
+def test_a_model_that_changes_while_it_is_published_is_not_registered(
+    project: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The merge stage swaps its folder in just before or after a step; what is registered is what was judged."""
+    owner: Any = promotion if step == "publish" else versions
+    original, merged = getattr(owner, step), project / "models" / "merged"
+
+    def meanwhile(*args: Any) -> Any:
+        found = original(*args)
+        shutil.rmtree(merged)
+        shutil.copytree(pico(2), merged)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, meanwhile)
+        with pytest.raises(DataError, match=r"models/merged changed while it was published; .* run again"):
+            promote(promote_params(project), ACTOR, root=project)
+    assert [version.number for version in open_registry(project).versions()] == [1]
+    write_report(project / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.7, model=pico(2)))
+    outcome = promote(promote_params(project), ACTOR, root=project)
+    tags = open_registry(project).version(2).tags
+    assert (outcome.decision, tags["model"]) == ("promoted", sha256_tree(pico(2)))
+    assert float(tags["ndcg_at_10.all"]) == pytest.approx(0.7)
 
 
 @pytest.mark.usefixtures("no_reload")

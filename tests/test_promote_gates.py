@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlflow.utils.validation import _validate_model_version_tag
 
-from stm.params.promote import Comparison, Gates, Limit
+from stm.errors import ParamsError
+from stm.params.base import parse_section
+from stm.params.promote import Comparison, Gates, Limit, PromoteParams
 from stm.promote.decision import decide
 from stm.promote.evidence import Evaluation, TaskScores
 from stm.promote.gates import Measured, Verdict, compare, judge, judge_limit, judge_tasks
@@ -182,6 +185,22 @@ def test_judging_is_complete_and_the_same_every_time(tmp_path: Path) -> None:
     assert {verdict.name for verdict in first} == {*gates.comparisons, "task_loss", *vars(measured)}
     failed = {verdict.name for verdict in first if not verdict.passed}
     assert failed == {"best_expert", "all_data"}
+
+
+@pytest.mark.parametrize("name", ["vs. all-data (medical)", "a/b", "a:b", "", "x" * 201, "task_loss", "not_withdrawn"])
+def test_gate_names_that_cannot_be_a_tag_or_are_taken_are_refused(tmp_path: Path, name: str) -> None:
+    gates = promote_params(tmp_path).gates.model_dump()
+    gates["comparisons"][name] = gates["comparisons"]["all_data"]
+    with pytest.raises(ParamsError, match=r"gates"):
+        parse_section({**promote_params(tmp_path).model_dump(), "gates": gates}, PromoteParams, "promote")
+
+
+def test_gate_names_may_be_words_of_any_script(tmp_path: Path) -> None:
+    for name in ("vs. all-data 2", "größer_als", "x" * 200):
+        _validate_model_version_tag(f"gate.{name}", "x")
+        gates = promote_params(tmp_path).gates.model_dump()
+        gates["comparisons"][name] = gates["comparisons"]["all_data"]
+        assert name in promote_params(tmp_path, gates=gates).gates.comparisons
 
 
 @pytest.mark.parametrize(

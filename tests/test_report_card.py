@@ -2,13 +2,16 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from stm.files import read_json, write_json
 from stm.merge.card import folder_card, plain, recipe_line
-from stm.report.card import model_card
+from stm.report.build import build_report
+from stm.report.card import EMPTY_CARD, model_card
 from stm.report.collect import Reports, collect
 from stm.report.compare import Analysis, analyse
 from stm.report.contaminated import clean_analysis
@@ -45,6 +48,29 @@ def test_the_card_holds_use_scores_recipe_data_and_limits(tmp_path: Path) -> Non
     assert "Without the test queries that training candidates held too (2): 0." in card
     assert card_of(reports) == card
     assert "On tasks of mteb" not in card
+
+
+def test_known_contamination_that_was_left_in_is_on_the_card(tmp_path: Path) -> None:
+    made.write_reports(tmp_path)
+    reports = collect(tmp_path / "reports")
+    words = "4 rows and negatives, those of the warm-up included, that an evaluation task also holds were left in"
+    assert f"{words}: the scores may be too high." in card_of(reports)
+    clean = {**reports.prepare, "contamination": {**reports.prepare["contamination"], "left": 0}}
+    assert "left in" not in card_of(replace(reports, prepare=clean))
+
+
+def test_the_card_is_that_of_the_merged_model_whatever_the_report_is_about(tmp_path: Path) -> None:
+    made.write_reports(tmp_path)
+    for name, digest in (("merged", "11" * 32), ("all", "22" * 32)):
+        path = tmp_path / "reports" / "evaluation" / f"{name}.json"
+        row = read_json(path)
+        write_json(path, {**row, "hashes": {"model": digest}, "hub": {"tasks": row["tasks"], "not_run": {}}})
+    reports = collect(tmp_path / "reports")
+    of_all, of_merged = (build_report(reports, {}, made.params(subject=name)) for name in ("all", "merged"))
+    assert of_all.card == of_merged.card
+    assert "`" + "11" * 32 + "`" in of_all.card
+    gone = replace(reports, evaluation={k: v for k, v in reports.evaluation.items() if k != "merged"})
+    assert build_report(gone, {}, made.params(subject="all")).card == EMPTY_CARD
 
 
 def test_a_card_without_the_other_reports_says_so() -> None:

@@ -21,7 +21,7 @@ from stm.report.collect import Reports, collect
 from stm.report.compare import Analysis, analyse, verdict
 from stm.report.contaminated import clean_analysis, contaminated_metrics, contaminated_view
 from stm.report.graph import EDGES, PLACES, draw_graph, stage_states
-from stm.report.hub import hub_analysis, join_parts
+from stm.report.hub import NotRun, hub_analysis, join_parts, not_run
 from stm.report.scores import build_table, without_queries
 from stm.report.seeds import groups, seed_differences, seed_metrics, seed_rows
 from stm.significance import seed_difference, seed_interval
@@ -164,6 +164,61 @@ def test_tasks_of_mteb_get_the_same_table_of_their_own() -> None:
     assert build_report(alone, {}, made.params()).page
     some = Reports({"all": with_hub("all", ("NFCorpus",)), "merged": with_hub("merged")})
     assert "all is not in this table" in Page(build_report(some, {}, made.params()).page).text
+
+
+def hub_without(name: str, task: str) -> dict[str, Any]:
+    """A model that could not be run on one of the two tasks."""
+    row = with_hub(name)
+    rows = {key: value for key, value in row["hub"]["tasks"].items() if key != task}
+    return {**row, "hub": {"tasks": rows, "averages": {}, "not_run": {task: "the hub does not answer"}}}
+
+
+def hub_section(reports: Reports) -> str:
+    page = build_report(reports, {}, made.params()).page
+    start = page.index("<h3>Tasks of mteb</h3>")
+    return Page(page[start : page.index("</section>", start)]).text
+
+
+def test_a_task_of_mteb_that_one_model_lacks_costs_that_model_alone() -> None:
+    others = {name: with_hub(name) for name in ("merged", "base", "bm25")}
+    far = {
+        **hub_without("all", "SCIDOCS"),
+        "model": "far",
+        "label": "far",
+        "role": "outside",
+        "path": "a/b@0123456789ab",
+    }
+    reports = Reports({**others, "all": hub_without("all", "SCIDOCS"), "far": far})
+    found = hub_analysis(reports, made.params())
+    assert found is not None
+    assert [task.name for task in found.table.tasks] == ["NFCorpus", "SCIDOCS"]
+    assert list(found.table.left_out) == ["all", "far"]
+    assert NotRun("SCIDOCS", ["all", "far"], "the hub does not answer") in not_run(reports)
+    text = hub_section(reports)
+    assert "SCIDOCS was not run for all, far: the hub does not answer" in text
+    assert "`dvc repro -f -s evaluate@all` and `dvc repro` to score it again" in text
+    assert "`dvc repro -f -s outside@far`" in text
+    assert "dvc repro -f -s evaluate@all evaluate@base bm25 outside@far evaluate@merged tries" in text
+
+
+def test_a_task_of_mteb_that_the_subject_or_most_models_lack_leaves_the_others_compared() -> None:
+    names = ("all", "base", "bm25", "warm_up")
+    lacking = Reports({"merged": hub_without("merged", "SCIDOCS"), **{name: with_hub(name) for name in names}})
+    found = hub_analysis(lacking, made.params())
+    assert found is not None
+    assert [task.name for task in found.table.tasks] == ["NFCorpus"]
+    assert found.table.left_out == {}
+    alone = Reports({"merged": with_hub("merged"), **{name: hub_without(name, "SCIDOCS") for name in names}})
+    found = hub_analysis(alone, made.params())
+    assert found is not None
+    assert [task.name for task in found.table.tasks] == ["NFCorpus"]
+    assert len(found.table.models) == 5
+    assert "SCIDOCS is not in this table: fewer than half of the models" in hub_section(alone)
+    apart = {"merged": hub_without("merged", "SCIDOCS"), **{name: hub_without(name, "NFCorpus") for name in names}}
+    found = hub_analysis(Reports(apart), made.params())
+    assert found is not None
+    assert [model.name for model in found.table.models] == ["merged"]
+    assert sorted(found.table.left_out) == sorted(names)
 
 
 def test_splits_and_languages_of_a_task_of_mteb_count_as_one_task() -> None:

@@ -11,6 +11,7 @@ from stm.files import read_json, write_json
 from stm.report.build import build_report
 from stm.report.collect import collect
 from stm.report.negatives import GUARDS, negatives_view
+from stm.report.stages import cost_view
 from tests.report_samples import params, write_reports
 
 MADE = Path("synthesize/search.json")
@@ -71,9 +72,25 @@ def test_acceptance_reasons_hardness_samples_queries_and_failures_are_shown(repo
         assert words in shown
 
 
+def test_what_the_judge_of_the_mined_negatives_cost_is_shown(reports: Path) -> None:
+    assert "Judged by the language model" not in section(reports)
+    judged = {"asked": 1200, "unasked": 37, "tokens_in": 90000, "tokens_out": 2400, "cost": 1.75,
+              "is_budget_exhausted": True}  # fmt: skip
+    write_json(reports / MINED, {**read_json(reports / MINED), "judges": {"llm": judged}, "seconds": 4.0})
+    shown = section(reports)
+    for words in ("negatives asked about 1,200", "kept unjudged at the limit 37", "tokens sent 90,000", "cost 1.75",
+                  "The judge's limit of tokens or money was reached"):  # fmt: skip
+        assert words in shown, words
+    row = next(row for row in cost_view(collect(reports)) if row["stage"] == "mine")
+    assert (row["seconds"], row["tokens_in"], row["tokens_out"], row["money"]) == (4.0, 90000, 2400, 1.75)
+    judged["is_budget_exhausted"] = False
+    write_json(reports / MINED, {**read_json(reports / MINED), "judges": {"llm": judged}})
+    assert "limit of tokens or money" not in section(reports)
+
+
 @pytest.mark.parametrize("odd", [None, [], "text", {"bm25": None}, {"bm25": {"too_close": "many"}}, {"bm25": {}}])
 def test_reports_without_counts_say_so_or_stay_silent(reports: Path, odd: Any) -> None:
-    write_json(reports / MINED, {**read_json(reports / MINED), "guarded_out": odd})
+    write_json(reports / MINED, {**read_json(reports / MINED), "guarded_out": odd, "judges": odd})
     write_json(reports / MADE, {**read_json(reports / MADE), "queries": odd, "failed": odd})
     assert view(reports)["guarded"]["rows"] == []
     assert "No candidate was kept out." in section(reports)

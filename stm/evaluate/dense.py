@@ -30,22 +30,25 @@ def open_model(
 
     Its own prompts are used where `prompts` ("query", "document") is None. With a store (`store_megabytes` > 0) texts
     that these weights have encoded before, in this precision, with this code and these libraries, are not encoded
-    again. Raises `ModelError` if the folder is no model, or one that is compared in another way than by cosine.
+    again. Raises `ModelError` if the folder is no model, or one that is compared in another way than by cosine, and
+    `DataError` for a prompt that fills the model's length.
     """
     model = load_model(path)
     _check_comparable(model, path)
     encoder = Encoder(model, params.batch_tokens, params.compile)
+    given = {side: text for side, text in (prompts or {}).items() if text is not None}
+    used = {**own_prompts(model.prompts), **given}
+    encoder.passes.check_prompts(used.values())
     inner: TextEncoder = encoder
     if params.store_megabytes:
         inner = StoredEncoder(encoder, open_store(model_hash, params.store_megabytes, params.compile))
-    given = {side: text for side, text in (prompts or {}).items() if text is not None}
-    return DenseModel(inner, {**own_prompts(model.prompts), **given}, name, model_hash)
+    return DenseModel(inner, used, name, model_hash)
 
 
 def _check_comparable(model: SentenceTransformer, path: Path | str) -> None:
     """`ModelError` for a model whose own scores cosine over all of its tokens would not be."""
-    has_unit_rows = any(isinstance(module, Normalize) for module in model)
+    has_unit_rows = any(isinstance(module, Normalize) for module in model.modules())
     if model.similarity_fn_name not in (None, "cosine") and not (model.similarity_fn_name == "dot" and has_unit_rows):
         raise ModelError(f"{path} is made for the similarity {model.similarity_fn_name!r}; only cosine is scored here")
-    if any(isinstance(module, Pooling) and not module.include_prompt for module in model):
+    if any(isinstance(module, Pooling) and not module.include_prompt for module in model.modules()):
         raise ModelError(f"{path} leaves its prompt out of the pooling (include_prompt: false), which is not done here")

@@ -4,7 +4,8 @@ The prompts are passed explicitly, the model's own, and never mteb's per-task pr
 comes from.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from mteb.types import PromptType
 from stm.errors import DataError
 from stm.text_encoder import Floats, TextEncoder
 
+Watcher = Callable[[Sequence[str], Floats], None]  # takes ids and vectors [P, D] of passages
 SLICE = 8192  # texts in work at a time: what tokenizing and sorting them takes does not grow with the corpus
 
 
@@ -33,6 +35,7 @@ class DenseModel:
         self.encoder = encoder
         self.prompts = {key: prompts.get(key) or "" for key in ("query", "document")}
         self._name = name
+        self._watcher: Watcher | None = None
         self.mteb_model_meta = model_meta(name, revision)
 
     def encode(
@@ -44,16 +47,36 @@ class DenseModel:
         **_: Any,
     ) -> Floats:
         """Encode the texts of a data loader in slices large enough for batches of similar length."""
-        texts = [text for batch in inputs for text in batch["text"]]
+        texts: list[str] = []
+        ids: list[str] = []
+        for batch in inputs:
+            texts += batch["text"]
+            ids += batch.get("id", ())
         side = "query" if prompt_type == PromptType.query else "document"
         vectors = self._encode_slice(texts[:SLICE], side, task_metadata.name)
+        self._show(side, ids[:SLICE], vectors)
         if len(texts) <= SLICE:
             return vectors
         out = np.empty((len(texts), vectors.shape[1]), dtype=np.float32)
         out[:SLICE] = vectors
         for start in range(SLICE, len(texts), SLICE):
-            out[start : start + SLICE] = self._encode_slice(texts[start : start + SLICE], side, task_metadata.name)
+            part = slice(start, start + SLICE)
+            out[part] = self._encode_slice(texts[part], side, task_metadata.name)
+            self._show(side, ids[part], out[part])
         return out
+
+    @contextmanager
+    def watched(self, watcher: Watcher) -> Iterator[None]:
+        """Show `watcher` the passages that are encoded meanwhile, a slice at a time, each after its task's queries."""
+        self._watcher = watcher
+        try:
+            yield
+        finally:
+            self._watcher = None
+
+    def _show(self, side: str, ids: Sequence[str], vectors: Floats) -> None:
+        if side == "document" and self._watcher:
+            self._watcher(ids, vectors)
 
     def _encode_slice(self, texts: Sequence[str], side: str, task: str) -> Floats:
         plural = "queries" if side == "query" else "passages"

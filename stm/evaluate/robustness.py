@@ -1,18 +1,19 @@
 """How a dense model bears queries that are not as the test tasks have them: typos, capitals, a missing or a wrong
 prompt.
 
-Takes an opened model and tasks and returns nDCG@10 per kind and task on a seeded sample of queries, beside the score
-of the same queries as they are. The passages come from the embedding store where there is one, so that only queries
-are encoded, and in slices, so that their vectors are never all in memory. Changes nothing of the evaluation proper.
+Takes an opened model and a task and returns nDCG@10 per kind on a seeded sample of queries, beside the score of the
+same queries as they are. The passages' vectors are those that the evaluation proper makes, a slice at a time, so that
+only queries are encoded and no passage twice. Changes nothing of the evaluation proper.
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
-from stm.evaluate.models import SLICE, DenseModel
+from stm.evaluate.models import DenseModel
 from stm.metrics import mean, ndcg_at_k, order_passages, rank
-from stm.tasks import Passage, Task
+from stm.tasks import Task
+from stm.text_encoder import Floats
 
 DEPTH = 10
 LETTERS = 4  # a word of fewer letters is left alone by typos
@@ -59,42 +60,41 @@ def sample_queries(task: Task, count: int, seed: int) -> list[str]:
     return judged if len(judged) <= count else sorted(random.Random(f"{seed}:{task.name}").sample(judged, count))
 
 
-def score_kinds(model: DenseModel, tasks: Iterable[Task], count: int, seed: int) -> dict[str, dict[str, float]]:
-    """Return `scores[kind][task]`, nDCG@10 of up to `count` queries per task; no kinds for `count` 0.
+class ChangedQueries:
+    """Queries of one task in every kind, and the best passages of each, out of passages that come a slice at a time.
 
-    A model without a query prompt is not asked with another one.
+    Without queries, for a `count` of 0, it asks nothing; a model without a query prompt is not asked with another one.
     """
-    scores: dict[str, dict[str, float]] = {}
-    for task in tasks if count else ():
-        ids = sample_queries(task, count, seed)
-        qrels = {query_id: task.qrels[query_id] for query_id in ids}
-        for kind, run in _search(model, task, ids, seed).items():
-            scores.setdefault(kind, {})[task.name] = mean(ndcg_at_k(qrels, run, DEPTH))
-    return scores
 
+    def __init__(self, model: DenseModel, task: Task, count: int, seed: int) -> None:
+        self._model, self._task, self._seed = model, task, seed
+        self._ids = sample_queries(task, count, seed)
+        self._runs: dict[str, dict[str, dict[str, float]]] = {}
 
-def _slices(corpus: Mapping[str, Passage]) -> Iterator[tuple[list[str], list[str]]]:
-    """Ids and texts of the passages, a slice at a time."""
-    items = iter(corpus.items())
-    while rows := list(islice(items, SLICE)):
-        yield [key for key, _ in rows], [passage.full_text() for _, passage in rows]
+    @cached_property
+    def _vectors(self) -> dict[str, Floats]:
+        """Query vectors by kind."""
+        prompt, name = self._model.prompts["query"], self._task.name
+        found = {}
+        for kind, (change, other) in KINDS.items():
+            if self._ids and (other is None or prompt):
+                rng = random.Random(f"{self._seed}:{name}:{kind}")
+                texts = [change(self._task.queries[query_id], rng) for query_id in self._ids]
+                asked = prompt if other is None else other
+                found[kind] = self._model.encoder.encode(texts, asked, f"{name}: {kind}")
+        return found
 
+    def search(self, keys: Sequence[str], passages_PD: Floats) -> None:
+        """Search passages with these ids beside those before; the queries are encoded at the first call."""
+        ignores = self._task.ignores_identical_ids
+        for kind, queries_QD in self._vectors.items():
+            run = self._runs.setdefault(kind, {query_id: {} for query_id in self._ids})
+            found = rank(queries_QD, passages_PD, self._ids, keys, DEPTH, ignore_identical_ids=ignores)
+            for query_id, before in run.items():
+                best = {**before, **found[query_id]}
+                run[query_id] = {key: best[key] for key in order_passages(best, DEPTH, query_id)}
 
-def _search(model: DenseModel, task: Task, ids: list[str], seed: int) -> dict[str, dict[str, dict[str, float]]]:
-    """The best passages of each query in each kind: `run[kind][query_id][passage_id] = score`."""
-    prompt, ignores = model.prompts["query"], task.ignores_identical_ids
-    queries = {}
-    for kind, (change, other) in KINDS.items():
-        if other is None or prompt:
-            rng = random.Random(f"{seed}:{task.name}:{kind}")
-            texts = [change(task.queries[query_id], rng) for query_id in ids]
-            queries[kind] = model.encoder.encode(texts, prompt if other is None else other, f"{task.name}: {kind}")
-    runs: dict[str, dict[str, dict[str, float]]] = {kind: {query_id: {} for query_id in ids} for kind in queries}
-    for keys, texts in _slices(task.corpus):
-        passages_PD = model.encoder.encode(texts, model.prompts["document"], f"{task.name}: passages")
-        for kind, queries_QD in queries.items():
-            found = rank(queries_QD, passages_PD, ids, keys, DEPTH, ignore_identical_ids=ignores)
-            for query_id, best in runs[kind].items():
-                best |= found[query_id]
-                runs[kind][query_id] = {key: best[key] for key in order_passages(best, DEPTH, query_id)}
-    return runs
+    def scores(self) -> dict[str, float]:
+        """Mean nDCG@10 by kind over the passages so far."""
+        qrels = {query_id: self._task.qrels[query_id] for query_id in self._ids}
+        return {kind: mean(ndcg_at_k(qrels, run, DEPTH)) for kind, run in self._runs.items()}

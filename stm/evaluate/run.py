@@ -13,6 +13,8 @@ from typing import Any
 
 import datasets
 import mteb
+from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # a proxy that refuses is no OSError
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.results import TaskResult
 
@@ -87,6 +89,14 @@ def _check(scores: TaskScores, found: Run, reported: float, name: str) -> None:
         )
 
 
+def _require_splits(task: AbsTaskRetrieval) -> None:
+    for subset in task.hf_subsets or task.dataset:
+        parts = task.dataset.get(subset, task.dataset)  # the data of one subset may be its splits themselves
+        for split in task.eval_splits:
+            if split not in parts:
+                raise MissingTaskError(f"the data of {task.metadata.name} have no split {split!r} of {subset!r}")
+
+
 def _load(task: AbsTaskRetrieval) -> None:
     """Load the task's data, of the commit that its metadata names."""
     datasets.disable_progress_bars()
@@ -98,7 +108,12 @@ def _load(task: AbsTaskRetrieval) -> None:
         require_commit(str(source["path"]), str(source["revision"]), tables)
         if not tables:  # a task with a loader of its own
             require_cached_commit(str(source["path"]), str(source["revision"]))
-    except (OSError, ValueError) as error:  # of the hub client; a data set that is cached in part is a ValueError
+        task.convert_v1_dataset_format_to_v2(num_proc=None)
+        _require_splits(task)
+    except KeyError as error:
+        raise MissingTaskError(f"the data of {name} have no {error}, which mteb looks for in them") from error
+    except (OSError, ValueError, RuntimeError, HTTPError, DatasetsError) as error:
+        # Data that are cached in part are a ValueError, data that would need code of their own a RuntimeError.
         reason = " ".join(str(error).split())[:200]
         raise MissingTaskError(f"the data of {name} cannot be loaded: {reason}") from error
     except DataError as error:

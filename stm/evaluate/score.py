@@ -13,7 +13,7 @@ from mteb.results import TaskResult
 from stm.evaluate.dense import open_model
 from stm.evaluate.hub import NamedTask
 from stm.evaluate.record import Evaluation, describe, hash_model, read_local_tasks, run_hub, run_local
-from stm.evaluate.robustness import score_kinds
+from stm.evaluate.robustness import ChangedQueries
 from stm.params.evaluate import EvaluateParams, ModelEntry, OutsideEntry
 
 Entry = ModelEntry | OutsideEntry
@@ -42,9 +42,11 @@ def evaluate_folder(
     evaluation = Evaluation()
     slices: dict[str, dict[str, float]] = {}
     for task, revision in local:
-        run_local(evaluation, opened, [(task, revision)])
-        for kind, scores in score_kinds(opened, [task], params.slice_queries, params.slice_seed).items():
-            slices.setdefault(kind, {}).update(scores)
+        changed = ChangedQueries(opened, task, params.slice_queries, params.slice_seed)
+        with opened.watched(changed.search):
+            run_local(evaluation, opened, [(task, revision)])
+        for kind, score in changed.scores().items():
+            slices.setdefault(kind, {})[task.name] = score
     run_hub(evaluation, opened, named)
     about = {**about_model(name, entry, model_hash), "prompts": opened.prompts}
     seconds = round(time.monotonic() - started, 1)

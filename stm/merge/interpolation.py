@@ -31,7 +31,7 @@ class Places:
 def places_of(recipes: Sequence[Recipe | None], experts: Sequence[str]) -> Places:
     """The places of recipes; None is the base, where no delta has a factor."""
     factors = [[r.factors().get(name, 0.0) if r else 0.0 for name in experts] for r in recipes]
-    densities = [[r.densities.get(name, 1.0) if r else 1.0 for name in experts] for r in recipes]
+    densities = [[r.density_of(name) if r else 1.0 for name in experts] for r in recipes]
     shape = (len(recipes), len(experts))
     return Places(np.array(factors, dtype=float).reshape(shape), np.array(densities, dtype=float).reshape(shape))
 

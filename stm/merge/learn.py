@@ -10,37 +10,20 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from stm.deltas import match_names
-from stm.encode import pad_rows
+from stm.encode import Passes
 from stm.errors import ModelError
 from stm.merge.dev import DevSet
 from stm.merge.experts import Experts
 from stm.merge.recipe import Recipe, layer_of
+from stm.params.merge import LearnParams
 from stm.progress import Meter
 from stm.tasks import Task
-
-Granularity = Literal["expert", "layer"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """`pull` is the weight of the squared distance from the start; a step is one task's queries of the search half, at
-    most half as many as `passages`.
-    """
-
-    granularity: Granularity
-    steps: int
-    learning_rate: float
-    pull: float
-    temperature: float
-    passages: int  # passages per step, judged ones included
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -92,14 +75,9 @@ def _hook(experts: Experts, name: str, coefficients_LK: Tensor, row: int):  # ty
     return add
 
 
-def _embed(model: SentenceTransformer, texts: Sequence[str], prompt: str) -> tuple[Tensor, int]:
-    limit = model.max_seq_length
-    rows = model.tokenizer([prompt + text for text in texts], truncation=limit is not None, max_length=limit)[
-        "input_ids"
-    ]
-    features = {key: value.to(model.device) for key, value in pad_rows(rows, model.tokenizer.pad_token_id).items()}
-    vectors = model(features)["sentence_embedding"].float()
-    return nn.functional.normalize(vectors, dim=-1), sum(len(row) for row in rows)
+def _embed(passes: Passes, texts: Sequence[str], prompt: str) -> tuple[Tensor, int]:
+    rows = passes.tokenize([prompt + text for text in texts])
+    return passes.embed(passes.arrange(rows)), sum(len(row) for row in rows)
 
 
 def _batch(
@@ -137,19 +115,19 @@ def _not_negatives(
 
 
 def _loss(
-    model: SentenceTransformer,
+    passes: Passes,
     task: Task,
     halves: Mapping[str, str],
     prompts: Mapping[str, str],
-    settings: Settings,
+    params: LearnParams,
     rng: random.Random,
 ) -> tuple[Tensor, int]:
     """InfoNCE of one task on one batch."""
-    queries, passages, targets = _batch(task, halves, settings.passages, rng)
-    queries_QD, query_tokens = _embed(model, [task.queries[q] for q in queries], prompts.get("query", ""))
+    queries, passages, targets = _batch(task, halves, params.passages, rng)
+    queries_QD, query_tokens = _embed(passes, [task.queries[q] for q in queries], prompts.get("query", ""))
     texts = [task.corpus[p].full_text() for p in passages]
-    passages_PD, passage_tokens = _embed(model, texts, prompts.get("document", ""))
-    scores_QP = queries_QD @ passages_PD.T / settings.temperature
+    passages_PD, passage_tokens = _embed(passes, texts, prompts.get("document", ""))
+    scores_QP = queries_QD @ passages_PD.T / params.temperature
     masked = torch.tensor(_not_negatives(task, queries, passages, targets), device=scores_QP.device)
     scores_QP = scores_QP.masked_fill(masked, float("-inf"))
     loss = nn.functional.cross_entropy(scores_QP, torch.tensor(targets, device=scores_QP.device))
@@ -162,31 +140,31 @@ def learn(
     dev: DevSet,
     prompts: Mapping[str, str],
     start: Recipe,
-    settings: Settings,
+    params: LearnParams,
+    seed: int,
 ) -> Learned:
     """Train the coefficients from those of `start`; `model` must hold the base's weights and is left as it was.
 
     Returns a task-arithmetic recipe, with weights per layer where `granularity` is "layer". Adam; the tasks take
-    turns.
+    turns; `seed` draws queries and passages.
     """
-    began, rng = time.perf_counter(), random.Random(settings.seed)
+    began, rng, passes = time.perf_counter(), random.Random(seed), Passes(model)
     found = {layer_of(name) for name in next(iter(experts.adapters.values())).names}
-    layers = (
-        sorted(found, key=lambda layer: -1 if layer is None else layer) if settings.granularity == "layer" else [None]
-    )
+    is_layered = params.granularity == "layer"
+    layers = sorted(found, key=lambda layer: -1 if layer is None else layer) if is_layered else [None]
     weights = start.factors()
     anchor = torch.tensor([[weights.get(name, 0.0) for name in experts.names]] * len(layers), device=model.device)
     coefficients = anchor.clone().requires_grad_()
     frozen = [p for p in model.parameters() if p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
-    optimizer = torch.optim.Adam([coefficients], lr=settings.learning_rate)
+    optimizer = torch.optim.Adam([coefficients], lr=params.learning_rate)
     losses, tokens = [], 0
-    with adapters_at_run_time(model, experts, coefficients, layers), Meter("learn weights", settings.steps) as meter:
-        for step in range(settings.steps):
+    with adapters_at_run_time(model, experts, coefficients, layers), Meter("learn weights", params.steps) as meter:
+        for step in range(params.steps):
             task = dev.tasks[step % len(dev.tasks)]
-            loss, used = _loss(model, task, dev.halves[task.name], prompts, settings, rng)
-            total = loss + settings.pull * ((coefficients - anchor) ** 2).mean()
+            loss, used = _loss(passes, task, dev.halves[task.name], prompts, params, rng)
+            total = loss + params.pull * ((coefficients - anchor) ** 2).mean()
             optimizer.zero_grad()
             total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -16,16 +16,18 @@ from stm.errors import ParamsError
 from stm.files import atomic_directory, write_text
 from stm.merge.experts import Experts
 from stm.merge.materialise import write_model_prompts
+from stm.merge.shards import main_dtype
 from stm.models import load_model
 
 Parameters = Mapping[str, float | bool | Mapping[str, float]]
 
 
 def merge_by_name(experts: Experts, method: str, parameters: Parameters, seed: int = 0) -> SentenceTransformer:
-    """Merge the experts' full models by mergekit's `method`; models are numbered in name order.
+    """Merge the experts' full models by mergekit's `method`, in float32; models are numbered in name order.
 
-    A parameter that is a mapping gives one value per expert; `seed` is for methods that draw. `ParamsError` for an
-    unknown method or expert, and with mergekit's words for parameters that it refuses.
+    A method of two models, such as slerp, goes from the first expert to the second. A parameter that is a mapping gives
+    one value per expert; `seed` is for methods that draw. `ParamsError` for an unknown method or expert, for another
+    number of experts than two under a method of two, and with mergekit's words for parameters that it refuses.
     """
     # Imported here: few merges go this way, and mergekit takes seconds to import.
     from mergekit.merge_methods import BasePolicy
@@ -36,12 +38,20 @@ def merge_by_name(experts: Experts, method: str, parameters: Parameters, seed: i
     if method not in known:
         raise ParamsError(f"mergekit has no method {method!r}; it has {', '.join(known)}")
     numbered = {name: _by_index(name, value, experts.names) for name, value in parameters.items()}
-    policy = find_mergekit_method(method).spec.contract.base
-    base = load_model(experts.base) if policy == BasePolicy.REQUIRED else None
+    contract = find_mergekit_method(method).spec.contract
+    is_of_two = contract.max_inputs == 2
+    if is_of_two and len(experts.names) != 2:
+        raise ParamsError(
+            f"mergekit's method {method!r} goes from one expert to another, and there are {len(experts.names)} "
+            f"({', '.join(experts.names)}); take another merge.mergekit.method, or merge two experts"
+        )
     models = []
     for adapter in experts.adapters.values():
         models.append(load_model(experts.base))
         add_adapter(models[-1], adapter)
+    base = models[0] if is_of_two else None
+    if contract.base == BasePolicy.REQUIRED and not is_of_two:
+        base = load_model(experts.base)
     torch.manual_seed(seed)  # some methods draw masks from the global generator
     try:
         return SentenceTransformer.merge(models, method, base_model=base, parameters=numbered)
@@ -59,8 +69,11 @@ def _by_index(name: str, value: Any, experts: list[str]) -> Any:
     return {index: value[expert] for index, expert in enumerate(experts)}
 
 
-def write_named(model: SentenceTransformer, prompts: Mapping[str, str], folder: Path | str, card: str) -> None:
-    """Save the merged model with its prompts and its card, whole or not at all."""
+def write_named(
+    experts: Experts, model: SentenceTransformer, prompts: Mapping[str, str], folder: Path | str, card: str
+) -> None:
+    """Save the merged model with its prompts and its card, whole or not at all; it is left in the base's type."""
+    model.to(main_dtype(experts.shards))
     with atomic_directory(folder) as scratch:
         model.save(str(scratch), create_model_card=False, safe_serialization=True)
         write_model_prompts(scratch, prompts)

@@ -18,7 +18,6 @@ from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, hash_experts
 from stm.merge.fidelity import RungScore, fidelity_proposer, measure_trust, mixes_of, rung_correlation
 from stm.merge.interaction import choose_pair
-from stm.merge.learn import Settings
 from stm.merge.recipe import Recipe
 from stm.merge.rungs import Rung, make_rung
 from stm.merge.samplers import Proposer, grid_proposer, make_sampler
@@ -98,11 +97,6 @@ def merge_key(params: MergeParams, experts: Experts, dev: DevSet, prompts: Mappi
     """The name of a merge: the hash of everything that its result depends on."""
     candidates = {name: repr(sorted(texts.items())) for name, texts in prompts.items()}
     return sha256_text(inputs_key(experts, dev, candidates), params.model_dump_json())[:16]
-
-
-def learn_settings(params: MergeParams) -> Settings | None:
-    """What params say about learned coefficients, or None."""
-    return Settings(**params.learn.model_dump(), seed=params.seed) if params.learn else None
 
 
 def search_space(

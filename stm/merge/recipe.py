@@ -64,6 +64,10 @@ class Recipe:
         """The experts that take part, in name order."""
         return self._experts(self.weights)
 
+    def density_of(self, expert: str) -> float:
+        """The fraction of the expert's delta that is kept: all of it where the method thins nothing."""
+        return self.densities.get(expert, 1.0) if find_method(self.method).uses_density else 1.0
+
     @staticmethod
     def _experts(weights: Mapping[str, float]) -> tuple[str, ...]:
         return tuple(sorted(name for name, weight in weights.items() if weight != 0))
@@ -81,7 +85,7 @@ class Recipe:
         }
         row = find_method(self.method)
         if row.uses_density:
-            data["densities"] = {name: self.densities.get(name, 1.0) for name in sorted(self.weights)}
+            data["densities"] = {name: self.density_of(name) for name in sorted(self.weights)}
         if row.thin == "random":
             data |= {"seed": self.seed, "rescale": self.rescale}
         if self.layers:
@@ -106,7 +110,7 @@ class Recipe:
 
     def _effect(self) -> dict[str, Any]:
         row, names = find_method(self.method), self.experts
-        densities = {name: self.densities.get(name, 1.0) for name in names} if row.uses_density else {}
+        densities = {name: self.density_of(name) for name in names}
         is_thinned = any(density < 1 for density in densities.values())
         if self.layers:
             return self.as_dict()
@@ -134,7 +138,7 @@ class Recipe:
             Part(
                 adapters[name].delta(tensor),
                 weights[name],
-                self.densities.get(name, 1.0),
+                self.density_of(name),
                 mask_seed(self.seed, name, tensor),
             )
             for name in names
@@ -159,8 +163,3 @@ def layer_of(tensor: str, layers: Sequence[int | None] = ()) -> int | None:
     found = re.search(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.", tensor)
     layer = int(found[1]) if found else None
     return layer if not layers or layer in layers else None
-
-
-def uniform(experts: list[str], method: str = "linear", **settings: Any) -> Recipe:
-    """The simplest recipe: every expert with the same weight, summing to 1."""
-    return Recipe(method, dict.fromkeys(experts, 1 / len(experts)), **settings)

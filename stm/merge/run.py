@@ -30,7 +30,6 @@ from stm.merge.plan import (
     check_interaction,
     fixed_recipe,
     inputs_key,
-    learn_settings,
     make_space,
     merge_key,
     search_space,
@@ -132,11 +131,10 @@ def _learn(
     params: MergeParams, found: "_Found", model: SentenceTransformer, mixer: Mixer, evaluator: Evaluator,
     experts: Experts,
 ) -> None:  # fmt: skip
-    settings = learn_settings(params)
-    if settings is None:
+    if params.learn is None:
         return
     mixer.restore()
-    learned = learn(model, experts, evaluator.dev, evaluator.prompts, found.best.recipe, settings)
+    learned = learn(model, experts, evaluator.dev, evaluator.prompts, found.best.recipe, params.learn, params.seed)
     evaluator.add_cost(learned.tokens, learned.seconds)
     found.add_learned(learned, evaluator.evaluate("learned", learned.recipe))
 
@@ -170,12 +168,13 @@ def _merge_named(
     best = best_prompt(scored)
     chosen = best.as_model_prompts()
     line = recipe_line(f"mergekit:{params.method}", {}, 1.0, parameters=params.parameters)
-    write_named(model, chosen, output, folder_card(experts.names, line, chosen))
+    write_named(experts, model, chosen, output, folder_card(experts.names, line, chosen))
     tokens, seconds = encoder.tokens, round(time.perf_counter() - started, 3)
     row = {
         "origin": "fixed",
         "method": f"mergekit:{params.method}",
         "parameters": params.parameters,
+        "seed": seed,
         "weights": {},
         **{half: best.scores.mean(half) for half in HALVES},
         "tasks": best.scores.tasks(),

@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from stm.merge.recipe import Recipe
-from stm.merge.space import Point, Space
+from stm.merge.space import Interval, Point, Space
 from stm.merge.trials import Trial
 
 Doubles = npt.NDArray[np.float64]
@@ -61,7 +61,7 @@ class CmaSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]
             member = self._next_member(_costs(done))
         chosen = lows + widths * member
         return {
-            name: _round(float(value), interval.low, interval.high, interval.step)
+            name: _round(float(value), interval)
             for (name, interval), value in zip(self._intervals.items(), chosen, strict=True)
         }
 
@@ -103,8 +103,11 @@ def _mix(seed: int, count: int) -> int:
     return (seed * 1_000_003 + count) % 2**32
 
 
-def _round(value: float, low: float, high: float, step: float) -> float:
+def _round(value: float, interval: Interval) -> float:
+    """The nearest value of the interval; the last one of a grid lies below `high` where the step does not divide."""
+    low, step = interval.low, interval.step
     rounded = low + round((value - low) / step) * step if step else value
+    high = interval.values()[-1] if step else interval.high
     return round(min(high, max(low, rounded)), 10)
 
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 import optuna
 from optuna.trial import TrialState
 
-from stm.errors import ParamsError
 from stm.merge.recipe import Recipe
 from stm.merge.samplers import Proposer
 from stm.merge.space import Point, Space, fixed_rows
@@ -106,11 +105,10 @@ def _step(
 ) -> None:
     """Ask for a point and record what becomes of it; `leaves_to_others` gives up one that an earlier trial is at."""
     trial = ask(study, space)
-    try:
-        recipe = space.recipe(trial.params)
-    except ParamsError:  # all weights zero: there is nothing to merge, and nothing to learn for the sampler
+    if not space.has_model(trial.params):  # there is nothing to merge, and nothing to learn for the sampler
         give_up(study, trial, TrialState.PRUNED)
         return
+    recipe = space.recipe(trial.params)
     origin = trial.user_attrs.get("origin", "search")
     earlier: list[Point] = []
     if leaves_to_others:  # looked at anew: others may have begun and finished that point since it was proposed

@@ -5,8 +5,9 @@ tensors mean.
 """
 
 import json
+import math
 import struct
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -62,6 +63,15 @@ def find_shards(folder: Path) -> list[Shard]:
     if not paths:
         raise ModelError(f"{folder} holds no safetensors weights; only those are read")
     return [read_shard(path) for path in sorted(paths)]
+
+
+def main_dtype(shards: Sequence[Shard]) -> torch.dtype:
+    """The type of a model's largest tensor, which is as a rule that of all."""
+    kinds: dict[int, str] = {}
+    for shard in shards:
+        entries = json.loads(shard.header)
+        kinds |= {math.prod(shape): entries[name]["dtype"] for name, shape in shard.shapes.items()}
+    return DTYPES.get(kinds[max(kinds)], torch.float32)
 
 
 def rewrite_shard(shard: Shard, path: Path, change: Callable[[str, Tensor], Tensor], changed: Container[str]) -> None:

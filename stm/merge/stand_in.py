@@ -10,6 +10,7 @@ import numpy as np
 
 from stm.merge.evaluator import Evaluator
 from stm.merge.interpolation import Doubles, Places, cardinal_weights, places_of, unseen_weights
+from stm.merge.methods import find_method
 from stm.merge.recipe import Recipe
 from stm.merge.space import Point, Space
 from stm.merge.surrogate import Surrogate
@@ -45,7 +46,8 @@ class StandIn:
         weights = np.array([[point[f"weight.{name}"] for name in names] for point in points])
         if space.is_normalised:
             weights /= weights.sum(axis=1, keepdims=True)
-        densities = np.array([[point.get(f"density.{name}", space.density) for name in names] for point in points])
+        kept = space.density if find_method(space.method).uses_density else 1.0
+        densities = np.array([[point.get(f"density.{name}", kept) for name in names] for point in points])
         return Places(space.scale * weights, densities)
 
     def _recipes(self, done: Sequence[Trial]) -> dict[str, Recipe | None]:

@@ -5,6 +5,7 @@ A profile is valid before its user has filled in the commits and chosen the rows
 with a line per fault comes out.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from itertools import chain, count
@@ -105,6 +106,27 @@ def _local_paths(params: Params) -> Iterator[tuple[str, Reader, str]]:
             yield where, reader, name
     if params.evaluate.hub_folder:
         yield "evaluate.hub_folder", "evaluate", params.evaluate.hub_folder
+    yield from _bases(params)
+
+
+def _bases(params: Params) -> Iterator[tuple[str, Reader, str]]:
+    for name, row in params.models.items():
+        if base := _base(row.path):
+            yield f"the base of models.{name}.path", "evaluate", base
+    for where, _, reader, model, _ in _named_models(params):
+        if base := _base(model):
+            yield f"the base of {where}", reader, base
+
+
+def _base(model: str) -> str:
+    """The folder that a model is an adapter of; empty for no adapter, and for a base that the pipeline makes."""
+    try:
+        values = json.loads((Path(model) / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # whoever loads a broken one says so
+        return ""
+    base = str(values.get("base_model_name_or_path") or "") if isinstance(values, dict) else ""
+    is_made = Path(base).resolve().is_relative_to(Path("models").resolve())
+    return base if base and Path(base).is_dir() and not is_made else ""
 
 
 def _is_of_a_hub(source: Any) -> bool:

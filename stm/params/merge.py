@@ -1,12 +1,13 @@
 """Params of the `merge` stage."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from stm.params.base import Section
 
 MethodName = Literal["linear", "task_arithmetic", "ties", "dare_linear", "dare_ties"]
+ThinningMethod = Literal["ties", "dare_linear", "dare_ties"]  # those that a density changes
 SearchKind = Literal["grid", "random", "tpe", "cma", "multi_fidelity"]
 Weight = Annotated[float, Field(ge=-2, le=2)]
 Density = Annotated[float, Field(gt=0, le=1)]
@@ -119,7 +120,8 @@ class MergeParams(Section):
         default_factory=dict, description="fixed weight per expert, a plain factor; empty searches them"
     )
     densities: dict[str, Density] = Field(
-        default_factory=dict, description="fixed fraction kept per expert, used with fixed weights only"
+        default_factory=dict,
+        description="fixed fraction kept per expert, with fixed weights and methods that thin only",
     )
     tasks: list[str] = Field(default_factory=list, description="names of the dev tasks that count; empty takes all")
     max_queries: int = Field(ge=0, description="queries per dev task, both halves together; 0 takes all")
@@ -150,6 +152,13 @@ class MergeParams(Section):
             raise ValueError("densities are fixed only together with weights")
         if self.weights and len(self.methods) != 1:
             raise ValueError("fixed weights need exactly one method")
+        if self.weights and not any(self.weights.values()):
+            raise ValueError("weights are all zero, which merges nothing; give one expert a weight, or none to search")
+        if self.densities and self.methods[0] not in get_args(ThinningMethod):
+            raise ValueError(
+                f"densities change nothing under {self.methods[0]}, which keeps all of each delta; drop them, or take "
+                f"one of {', '.join(get_args(ThinningMethod))}"
+            )
         if self.weights and self.learn:
             raise ValueError("learn begins where a search ends, and fixed weights search nothing; drop one of them")
         if self.mergekit and (self.weights or self.learn):

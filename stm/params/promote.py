@@ -3,15 +3,18 @@
 Holds bounds and meanings only; no figure is read here.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stm.params.base import Section
 
 Average = Literal["all", "medical", "general"]
 # Kept out of names: what MLflow forbids in a registered model (/ and :) and what would need escaping in its searches.
 REGISTERED_NAME = r"^[^/:'\"`\\%\s][^/:'\"`\\%]*$"
+# What the names of MLflow's tags may hold on every system; a tag's name is longer by "gate." and at most 250.
+GateName = Annotated[str, Field(pattern=r"^[\w.\- ]+$", max_length=200)]
+WITHDRAWN = "not_withdrawn"  # the gate that keeps out what was rolled back
 
 
 class Comparison(Section):
@@ -49,7 +52,9 @@ class Limit(Section):
 class Gates(Section):
     """All gates; each is judged and recorded, the required ones decide."""
 
-    comparisons: dict[str, Comparison] = Field(description="comparisons with other models, by gate name")
+    comparisons: dict[GateName, Comparison] = Field(
+        description="comparisons with other models, by gate name: letters, digits, blanks, _ . and -"
+    )
     task_loss: Limit = Field(description="largest loss of any single task against the champion, in nDCG@10 of 0 to 1")
     contamination: Limit = Field(description="texts shared by training and evaluation data that are left, as a count")
     reload_difference: Limit = Field(
@@ -58,6 +63,13 @@ class Gates(Section):
     megabytes: Limit = Field(description="size of the model folder in megabytes of 10^6 bytes")
     query_milliseconds: Limit = Field(description="median time to encode one short query on the CPU, in milliseconds")
     changed_files: Limit = Field(description="files changed in the git tree since the recorded revision, as a count")
+
+    @model_validator(mode="after")
+    def _own_names(self) -> "Gates":
+        others = {*type(self).model_fields, WITHDRAWN} - {"comparisons"}
+        if taken := sorted(others & set(self.comparisons)):
+            raise ValueError(f"comparisons has {taken[0]!r}, the name of another gate; take another name")
+        return self
 
 
 class PromoteParams(Section):

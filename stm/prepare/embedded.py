@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from stm.packages import package_files, package_version
 from stm.prepare.concepts import hold_out_concepts, join_concepts
 from stm.prepare.hierarchy import Hierarchy
 from stm.prepare.ontologies import Concept, Disease, parse_annotations, parse_cellxgene, parse_obo
-from stm.prepare.packages import package_files, package_version
 from stm.prepare.text import normalise_name
 from stm.prepare.wikipedia import Article, hold_out_articles, parse_wikipedia
 from stm.prepare.wordnet import Synset, hold_out_synsets, parse_wordnet, synsets_by_lemma

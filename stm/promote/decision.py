@@ -66,15 +66,18 @@ class Outcome:
             "line": self.line(),
         }  # fmt: skip
 
-    def tags(self, who: str, when: str) -> dict[str, str]:
-        """Verdicts as tags of the version, and the decision itself unless it only confirms an earlier one."""
-        gates = {
+    def gate_tags(self) -> dict[str, str]:
+        """Verdicts as tags of the version."""
+        return {
             f"gate.{name}": json.dumps(gate, ensure_ascii=False, sort_keys=True) for name, gate in self.gates().items()
         }
+
+    def decision_tags(self, who: str, when: str) -> dict[str, str]:
+        """The decision as tags of the version; none where it only confirms an earlier one."""
         if self.decision == "unchanged":
-            return gates
+            return {}
         tags = {"decision": self.decision, "decision.line": self.line(), "decision.when": when, "decision.who": who}
-        return {**gates, **tags, **({"decision.reason": self.reason} if self.reason else {})}
+        return {**tags, **({"decision.reason": self.reason} if self.reason else {})}
 
 
 def decide(

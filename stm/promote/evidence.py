@@ -74,7 +74,7 @@ def read_evaluation(path: Path) -> Evaluation:
         evaluation = Evaluation(name, role, tasks, content, dict(data.get("prompts", {})))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{path} has no nDCG@10 per query ({error!r}); make it again with `dvc repro -f evaluate`"
+            f"{path} has no nDCG@10 per query ({error!r}); make it again with `dvc repro -f -s evaluate`"
         ) from error
     if not tasks or any(not task.scores for task in tasks.values()):
         raise DataError(f"{path} scores no query; name at least one test task under prepare.tasks in params.yaml")

@@ -8,12 +8,12 @@ their number, never by a clock.
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from stm.errors import RegistryError
-from stm.promote.registry import CHALLENGER, CHAMPION, Registry, explained
+from stm.promote.registry import CHALLENGER, CHAMPION, Registry, Version, explained
 
 PREFIX = "stm.history."
 PATIENCE_SECONDS, POLL_SECONDS = 10.0, 0.2  # for another's move that was announced and is not carried out
@@ -95,8 +95,9 @@ def crown(registry: Registry, number: int, kind: Kind, actor: Actor, why: str, e
     """Make a version the champion, if the champion is still the `expected` one (0: none); log who, when and why.
 
     `OvertakenError` if another promotion was faster; the champion is then the other one's. MLflow has no conditional
-    write, so everybody announces the move under a key of their own, which nobody else writes or deletes, and looks at
-    the alias before and after. Of several whose moves met, the one that was announced last has the last word.
+    write, so everybody announces the move under a key of their own, which nobody else deletes, nor writes before the
+    move is final, and looks at the alias before and after. Of several whose moves met, the one that was announced last
+    has the last word.
     """
     _expect(registry, expected)
     logged = _logged(registry)
@@ -113,10 +114,36 @@ def crown(registry: Registry, number: int, kind: Kind, actor: Actor, why: str, e
         registry.point(CHAMPION, rival.version)
         _delete(registry, key)
         raise _overtaken(rival.version, expected)
-    entry = replace(entry, done=True)
-    _write(registry, key, entry)
-    registry.tag(number, {"champion.since": actor.when, "champion.by": actor.who, "champion.why": why or kind})
-    if registry.aliases().get(CHALLENGER) == number:
+    return _finish(registry, key, entry, {})
+
+
+def settle(registry: Registry, champion: Version) -> Entry | None:
+    """Complete what a cut has left out after the move that made this version the champion, and return that move.
+
+    None where the log knows no such move, or a rival's announcement may still undo it. The alias is looked at before
+    the log: whoever was announced before it moved is then seen there, and whoever comes later finds it moved.
+    """
+    if registry.aliases().get(CHAMPION) != champion.number:
+        return None
+    logged = _logged(registry)
+    key, entry = next(((k, e) for k, e in reversed(logged) if e.version == champion.number), ("", None))
+    if entry is None:
+        return None
+    if not entry.done and any(name > key and other.previous == entry.previous for name, other in logged):
+        return None
+    return _finish(registry, key, entry, champion.tags)
+
+
+def _finish(registry: Registry, key: str, entry: Entry, known: Mapping[str, str]) -> Entry:
+    """Write what follows the alias: the mark in the log, and who, when and why in the version's tags, where they are
+    not `known`; the champion is no challenger any more.
+    """
+    if not entry.done:
+        entry = replace(entry, done=True)
+        _write(registry, key, entry)
+    tags = {"champion.since": entry.when, "champion.by": entry.who, "champion.why": entry.why or entry.kind}
+    registry.tag(entry.version, tags, known)
+    if registry.aliases().get(CHALLENGER) == entry.version:
         registry.drop(CHALLENGER)
     return entry
 

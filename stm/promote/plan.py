@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 
 from stm.files import read_json, sha256_text, sha256_tree
+from stm.params.base import PARAMS_FILE
+from stm.params.rows import known_reports
 
 # Parts of reports that belong to the artifact alone: they are large and hold a row per query or text.
 BULKY = frozenset({"per_query", "top", "samples", "pool", "not_run"})
@@ -57,8 +59,10 @@ class Publication:
 
 
 def plan_publication(root: Path, model: Path, max_trials: int) -> Publication:
-    """Plan the runs for the reports under `root`/reports and the model folder."""
-    reports = [path for path in sorted((root / "reports").rglob("*.json")) if path.name != OWN_REPORT]
+    """Plan the runs for the reports under `root`/reports and the model folder, without those of rows that are no longer
+    in params.yaml.
+    """
+    reports = _own_reports(root)
     extra = [root / name for name in ("params.yaml", "dvc.lock", "reports/index.html", "reports/model_card.md")]
     parts = [f"{path.relative_to(root).as_posix()}:{sha256_tree(path)}" for path in reports]
     settings = _settings(root / "params.yaml")
@@ -67,14 +71,25 @@ def plan_publication(root: Path, model: Path, max_trials: int) -> Publication:
     _, values = describe(read_json(metrics)) if metrics.exists() else ({}, [])
     runs = [RunPlan("/", "pipeline", "pipeline", None, settings, values)]
     for kind, pattern in (("expert", "train/*"), ("prompts", "search_prompts/*"), ("evaluation", "evaluation/*")):
-        for path in sorted((root / "reports").glob(f"{pattern}.json")):
-            runs.append(_nested(kind, path))
+        runs += [_nested(kind, path) for path in sorted((root / "reports").glob(f"{pattern}.json")) if path in reports]
     for stage in ("warm_up", "train_all", "select", "merge"):
         path = root / "reports" / f"{stage}.json"
         if path.exists():
             runs.append(_nested("merge" if stage == "merge" else "stage", path))
             runs += _trials(path, max_trials) if stage == "merge" else []
     return Publication(digest, runs, [*reports, *(path for path in extra if path.exists())])
+
+
+def _own_reports(root: Path) -> list[Path]:
+    """The reports of this run: DVC leaves those of a row that was taken out where they are."""
+    known, found = known_reports(root / PARAMS_FILE), []
+    for path in sorted((root / "reports").rglob("*.json")):
+        # <kind>/<row>.json, and the results of mteb's runner in evaluation/mteb/<row>/
+        kind, *rest = path.relative_to(root / "reports").with_suffix("").parts
+        row = rest[1] if rest[:1] == ["mteb"] and len(rest) > 1 else rest[0] if rest else ""
+        if path.name != OWN_REPORT and (kind not in known or row in known[kind]):
+            found.append(path)
+    return found
 
 
 def _settings(path: Path) -> dict[str, str]:

@@ -6,15 +6,16 @@ Everything up to the alias can be interrupted or repeated without a consumer not
 import contextlib
 import fcntl
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from stm.errors import DataError, RegistryError
-from stm.params.promote import PromoteParams
+from stm.params.promote import WITHDRAWN, PromoteParams
 from stm.promote.candidate import Candidate, read_candidate
 from stm.promote.decision import Outcome, decide
 from stm.promote.evidence import Evaluation, read_evaluation
 from stm.promote.gates import Measured, Verdict, judge
-from stm.promote.history import Actor, Kind, OvertakenError, crown, read_history, withdrawn
+from stm.promote.history import Actor, Entry, Kind, OvertakenError, crown, read_history, settle, withdrawn
 from stm.promote.lineage import refuse_secrets
 from stm.promote.plan import Publication, plan_publication
 from stm.promote.publish import ensure_experiment, publish
@@ -55,16 +56,16 @@ def promote(params: PromoteParams, actor: Actor, *, root: Path = Path(), force: 
 
     `force` is the reason for making it the champion in spite of its gates. Doing it twice adds nothing.
     """
-    candidate = read_candidate(root, params.model)
-    publication = plan_publication(root, candidate.folder, params.max_trials)
-    refuse_secrets([*publication.files, *_small_files(candidate.folder)])
     with only_one(root):
+        candidate = read_candidate(root, params.model)
+        publication = plan_publication(root, candidate.folder, params.max_trials)
+        refuse_secrets([*publication.files, *_small_files(candidate.folder)])
         registry = Registry.open(params.tracking_uri, params.registered_model, create=True)
         champion = registry.by_alias(CHAMPION)
         version, trip = _publish(registry, params, candidate, publication, root)
         outcome = _decide(registry, params, candidate, champion, version.number, trip, force)
-        registry.tag(version.number, outcome.tags(actor.who, actor.when), version.tags)
-        _move(registry, outcome, actor)
+        registry.tag(version.number, outcome.gate_tags(), version.tags)
+        _move(registry, outcome, version, actor)
     return outcome
 
 
@@ -78,7 +79,9 @@ def _publish(
     experiment = ensure_experiment(registry.client, registry.uri, params.experiment, params.artifact_folder)
     run_id = publish(registry.client, registry.uri, experiment, publication, root)
     tags = {**candidate.tags(), RUN: run_id}
-    version = register(registry, experiment, run_id, publication.digest, candidate.folder, tags, root / CARD)
+    version = register(
+        registry, experiment, run_id, publication.digest, candidate.folder, candidate.content, tags, root / CARD
+    )
     return version, measure(f"models:/{registry.name}/{version.number}", candidate.folder)
 
 
@@ -114,7 +117,7 @@ def _decide(
     rollback = withdrawn(read_history(registry), number) if registry else None
     if rollback:
         detail = f"{rollback.who} rolled this version back on {rollback.when} ({rollback.why})"
-        verdicts.append(Verdict("not_withdrawn", False, True, detail))
+        verdicts.append(Verdict(WITHDRAWN, False, True, detail))
     previous = champion.number if champion else 0
     return decide(verdicts, number, previous, candidate.content, force=force, dry_run=dry_run)
 
@@ -144,15 +147,38 @@ def _evaluation_of(registry: Registry, version: Version, model: str) -> Evaluati
         return Evaluation(name, "champion", {})
 
 
-def _move(registry: Registry, outcome: Outcome, actor: Actor) -> None:
-    """Move the alias that the outcome names; if another promotion was faster, the version's tags say so."""
+def _move(registry: Registry, outcome: Outcome, version: Version, actor: Actor) -> None:
+    """Move the alias that the outcome names, and then write the decision into the version's tags.
+
+    In this order, so that no tag tells of a move that a cut has prevented; what a cut has left out after the move is
+    made up for. If another promotion was faster, the tags say so.
+    """
+    tags = outcome.decision_tags(actor.who, actor.when)
     if outcome.decision == "held":
         registry.point(CHALLENGER, outcome.version)
-    elif outcome.decision != "unchanged":
+    elif outcome.decision == "unchanged":
+        tags = _missing_tags(outcome, version, settle(registry, version))
+    else:
         kind: Kind = "force" if outcome.decision == "forced" else "promote"
         reason = outcome.reason or "all required gates passed"
         try:
             crown(registry, outcome.version, kind, actor, reason, outcome.previous)
         except OvertakenError as error:
-            registry.tag(outcome.version, {"decision": "overtaken", "decision.line": str(error)})
+            tags |= {"decision": "overtaken", "decision.line": str(error)}
+            registry.tag(outcome.version, tags, version.tags)
             raise
+    registry.tag(outcome.version, tags, version.tags)
+
+
+def _missing_tags(outcome: Outcome, version: Version, entry: Entry | None) -> dict[str, str]:
+    """The decision that made this version the champion by that entry, as tags with the verdicts of today; none where
+    they are there, or no decision made it so.
+    """
+    if entry is None or entry.kind not in ("promote", "force"):
+        return {}
+    then = replace(outcome, decision="promoted", previous=entry.previous)
+    if entry.kind == "force":
+        then = replace(then, decision="forced", reason=entry.why)
+    tags = then.decision_tags(entry.who, entry.when)
+    is_noted = all(version.tags.get(name) == tags[name] for name in ("decision", "decision.who", "decision.when"))
+    return {} if is_noted else tags

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from stm.errors import ModelError, RegistryError
+from stm.errors import DataError, ModelError, RegistryError
 from stm.files import sha256_tree
 from stm.promote.publish import KEY, PUBLICATION
 from stm.promote.registry import Registry, Version, explained
@@ -82,15 +82,16 @@ def register(
     run_id: str,
     publication: str,
     folder: Path,
+    content: str,
     tags: Mapping[str, str],
     card: Path,
 ) -> Version:
-    """Return the version of this model folder; it is logged and registered unless it is there already.
+    """Return the version of the model folder of this content; it is logged and registered unless it is there already.
 
-    A logged model whose registration broke off is taken up, a half-logged one is deleted and logged again. The file
-    `card`, if it exists, is the README of the registered copy; the content is that of the folder without it.
+    `DataError` if the folder holds something else by then, so that nothing is registered but what was judged. A logged
+    model whose registration broke off is taken up, a half-logged one is deleted and logged again. The file `card`, if
+    it exists, is the README of the registered copy; the content is that of the folder without it.
     """
-    content = sha256_tree(folder)
     version = find_version(registry, content)
     if version is None:
         check_folder(folder)
@@ -100,12 +101,19 @@ def register(
             )
             if registry.model() is None:
                 registry.client.create_registered_model(registry.name, description="Retrievers merged by this project.")
+            _check_content(folder, content)
             created = registry.client.create_model_version(
                 registry.name, f"models:/{model_id}", run_id=run_id, tags={**tags, CONTENT: content}, model_id=model_id
             )
         return registry.version(int(created.version))
     registry.tag(version.number, tags, version.tags)
     return registry.version(version.number)
+
+
+def _check_content(folder: Path, content: str) -> None:
+    """Raise `DataError` if the folder no longer holds what was judged."""
+    if sha256_tree(folder) != content:
+        raise DataError(f"{folder} changed while it was published; let what writes there end and run again")
 
 
 def _find_logged(registry: Registry, experiment: str, content: str) -> str | None:
@@ -122,6 +130,7 @@ def _log(registry: Registry, parent: str, publication: str, folder: Path, conten
     import mlflow
 
     model = _load_with_card(folder, card)
+    _check_content(folder, content)  # only now: what is uploaded is what was loaded
     tags = {PUBLICATION: publication, KEY: "model", "stm.kind": "model", "mlflow.parentRunId": parent}
     experiment = registry.client.get_run(parent).info.experiment_id
     filters = f"tags.`{PUBLICATION}` = '{publication}' AND tags.`{KEY}` = 'model'"

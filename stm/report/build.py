@@ -9,7 +9,7 @@ from typing import Any
 
 from stm.params.report import ReportParams
 from stm.report import metrics, stages, views
-from stm.report.card import model_card
+from stm.report.card import EMPTY_CARD, FOLDER, model_card
 from stm.report.cautions import cautions
 from stm.report.collect import Reports
 from stm.report.compare import OPPONENTS, Analysis, analyse, count_of, percent, verdict
@@ -23,6 +23,8 @@ from stm.report.scores import build_table
 from stm.report.seeds import seed_differences, seed_metrics, seed_rows
 from stm.report.slices import robustness_view, slice_view
 from stm.tasks import Task
+
+Found = tuple[Analysis, Cleaned, Analysis | None]
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,7 @@ class Built:
 
 def build_report(reports: Reports, tasks: Mapping[str, Task], params: ReportParams) -> Built:
     """Build everything; `tasks` holds the test tasks' texts for the failures, and may be empty."""
-    table = build_table(reports.evaluation, params.subject)
-    analysis = analyse(table, params.subject, params.level, params.resamples, params.seed)
-    cleaned, hub = clean_analysis(analysis, reports, params), hub_analysis(reports, params)
+    found = analysis, cleaned, hub = _analyse_all(reports, params)
     losses = {name: stages.losses(report) for name, report in stages.trainings(reports).items()}
     plots = {
         "scores.csv": metrics.scores_csv(analysis),
@@ -48,23 +48,40 @@ def build_report(reports: Reports, tasks: Mapping[str, Task], params: ReportPara
         "training.csv": metrics.training_csv(losses),
         "merge.csv": metrics.merge_csv(reports.merge.get("trials", [])),
     }
-    texts = {"slices": slice_view(analysis, tasks), "robustness": robustness_view(analysis, reports.evaluation)}
-    page = render_page({**texts, **_score_views(analysis, params), **_stage_views(reports, params),
-                        **_further_scores(analysis, cleaned, hub, reports),
-                        "failures": find_failures(analysis, reports.evaluation, tasks, params.failures)})  # fmt: skip
+    page = render_page({
+        **_score_views(analysis, params), **_query_views(analysis, reports, tasks, params),
+        **_further_scores(analysis, cleaned, hub, reports), **_stage_views(reports, params),
+    })  # fmt: skip
     figures = {
         **metrics.metrics_json(analysis), "seeds": seed_metrics(analysis, metrics.DECIMALS),
         "without_contaminated": contaminated_metrics(cleaned), "hub": metrics.hub_json(hub),
     }  # fmt: skip
-    return Built(figures, page, model_card(analysis, reports, cleaned, hub), plots, summarise(analysis))
+    return Built(figures, page, _card(reports, params, found), plots, summarise(analysis))
+
+
+def _analyse_all(reports: Reports, params: ReportParams) -> Found:
+    """What the scores of the subject say: on all queries, without the contaminated ones, and on mteb's tasks."""
+    table = build_table(reports.evaluation, params.subject)
+    analysis = analyse(table, params.subject, params.level, params.resamples, params.seed)
+    return analysis, clean_analysis(analysis, reports, params), hub_analysis(reports, params)
+
+
+def _card(reports: Reports, params: ReportParams, found: Found) -> str:
+    """The card of the merged model, whichever model the report's subject is."""
+    merged = [name for name, row in sorted(reports.evaluation.items()) if row.get("path") == FOLDER and row["tasks"]]
+    if not merged:
+        return EMPTY_CARD
+    if params.subject not in merged:
+        found = _analyse_all(reports, params.model_copy(update={"subject": merged[0]}))
+    analysis, cleaned, hub = found
+    return model_card(analysis, reports, cleaned, hub)
 
 
 def _further_scores(analysis: Analysis, cleaned: Cleaned, hub: Analysis | None, reports: Reports) -> dict[str, Any]:
-    missing = not_run(reports)
     return {
         "contaminated": contaminated_view(analysis, cleaned), "seeds": seed_rows(analysis),
-        "seed_differences": seed_differences(analysis), "hub": hub_view(hub), "hub_not_run": missing,
-        "cautions": cautions(analysis, reports, missing, hub is not None),
+        "seed_differences": seed_differences(analysis), "hub": hub_view(hub, reports),
+        "cautions": cautions(analysis, reports, not_run(reports), hub),
     }  # fmt: skip
 
 
@@ -76,6 +93,16 @@ def _score_views(analysis: Analysis, params: ReportParams) -> dict[str, Any]:
         "resamples": params.resamples, "columns": views.score_columns(analysis),
         "rows": views.score_rows(analysis), "recall": views.recall_rows(analysis), "tasks": table.tasks,
         "comparisons": views.comparison_rows(analysis), "charts": views.charts(analysis), "left_out": table.left_out,
+    }  # fmt: skip
+
+
+def _query_views(
+    analysis: Analysis, reports: Reports, tasks: Mapping[str, Task], params: ReportParams
+) -> dict[str, Any]:
+    return {
+        "slices": slice_view(analysis, tasks), "robustness": robustness_view(analysis, reports.evaluation),
+        "failures": find_failures(analysis, reports.evaluation, tasks, params.failures),
+        "has_texts": bool(tasks), "shows_failures": params.failures > 0,
     }  # fmt: skip
 
 
@@ -94,7 +121,7 @@ def summarise(analysis: Analysis) -> list[str]:
     """Return the averages of base, best expert, all-data, merged and BM25, and the verdict, as lines for a
     terminal.
     """
-    shown = [analysis.strongest((role,)) for role in ("base", "expert", "all_data", "lexical")]
+    shown = [analysis.strongest((role,)) for role in ("base", "expert", "all_data", "merged", "lexical")]
     models = [model for model in shown if model] + [analysis.subject]
     width = max(len(model.label) for model in models)
     lines = [f"average nDCG@10 over {count_of(len(analysis.table.tasks), 'test task')}:"]

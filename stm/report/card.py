@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from stm.merge.card import FRONT, plain, recipe_line, usage
 from stm.merge.card import LIMITS as GENERAL_LIMITS
-from stm.report.cautions import HUB_UNTESTED
+from stm.report.cautions import HUB_UNTESTED, left_in
 from stm.report.collect import Reports
 from stm.report.compare import Analysis, count_of, percent, verdict
 from stm.report.contaminated import Cleaned
@@ -32,15 +32,21 @@ LIMITS = (
     *GENERAL_LIMITS,
 )
 
+FOLDER = "models/merged"
+EMPTY_CARD = f"""# A merged retriever
+
+No row of `models` in params.yaml with the path {FOLDER} was evaluated, so there are no scores to show.
+"""
+
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _usage(reports: Reports, folder: str) -> str:
+def _usage(reports: Reports) -> str:
     chosen = dig(reports.merge, "prompts", "chosen", default={})
-    return usage(folder, {side: str(dig(chosen, side, default="")) for side in ("query", "document")})
+    return usage(FOLDER, {side: str(dig(chosen, side, default="")) for side in ("query", "document")})
 
 
 def _scores(analysis: Analysis) -> str:
@@ -86,6 +92,8 @@ def _data(reports: Reports) -> str:
     removed = dig(reports.prepare, "contamination", "removed")
     if isinstance(removed, int):
         lines.append(f"\n{removed:,} rows that an evaluation task also holds were removed before training.")
+    if sentence := left_in(reports):
+        lines.append(f"\n{sentence}")
     for name, row in sorted(dig(reports.prepare, "packages", default={}).items()):
         version, licence = plain(str(dig(row, "version", default=row))), LICENCES.get(name, "licence: see the package")
         lines.append(f"* package {plain(name)} {version}: {licence}")
@@ -110,14 +118,15 @@ def _hub_scores(hub: Analysis | None, subject: str) -> str:
     return f"On tasks of mteb, by its own runner. {HUB_UNTESTED}\n\n{_scores(hub)}"
 
 
-def model_card(
-    analysis: Analysis, reports: Reports, cleaned: Cleaned, hub: Analysis | None = None, folder: str = "models/merged"
-) -> str:
-    """Return the card as Markdown: use, prompts, scores with intervals, recipe, data, limits, provenance."""
+def model_card(analysis: Analysis, reports: Reports, cleaned: Cleaned, hub: Analysis | None = None) -> str:
+    """Return the card as Markdown: use, prompts, scores with intervals, recipe, data, limits, provenance.
+
+    The subject of the analyses is the merged model.
+    """
     hashes = dig(reports.evaluation.get(analysis.subject.name, {}), "hashes", "model", default="unknown")
     versions = dig(reports.evaluation.get(analysis.subject.name, {}), "versions", default={})
     parts = [
-        FRONT, "# A merged retriever", plain(verdict(analysis)), "## Use", _usage(reports, folder),
+        FRONT, "# A merged retriever", plain(verdict(analysis)), "## Use", _usage(reports),
         "## Scores", _scores(analysis), _without_contaminated(analysis, cleaned),
         _hub_scores(hub, analysis.subject.name),
         "Against the other models of the run:", _rivals(analysis),

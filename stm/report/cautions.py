@@ -3,10 +3,9 @@
 Takes the analysis and the stages' reports; says only what they hold, the most important first.
 """
 
-from typing import Any
-
 from stm.report.collect import Reports
-from stm.report.compare import OPPONENTS, Analysis, count_of
+from stm.report.compare import OPPONENTS, Analysis, count_of, needed_resamples, percent
+from stm.report.hub import NotRun
 from stm.report.seeds import groups
 from stm.report.stages import contamination_view
 
@@ -16,18 +15,18 @@ HUB_UNTESTED = (
 )
 
 
-def cautions(analysis: Analysis, reports: Reports, not_run: list[tuple[str, str]], has_hub: bool = False) -> list[str]:
-    """Return the sentences; `not_run` are mteb's tasks that could not be run, with their reasons; `has_hub` says
-    whether any was.
+def cautions(analysis: Analysis, reports: Reports, not_run: list[NotRun], hub: Analysis | None = None) -> list[str]:
+    """Return the sentences; `not_run` are mteb's tasks that some model could not be run on, `hub` is the comparison on
+    those that were.
     """
-    found = [*_unlearned(reports), _resolution(analysis)]
-    found += [_left_in(contamination_view(reports)["total"]), _reduced(analysis)]
+    found = [*_unlearned(reports), _blind(analysis), _resolution(analysis), left_in(reports), _reduced(analysis)]
     if analysis.table.left_out:
         found.append(f"Not compared: {', '.join(analysis.table.left_out)}. The reasons stand above the table.")
     if not_run:
-        found.append(f"{len(not_run)} of mteb's tasks could not be run. They are named below the table, with reasons.")
-    if has_hub:
-        found.append(HUB_UNTESTED)
+        count = len({row.task for row in not_run})
+        found.append(f"{count} of mteb's tasks could not be run. They are named below the table, with reasons.")
+    if hub is not None:
+        found += [HUB_UNTESTED, _blind(hub, " of mteb")]
     if analysis.subject.group not in groups(analysis):
         found.append("One training each, with one seed: no interval on this page covers the luck of a seed.")
     return [sentence for sentence in found if sentence]
@@ -42,6 +41,18 @@ def _unlearned(reports: Reports) -> list[str]:
     return [f"{name}: {reason}." for name, reason in reasons.items() if reason]
 
 
+def _blind(analysis: Analysis, source: str = "") -> str:
+    """Where the test has too few resamples to find any difference."""
+    needed = needed_resamples(analysis)
+    if not needed:
+        return ""
+    return (
+        f"With {analysis.resamples:,} resamples no difference on {' or on '.join(needed)}{source}, however large, can "
+        f"be significant at {percent(analysis.level)}: raise report.resamples to at least {max(needed.values()):,}, or "
+        "lower report.level."
+    )
+
+
 def _resolution(analysis: Analysis) -> str:
     """How small a difference these queries can show: half the interval against the strongest rival."""
     rival = analysis.strongest(OPPONENTS)
@@ -53,11 +64,15 @@ def _resolution(analysis: Analysis) -> str:
     return f"With these {queries:,} test queries, differences under about {reach:.3f} cannot be told from chance."
 
 
-def _left_in(total: dict[str, Any]) -> str:
-    left = total.get("left")
+def left_in(reports: Reports) -> str:
+    """Return how much known contamination the training data holds; empty where there is none."""
+    left = contamination_view(reports)["total"].get("left")
     if not isinstance(left, int) or not left:
         return ""
-    return f"{left:,} training rows that the evaluation tasks also hold were left in: the scores may be too high."
+    return (
+        f"{left:,} rows and negatives, those of the warm-up included, that an evaluation task also holds were left in: "
+        "the scores may be too high."
+    )
 
 
 def _reduced(analysis: Analysis) -> str:

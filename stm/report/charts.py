@@ -6,6 +6,7 @@ the page shows the same figures as a table.
 """
 
 import math
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,9 @@ WIDTH = 480
 LABEL = 150  # width of the column of labels in charts of rows
 SMALL_WIDTH, SMALL_LABEL = 300, 116  # of charts that stand four in a row
 ROW = 22
-SERIES = 8  # line colours that the page's style sheet has
+SERIES, DASHES = 8, 3  # line colours and dash patterns that the page's style sheet has
+EM, SMALL_EM = 12, 11  # font sizes of the page's style sheet, the smaller of class `tick`
+NARROW, WIDE = frozenset("fijlrtI.,:;!'|()[]{}/ "), frozenset("mwMW@%\u2026")
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,12 @@ def _svg(height: float, title: str, parts: Sequence[str], width: int = WIDTH) ->
     )
 
 
-def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> str:
+def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "", room: float = math.inf) -> str:
+    """A text; where it is wider than `room` its middle goes, and a title has the whole."""
     style = f' class="{kind}"' if kind else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{style}>{escape(text)}</text>'
+    shown = cut_middle(text, room / (SMALL_EM if kind == "tick" else EM))
+    title = f"<title>{escape(text)}</title>" if shown != text else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{style}>{escape(shown)}{title}</text>'
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
@@ -61,8 +67,32 @@ def _number(value: float) -> str:
     return f"{value:.4g}".replace("-", "\u2212")
 
 
-def _cut(label: str, length: int = 24) -> str:
-    return label if len(label) <= length else label[: length - 1] + "\u2026"
+def _width(char: str) -> float:
+    """The width of a character in em, as a wide sans-serif in bold has it."""
+    if char in WIDE or unicodedata.east_asian_width(char) in "WF":
+        return 1.1
+    return 0.45 if char in NARROW else 0.8 if char.isupper() else 0.7
+
+
+def cut_middle(label: str, room: float) -> str:
+    """Return the label, without its middle where it would be wider than `room`, in em."""
+    if sum(map(_width, label)) <= room:
+        return label
+    head, tail, left = "", "", room - _width("\u2026")
+    for first, last in zip(label, reversed(label), strict=True):
+        if (left := left - _width(first)) < 0:
+            break
+        head += first
+        if (left := left - _width(last)) < 0:
+            break
+        tail = last + tail
+    return f"{head}\u2026{tail}"
+
+
+def _style(index: int) -> str:
+    """The class of a line: when the colours are used up they come again, dashed."""
+    dash = index // SERIES % DASHES
+    return f"line s{index % SERIES}" + (f" d{dash}" if dash else "")
 
 
 def spans(rows: Sequence[Span], title: str, zero: bool = False) -> Markup:
@@ -87,7 +117,7 @@ def spans(rows: Sequence[Span], title: str, zero: bool = False) -> Markup:
     for index, row in enumerate(rows):
         y = 4 + ROW * index + ROW / 2
         kind = "subject" if row.is_subject else "other"
-        parts.append(_text(LABEL - 8, y + 4, _cut(row.label), "end", "strong" if row.is_subject else ""))
+        parts.append(_text(LABEL - 8, y + 4, row.label, "end", "strong" if row.is_subject else "", LABEL - 8))
         parts.append(_line(place(row.low), y, place(row.high), y, f"span {kind}"))
         parts.append(f'<circle cx="{place(row.mean):.1f}" cy="{y:.1f}" r="4.5" class="dot {kind}"/>')
     return _svg(height, title, parts)
@@ -144,11 +174,8 @@ def curves(
         points = _thin([place(x, y) for x, y in enumerate(values, 1)])
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         x, y = left + (index % 3) * 145, height - 18 * legend_rows + 18 * (index // 3) + 8
-        parts.append(f'<polyline points="{path}" class="line s{index % SERIES}"/>')
-        parts += [
-            _line(x, y - 4, x + 16, y - 4, f"line s{index % SERIES}"),
-            _text(x + 21, y, _cut(name, 18), kind="tick"),
-        ]
+        parts.append(f'<polyline points="{path}" class="{_style(index)}"/>')
+        parts += [_line(x, y - 4, x + 16, y - 4, _style(index)), _text(x + 21, y, name, kind="tick", room=120)]
     return _svg(height, title, parts)
 
 
@@ -208,9 +235,8 @@ def histogram(series: Mapping[str, Sequence[float]], width: float, title: str) -
         corners = [place(index + side, value) for index, value in enumerate(values) for side in (0, 1)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in [place(0, 0), *corners, place(len(values), 0)])
         x, y = left + (number % 3) * 145, height - 8
-        parts.append(f'<polyline points="{path}" class="line s{number % SERIES}"/>')
-        parts.append(_line(x, y - 4, x + 16, y - 4, f"line s{number % SERIES}"))
-        parts.append(_text(x + 21, y, _cut(name, 18), kind="tick"))
+        parts.append(f'<polyline points="{path}" class="{_style(number)}"/>')
+        parts += [_line(x, y - 4, x + 16, y - 4, _style(number)), _text(x + 21, y, name, kind="tick", room=120)]
     return _svg(height, title, parts)
 
 
@@ -239,7 +265,7 @@ def _bars(
         y, kind = ROW * index + 4, "bar" if subject in (None, label) else "bar other"
         start, end = sorted((left + (0.0 - low) * scale, left + (value - low) * scale))
         size = f'width="{max(1.0, end - start):.1f}" height="14"'
-        parts.append(_text(left - 8, y + 13, _cut(label, left // 6), "end"))
+        parts.append(_text(left - 8, y + 13, label, "end", room=left - 8))
         parts.append(f'<rect x="{start:.1f}" y="{y + 2}" {size} class="{kind}"/>')
         parts.append(_text(end + 6, y + 13, form(value), kind="tick"))
     return _svg(ROW * len(values) + 8, title, parts, width)

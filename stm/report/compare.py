@@ -13,7 +13,7 @@ from stm.report.scores import SCOPES, ModelInfo, Table
 from stm.significance import Comparison, Interval, Resampled, holm, resample
 
 METRIC = "ndcg_at_10"
-OPPONENTS = ("base", "warm_up", "expert", "all_data")
+OPPONENTS = ("base", "warm_up", "expert", "all_data", "merged")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Analysis:
     table: Table
     subject: ModelInfo
     level: float
+    resamples: int
     intervals: Mapping[str, list[Interval]]
     tested: Mapping[str, list[Tested]]  # against every model but the subject
     winners: Mapping[str, list[int]]  # columns of the best models, ties included
@@ -56,8 +57,11 @@ class Analysis:
         return self.intervals[scope][position or 0].mean
 
     def strongest(self, roles: tuple[str, ...]) -> ModelInfo | None:
-        """Return the model of those roles with the best average over all tasks, the subject excluded."""
-        rivals = [model for model in self.table.models if model.role in roles and model.name != self.subject.name]
+        """Return the model of those roles with the best average over all tasks, without the subject and the other seeds
+        of its group.
+        """
+        others = [model for model in self.table.models if model.name != self.subject.name]
+        rivals = [m for m in others if m.role in roles and not (m.group and m.group == self.subject.group)]
         return max(rivals, key=lambda model: (self.mean("all", model.name), model.name), default=None)
 
 
@@ -71,6 +75,27 @@ def choose_subject(table: Table, name: str) -> ModelInfo:
     return table.models[position]
 
 
+def families(table: Table) -> dict[str, list[str]]:
+    """Return the scopes whose comparisons are corrected together, by what they are on: the average of all tasks, which
+    the verdict rests on; the averages of one domain; single tasks.
+    """
+    domains = [scope for scope in SCOPES if scope != "all" and table.scope(scope)]
+    tasks = [task.name for task in table.tasks]
+    return {"the average of all tasks": ["all"], "the average of a domain": domains, "a single task": tasks}
+
+
+def needed_resamples(analysis: Analysis) -> dict[str, int]:
+    """Return the families in which no difference could be significant, however large, with the resamples that it takes.
+
+    The least p-value is 1 / (resamples + 1), and Holm's correction multiplies it by the size of the family.
+    """
+    alpha = 1 - analysis.level
+    sizes = {
+        name: sum(len(analysis.tested[scope]) for scope in family) for name, family in families(analysis.table).items()
+    }
+    return {name: int(size / alpha + 1e-9) for name, size in sizes.items() if size / (analysis.resamples + 1) >= alpha}
+
+
 def _correct(rows: Mapping[str, list[Tested]], family: list[str]) -> dict[str, list[Tested]]:
     """Holm's correction over all comparisons of the scopes in `family`."""
     flat = [row for scope in family for row in rows[scope]]
@@ -79,22 +104,16 @@ def _correct(rows: Mapping[str, list[Tested]], family: list[str]) -> dict[str, l
 
 
 def analyse(table: Table, subject: str, level: float, resamples: int, seed: int) -> Analysis:
-    """Compare the subject with every other model, per task and on the averages.
-
-    Holm's correction runs over three families: the comparisons on the average of all tasks, which the verdict rests
-    on; those on the averages of one domain; and those on single tasks.
-    """
+    """Compare the subject with every other model, per task and on the averages, corrected within each of `families`."""
     chosen = choose_subject(table, subject)
     drawn = resample(table.scores[METRIC], table.position(chosen.name) or 0, resamples, seed)
     averages = {scope: table.scope(scope) for scope in SCOPES if table.scope(scope)}
     scopes = {**averages, **{task.name: [index] for index, task in enumerate(table.tasks)}}
     raw = {scope: _test(drawn, table, chosen, positions, level) for scope, positions in scopes.items()}
-    domains = [scope for scope in averages if scope != "all"]
-    families = [["all"], domains, [task.name for task in table.tasks]]
-    tested = {scope: rows for family in families for scope, rows in _correct(raw, family).items()}
+    tested = {scope: rows for family in families(table).values() for scope, rows in _correct(raw, family).items()}
     intervals = {scope: _clip(drawn.intervals(positions, level)) for scope, positions in scopes.items()}
     winners = {scope: _winners(rows) for scope, rows in intervals.items()}
-    return Analysis(table, chosen, level, intervals, tested, winners)
+    return Analysis(table, chosen, level, resamples, intervals, tested, winners)
 
 
 def _test(drawn: Resampled, table: Table, subject: ModelInfo, positions: list[int], level: float) -> list[Tested]:
@@ -114,7 +133,7 @@ def _winners(rows: list[Interval]) -> list[int]:
 
 def percent(level: float) -> str:
     """Return a confidence level in words, for example "95 %", with a space that no line ends at."""
-    return f"{100 * level:.0f}\u00a0%"
+    return f"{100 * level:.6g}\u00a0%"
 
 
 def count_of(number: int, word: str) -> str:

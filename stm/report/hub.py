@@ -5,17 +5,28 @@ Takes the evaluation reports; a task that was run in several splits or languages
 a task that could not be run is named with its reason.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from stm.params.report import ReportParams
 from stm.report.collect import Reports
 from stm.report.compare import Analysis, analyse
-from stm.report.scores import METRICS, build_table
+from stm.report.scores import METRICS, build_table, keep_shared, name_rerun
 from stm.report.stages import dig
 from stm.report.views import score_columns, score_rows
 
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A task of mteb that these models could not be run on, with the reason."""
+
+    task: str
+    models: list[str]
+    reason: str
 
 
 def join_parts(rows: Mapping[str, Row]) -> dict[str, Row]:
@@ -49,24 +60,44 @@ def _weigh(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def hub_analysis(reports: Reports, params: ReportParams) -> Analysis | None:
-    """Return the comparison on mteb's tasks, or None where the report's subject was run on none."""
-    found = {name: dig(report, "hub", "tasks", default={}) for name, report in reports.evaluation.items()}
-    rows = {name: {**reports.evaluation[name], "tasks": join_parts(tasks)} for name, tasks in found.items() if tasks}
+    """Return the comparison on mteb's tasks that the report's subject and most models share, or None where the subject
+    was run on none.
+    """
+    rows = {name: {**reports.evaluation[name], "tasks": tasks} for name, tasks in _tasks(reports).items() if tasks}
     if params.subject not in rows:
         return None
-    return analyse(build_table(rows, params.subject), params.subject, params.level, params.resamples, params.seed)
+    table = build_table(keep_shared(rows, params.subject), params.subject)
+    return analyse(table, params.subject, params.level, params.resamples, params.seed)
 
 
-def hub_view(analysis: Analysis | None) -> dict[str, Any]:
-    """Return columns and rows of the table, empty without an analysis."""
+def _tasks(reports: Reports) -> dict[str, dict[str, Row]]:
+    return {name: join_parts(dig(report, "hub", "tasks", default={})) for name, report in reports.evaluation.items()}
+
+
+def hub_view(analysis: Analysis | None, reports: Reports) -> dict[str, Any]:
+    """Return columns and rows of the table, empty without an analysis, and what is not in it."""
+    found = not_run(reports)
+    concerned = {model: reports.evaluation[model] for row in found for model in row.models}
+    missing = {"not_run": [_describe(row, reports) for row in found], "again": name_rerun(concerned)}
     if analysis is None:
-        return {"columns": [], "rows": [], "left_out": {}}
-    return {"columns": score_columns(analysis), "rows": score_rows(analysis), "left_out": analysis.table.left_out}
+        return {"columns": [], "rows": [], "left_out": {}, "unshared": [], **missing}
+    shown = {task.name for task in analysis.table.tasks}
+    return {
+        "columns": score_columns(analysis), "rows": score_rows(analysis), "left_out": analysis.table.left_out,
+        "unshared": sorted(_tasks(reports)[analysis.subject.name].keys() - shown), **missing,
+    }  # fmt: skip
 
 
-def not_run(reports: Reports) -> list[tuple[str, str]]:
-    """Return the tasks of mteb that some model could not be run on, with the reason."""
-    reasons: dict[str, str] = {}
-    for report in reports.evaluation.values():
-        reasons.update(dig(report, "hub", "not_run", default={}))
-    return sorted(reasons.items())
+def _describe(row: NotRun, reports: Reports) -> str:
+    asked = [name for name, report in sorted(reports.evaluation.items()) if "hub" in report]
+    models = "" if row.models == asked else f" for {', '.join(row.models)}"
+    return f"{row.task} was not run{models}: {row.reason}"
+
+
+def not_run(reports: Reports) -> list[NotRun]:
+    """Return the tasks of mteb that some model could not be run on, by task and reason."""
+    models: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, report in sorted(reports.evaluation.items()):
+        for task, reason in dig(report, "hub", "not_run", default={}).items():
+            models[task, str(reason)].append(name)
+    return [NotRun(task, names, reason) for (task, reason), names in sorted(models.items())]

@@ -15,6 +15,10 @@ MINED = {
     "rows": "rows", "negatives": "negatives", "rows_without_negatives": "rows without a negative",
     "rows_with_unscored_positive": "rows whose positive has no score", "seconds": "seconds",
 }  # fmt: skip
+JUDGED = {
+    "asked": "negatives asked about", "unasked": "kept unjudged at the limit", "tokens_in": "tokens sent",
+    "tokens_out": "tokens written", "cost": "cost",
+}  # fmt: skip
 MADE = {
     "rows_asked": "rows asked for", "accepted": "accepted", "acceptance_rate": "acceptance rate",
     "fallbacks": "rows left with mined negatives", "released": "rows with a released negative",
@@ -46,19 +50,26 @@ def negatives_view(reports: Reports, count: int) -> list[dict[str, Any]]:
     for split in sorted({*reports.mine, *reports.synthesize}):
         mined, made = reports.mine.get(split, {}), reports.synthesize.get(split, {})
         rejected = numbers(made.get("rejected"))
-        queries = made["queries"] if isinstance(made.get("queries"), Mapping) else {}
+        queries, judged = _section(made, "queries"), _section(_section(mined, "judges"), "llm")
         refused = {reason: value for reason, value in numbers(queries.get("outcomes")).items() if reason != "accepted"}
         origins = numbers(mined.get("negatives_by_origin"))
         rows.append({
             "split": split, "mine": _figures(mined, MINED), "synthesize": _figures(made, MADE),
             "guarded": _guarded(mined.get("guarded_out")), "failed": numbers(made.get("failed")),
-            "queries": _figures(queries, QUERIES),
+            "queries": _figures(queries, QUERIES), "judged": _figures(judged, JUDGED),
+            "is_judge_spent": judged.get("is_budget_exhausted") is True,
             "refused": bars(refused, f"Written queries of {split} that were rejected, by reason, count"),
             "origins": bars(origins, f"Negatives of {split} by origin, count"),
             "rejected": bars(rejected, f"Synthetic negatives of {split} that were rejected, by reason, count"),
             "hardness": _hardness(split, mined, made), "samples": _samples(made.get("samples"), count),
         })  # fmt: skip
     return rows
+
+
+def _section(report: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of a report; empty where it is missing or no mapping."""
+    part = report.get(name)
+    return part if isinstance(part, Mapping) else {}
 
 
 def _figures(report: Mapping[str, Any], names: Mapping[str, str]) -> list[tuple[str, Any]]:

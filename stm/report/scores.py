@@ -16,6 +16,7 @@ from stm.errors import DataError
 
 METRICS = ("ndcg_at_10", "recall_at_10")
 SCOPES = ("all", "medical", "general")
+Signature = tuple[tuple[str, str, tuple[str, ...]], ...]
 ROLES = ("merged", "all_data", "expert", "warm_up", "base", "lexical", "outside")
 
 
@@ -86,10 +87,40 @@ def without_queries(table: Table, left_out: Mapping[str, Collection[str]]) -> Ta
     )
 
 
-def _signature(evaluation: Mapping[str, Any]) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+def _signature(evaluation: Mapping[str, Any]) -> Signature:
     """What makes two evaluations comparable: the same tasks, data and queries."""
     rows = sorted(evaluation["tasks"].items())
     return tuple((name, str(row.get("data")), tuple(sorted(row["per_query"][METRICS[0]]))) for name, row in rows)
+
+
+def _signatures(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Signature]:
+    try:
+        return {name: _signature(data) for name, data in evaluations.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError("an evaluation lacks scores per query; run `dvc repro -f -s evaluate` for new ones") from error
+
+
+def keep_shared(evaluations: Mapping[str, Mapping[str, Any]], subject: str) -> dict[str, dict[str, Any]]:
+    """Return the evaluations with those of the subject's tasks alone that half of them at least have in common; where
+    there is none, with all of its tasks.
+    """
+    signatures = _signatures(evaluations)
+    counts = Counter(task for found in signatures.values() for task in found)
+    common = [task for task in signatures[subject] if 2 * counts[task] >= len(signatures)]
+    shared = {name for name, _, _ in common or signatures[subject]}
+    return {
+        name: {**data, "tasks": {task: row for task, row in data["tasks"].items() if task in shared}}
+        for name, data in evaluations.items()
+    }
+
+
+def name_rerun(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the command that evaluates these models again and, with `-s`, runs no stage before that."""
+    stages = []
+    for name, data in sorted(evaluations.items()):
+        is_of_hub = data.get("role") == "outside" and "@" in str(data.get("path"))  # a row of `outside`: id@revision
+        stages.append("bm25" if data.get("role") == "lexical" else f"{'outside' if is_of_hub else 'evaluate'}@{name}")
+    return f"dvc repro -f -s {' '.join(stages)}"
 
 
 def _order(info: ModelInfo) -> tuple[int, str]:
@@ -102,25 +133,25 @@ def build_table(evaluations: Mapping[str, Mapping[str, Any]], subject: str) -> T
     evaluations = {name: data for name, data in evaluations.items() if name not in not_run}
     if not evaluations:
         raise DataError("no model was evaluated; " + "; ".join(f"{name}: {why}" for name, why in not_run.items()))
-    try:
-        signatures = {name: _signature(data) for name, data in evaluations.items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError("an evaluation lacks scores per query; run `dvc repro -f evaluate` to make it again") from error
+    signatures = _signatures(evaluations)
     common = Counter(signatures[name] for name in sorted(signatures)).most_common(1)[0][0]
     wanted = signatures.get(subject, common)
     if not wanted:
         raise DataError("the evaluations hold no task; name test tasks under prepare.tasks in params.yaml")
     kept = {name: data for name, data in evaluations.items() if signatures[name] == wanted}
-    stale = "scored on other tasks or queries; run `dvc repro evaluate` to score it again"
     models = _distinct_labels(sorted((_model_info(name, data) for name, data in kept.items()), key=_order))
     tasks = [_task_info(name, kept[models[0].name]["tasks"][name]) for name, _, _ in wanted]
     order = sorted(range(len(tasks)), key=lambda index: (tasks[index].domain != "medical", tasks[index].name))
     query_ids = [list(wanted[index][2]) for index in order]
     tasks = [tasks[index] for index in order]
     scores = {metric: _arrays(kept, models, tasks, query_ids, metric) for metric in METRICS}
-    left_out = {name: stale for name in sorted(evaluations) if name not in kept}
+    left_out = {name: _stale(name, data) for name, data in sorted(evaluations.items()) if name not in kept}
     left_out |= {name: f"not run; {why}" for name, why in not_run.items()}
     return Table(models, tasks, query_ids, scores, left_out)
+
+
+def _stale(name: str, data: Mapping[str, Any]) -> str:
+    return f"scored on other tasks or queries; run `{name_rerun({name: data})}` and `dvc repro` to score it again"
 
 
 def _model_info(name: str, row: Mapping[str, Any]) -> ModelInfo:

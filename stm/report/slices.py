@@ -35,7 +35,7 @@ def overlap(query: str, passages: Sequence[str]) -> float:
 
 def shown_models(analysis: Analysis) -> list[ModelInfo]:
     """Return the subject and the strongest of each other kind."""
-    rivals = [analysis.strongest((role,)) for role in ("expert", "all_data", "base", "lexical")]
+    rivals = [analysis.strongest((role,)) for role in ("expert", "all_data", "merged", "base", "lexical")]
     return [analysis.subject, *(model for model in rivals if model)]
 
 

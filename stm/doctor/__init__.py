@@ -1,0 +1,1 @@
+"""`stm doctor`: whether this machine and this checkout can run the pipeline, and what is missing."""
