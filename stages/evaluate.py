@@ -11,14 +11,14 @@ from stm.evaluate.named import load_named_tasks
 from stm.evaluate.record import write_results
 from stm.evaluate.score import evaluate_folder
 from stm.files import write_json
-from stm.params.base import load_section
-from stm.params.evaluate import EvaluateParams, load_model_entry
+from stm.params.base import load_row, load_section
+from stm.params.evaluate import EvaluateParams, ModelEntry
 from stm.progress import say
 
 
 def main(model: str) -> None:
     """Evaluate the model of that name."""
-    params, entry = load_section("evaluate", EvaluateParams), load_model_entry(model)
+    params, entry = load_section("evaluate", EvaluateParams), load_row("models", model, ModelEntry)
     named = load_named_tasks(params)
     say(f"evaluate {model}" + (f", also on {len(named)} tasks of mteb" if named else ""))
     report, results = evaluate_folder(model, entry.path, entry, params, "data/tasks/test", named)

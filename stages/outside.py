@@ -15,8 +15,8 @@ from stm.evaluate.score import about_model, evaluate_folder
 from stm.files import write_json
 from stm.hub_models import UnreachableError, find_model
 from stm.models import RETRIEVER
-from stm.params.base import load_section
-from stm.params.evaluate import EvaluateParams, load_outside_entry
+from stm.params.base import load_row, load_section
+from stm.params.evaluate import EvaluateParams, OutsideEntry
 from stm.progress import say
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def main(model: str) -> None:
     """Evaluate the model of that name."""
-    params, entry = load_section("evaluate", EvaluateParams), load_outside_entry(model)
+    params, entry = load_section("evaluate", EvaluateParams), load_row("outside", model, OutsideEntry)
     try:
         folder = find_model(entry.id, entry.revision, *RETRIEVER)
     except UnreachableError as error:

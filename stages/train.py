@@ -7,8 +7,8 @@ from pathlib import Path
 
 from stm.stage import run_stage
 from stm.files import write_json
-from stm.params.base import load_section
-from stm.params.experts import load_expert
+from stm.params.base import load_row, load_section
+from stm.params.experts import ExpertRow
 from stm.params.train import TrainParams
 from stm.train.expert import Share, train_expert
 from stm.train.processes import join_processes, launch
@@ -18,7 +18,7 @@ def main(expert: str) -> None:
     """Run the stage for one expert, in one process per GPU."""
     if launch("stages.train", expert):
         return
-    row, params = load_expert(expert), load_section("train", TrainParams)
+    row, params = load_row("experts", expert, ExpertRow), load_section("train", TrainParams)
     rows = Path(f"data/{row.negatives}/{row.split}.parquet")
     if row.instruction != "seed":  # the rows' own instructions would hide the pool's or the searched one
         sources = {"pool": "pool", "searched": "instruction"}

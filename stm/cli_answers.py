@@ -11,7 +11,6 @@ import typer
 from stm.stage import guard
 
 answers = typer.Typer(help="Carry paid-for LLM answers between machines.", no_args_is_help=True)
-STORE = Path(".stm/llm.sqlite")
 
 
 @answers.command("export")
@@ -20,11 +19,13 @@ def export_answers(file: Annotated[Path, typer.Argument(help="The Parquet file t
 
     def body() -> None:
         from stm.errors import DataError
-        from stm.llm.store import AnswerStore
+        from stm.llm.store import STORE_FILE, AnswerStore
 
-        if not STORE.exists():
-            raise DataError(f"there are no answers to export: {STORE} does not exist; run a stage that asks an LLM")
-        with AnswerStore(STORE) as store:
+        if not STORE_FILE.exists():
+            raise DataError(
+                f"no answers to export: {STORE_FILE} does not exist; run a stage that asks an LLM"
+            )
+        with AnswerStore() as store:
             count = store.export_parquet(file)
         typer.echo(f"{count} answers written to {file}; `stm answers import {file}` takes them in elsewhere")
 
@@ -38,7 +39,7 @@ def import_answers(files: Annotated[list[Path], typer.Argument(help="Exported Pa
     def body() -> None:
         from stm.llm.store import AnswerStore
 
-        with AnswerStore(STORE) as store:
+        with AnswerStore() as store:
             for file in files:
                 before = len(store)
                 read = store.import_parquet(file)

@@ -41,7 +41,7 @@ def test_what_cannot_be_done_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     code, shown = run("export", "x.parquet")
     assert (code, Path("x.parquet").exists()) == (1, False)
-    assert "error: there are no answers to export" in shown
+    assert "error: no answers to export" in shown
     Path("broken.parquet").write_bytes(b"no parquet")
     code, shown = run("import", "broken.parquet")
     assert code == 1

@@ -37,9 +37,9 @@ from stm.evaluate.tasks import SPLIT, SUBSET, LocalTask
 from stm.hub_models import is_hub_reachable
 from stm.models import load_model
 from stm.params.all import Params
-from stm.params.base import load_section, parse_section
+from stm.params.base import load_row, load_section, parse_section
 from stm.params.complete import check_complete
-from stm.params.evaluate import EvaluateParams, load_model_entry
+from stm.params.evaluate import EvaluateParams, ModelEntry
 from stm.params.report import ReportParams
 from stm.report.build import build_report
 from stm.report.collect import collect
@@ -262,11 +262,11 @@ def test_the_hub_counts_as_out_of_reach_where_nothing_listens(monkeypatch: pytes
 def test_the_table_of_models(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("models: {merged: {path: models/merged, role: merged}, odd: {path: x, role: champion}}")
-    assert load_model_entry("merged", path).role == "merged"
-    with pytest.raises(ParamsError, match="no model 'other' in its table models; it has merged, odd"):
-        load_model_entry("other", path)
+    assert load_row("models", "merged", ModelEntry, path).role == "merged"
+    with pytest.raises(ParamsError, match="no row 'other' in its table `models`; it has merged, odd"):
+        load_row("models", "other", ModelEntry, path)
     with pytest.raises(ParamsError, match=r"models\.odd\.role"):
-        load_model_entry("odd", path)
+        load_row("models", "odd", ModelEntry, path)
     with pytest.raises(ParamsError, match="batch_tokens"):
         parse_section({"batch_tokens": -1, "store_megabytes": 0}, EvaluateParams, "evaluate")
 

@@ -11,9 +11,9 @@ from stages.files import main
 from stm.errors import DataError, ParamsError
 from stm.files import read_json, sha256_file, sha256_text, sha256_tree
 from stm.params.all import Params
-from stm.params.base import parse_section
+from stm.params.base import load_row, parse_section
 from stm.params.complete import check_complete
-from stm.params.files import FileRow, load_file_row
+from stm.params.files import FileRow
 from tests.closure import ROOT
 
 
@@ -195,5 +195,5 @@ def test_what_is_not_there_is_named() -> None:
     Path("params.yaml").write_text("files: {notes: {path: own.csv, read_by: prepare}}\n")
     with pytest.raises(DataError, match=r"files\.notes\.path: there is no own\.csv"):
         main("notes")
-    with pytest.raises(ParamsError, match="no file 'other'; the table `files` has notes"):
-        load_file_row("other")
+    with pytest.raises(ParamsError, match="no row 'other' in its table `files`; it has notes"):
+        load_row("files", "other", FileRow)

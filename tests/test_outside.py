@@ -18,8 +18,8 @@ from stm.files import read_json, sha256_tree
 from stm.hub_models import FETCHED, LEFT, UnreachableError, find_model
 from stm.models import RETRIEVER, load_model
 from stm.params.all import load_params
-from stm.params.base import read_params
-from stm.params.evaluate import load_outside_entry
+from stm.params.base import load_row, read_params
+from stm.params.evaluate import OutsideEntry
 from stm.promote.evidence import read_evaluations
 from stm.prompts import own_prompts
 from stm.report.build import build_report
@@ -223,9 +223,9 @@ def test_neither_pickles_nor_code_are_fetched() -> None:
 def test_rows_that_name_no_pinned_model_are_refused(tmp_path: Path, row: dict[str, str], message: str) -> None:
     (tmp_path / "params.yaml").write_text(json.dumps({"outside": {"far": row}}))
     with pytest.raises(ParamsError, match=message):
-        load_outside_entry("far", tmp_path / "params.yaml")
-    with pytest.raises(ParamsError, match="no model 'near' in its table outside; it has far"):
-        load_outside_entry("near", tmp_path / "params.yaml")
+        load_row("outside", "far", OutsideEntry, tmp_path / "params.yaml")
+    with pytest.raises(ParamsError, match="no row 'near' in its table `outside`; it has far"):
+        load_row("outside", "near", OutsideEntry, tmp_path / "params.yaml")
 
 
 def shipped(tmp_path: Path, before: str, after: str) -> Path:

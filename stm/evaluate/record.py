@@ -6,7 +6,7 @@ together. Does not know what kind of model it runs.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,6 +22,7 @@ from stm.progress import say
 from stm.tasks import Task, read_task
 
 METRICS = ("ndcg_at_10", "recall_at_10")
+# Whose versions shape a score.
 LIBRARIES = ("mteb", "torch", "transformers", "sentence-transformers", "peft", "numpy", "bm25s")
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -61,17 +62,6 @@ def average_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 
 def _means(tasks: Iterable[Sequence[Mapping[str, Any]]], metric: str) -> list[float]:
     return [fmean(row[metric] for row in rows) for rows in tasks]
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that shape a score; a missing one is left out."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def hash_model(path: Path | str) -> str:
@@ -139,7 +129,7 @@ def describe(name: str, label: str, role: str, path: str, model_hash: str, group
     """Return what identifies the evaluated model and the libraries that ran it."""
     return {
         "model": name, "label": label or name, "role": role, "path": path, "group": group,
-        "hashes": {"model": model_hash}, "versions": library_versions(),
+        "hashes": {"model": model_hash}, "versions": {name: version(name) for name in LIBRARIES},
     }  # fmt: skip
 
 

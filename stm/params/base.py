@@ -74,6 +74,15 @@ def parse_section(data: Any, model: type[SectionType], where: str) -> SectionTyp
         raise ParamsError(f"params.yaml is wrong:\n{explain(error, where)}") from error
 
 
+def load_row(table: str, name: str, model: type[SectionType], path: Path | str = PARAMS_FILE) -> SectionType:
+    """Load and validate one row of a table of the params file; `ParamsError` with the known names for another."""
+    rows = read_params(path).get(table) or {}
+    if name not in rows:
+        known = ", ".join(sorted(rows)) or "none"
+        raise ParamsError(f"{path} has no row {name!r} in its table `{table}`; it has {known}")
+    return parse_section(rows[name], model, f"{table}.{name}")
+
+
 def load_section(name: str, model: type[SectionType], path: Path | str = PARAMS_FILE) -> SectionType:
     """Load and validate one top-level section of the params file."""
     data = read_params(path)

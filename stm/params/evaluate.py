@@ -1,12 +1,10 @@
 """Params of the `evaluate` stage, and of the tables `models` and `outside` that name what is evaluated."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from stm.errors import ParamsError
-from stm.params.base import PARAMS_FILE, Section, SectionType, parse_section, read_params
+from stm.params.base import Section
 
 Role = Literal["base", "warm_up", "expert", "all_data", "merged", "outside"]
 
@@ -66,21 +64,3 @@ class EvaluateParams(Section):
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"names {twice[0]!r} twice; give one row all its subsets and splits")
         return tasks
-
-
-def _load_row(table: str, name: str, model: type[SectionType], path: Path | str) -> SectionType:
-    rows = read_params(path).get(table) or {}
-    if name not in rows:
-        known = ", ".join(sorted(rows)) or "none"
-        raise ParamsError(f"{path} has no model {name!r} in its table {table}; it has {known}")
-    return parse_section(rows[name], model, f"{table}.{name}")
-
-
-def load_model_entry(name: str, path: Path | str = PARAMS_FILE) -> ModelEntry:
-    """Return the row `name` of the table `models`; `ParamsError` if there is none."""
-    return _load_row("models", name, ModelEntry, path)
-
-
-def load_outside_entry(name: str, path: Path | str = PARAMS_FILE) -> OutsideEntry:
-    """Return the row `name` of the table `outside`; `ParamsError` if there is none."""
-    return _load_row("outside", name, OutsideEntry, path)

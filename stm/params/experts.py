@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from stm.errors import ParamsError
 from stm.params.base import PARAMS_FILE, Section, parse_section, read_params
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
@@ -53,11 +52,3 @@ def load_splits(path: Path | str = PARAMS_FILE) -> list[str]:
 def load_experts(path: Path | str = PARAMS_FILE) -> dict[str, ExpertRow]:
     """The whole table of experts, by name."""
     return load_tables(path).experts
-
-
-def load_expert(name: str, path: Path | str = PARAMS_FILE) -> ExpertRow:
-    """One row of the table; `ParamsError` with the known names for another."""
-    experts = load_experts(path)
-    if name not in experts:
-        raise ParamsError(f"params.yaml has no expert {name!r}; the table `experts` has {', '.join(sorted(experts))}")
-    return experts[name]

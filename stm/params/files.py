@@ -5,8 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from stm.errors import ParamsError
-from stm.params.base import PARAMS_FILE, Section, parse_section, read_params
+from stm.params.base import Section
 
 Reader = Literal["backbone", "prepare", "mine", "synthesize", "evaluate"]
 
@@ -20,11 +19,3 @@ class FileRow(Section):
     def holds(self, path: str) -> bool:
         """Whether `path` is this one or lies below it."""
         return Path(path).is_relative_to(Path(self.path))
-
-
-def load_file_row(name: str, path: Path | str = PARAMS_FILE) -> FileRow:
-    """The row `name` of the table `files`; `ParamsError` with the known names for another."""
-    rows = read_params(path).get("files") or {}
-    if name not in rows:
-        raise ParamsError(f"{path} has no file {name!r}; the table `files` has {', '.join(sorted(rows)) or 'none'}")
-    return parse_section(rows[name], FileRow, f"files.{name}")

@@ -11,7 +11,7 @@ import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import yaml
 from stm.errors import DataError, RegistryError
 from stm.files import sha256_text
 
+# Whose versions shape a result.
 LIBRARIES = (
     "dvc", "mergekit", "mlflow", "mteb", "numpy", "optuna", "peft", "polars", "sentence-transformers", "tokenizers",
     "torch", "transformers",
@@ -69,19 +70,8 @@ def read_lineage(root: Path) -> Lineage:
         lock=_hash_stages(stages),
         data=sha256_text(*data) if data else "",
         backbone=outs.get("models/backbone", ""),
-        libraries=library_versions(),
+        libraries={"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
     )
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that shape a result; a missing one is left out."""
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _locked_stages(text: str) -> dict[str, Any]:
