@@ -52,7 +52,8 @@ bench: $(READY)  ## benchmarks, some of them of the models that a finished `make
 	python -m benchmarks.registry
 
 # One GPU: the plain stack would spread itself over all, with that many times the batch, and this one would not.
-bench-gpu: export CUDA_VISIBLE_DEVICES := $(or $(CUDA_VISIBLE_DEVICES),0)
+COMMA := ,
+bench-gpu: export CUDA_VISIBLE_DEVICES := $(or $(firstword $(subst $(COMMA), ,$(CUDA_VISIBLE_DEVICES))),0)
 bench-gpu: export PYTORCH_CUDA_ALLOC_CONF = expandable_segments:True
 bench-gpu: $(READY)  ## training and encoding on a GPU, for two shapes of random weights; JSON to benchmarks/results
 	python -m benchmarks.train_speed --shape smollm2-135m --max_tokens 256 --batch 256 --steps 12 --chunk_tokens 65536 --plain_cached --plain_bf16 --compile --profile

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from stm.errors import ModelError
 from stm.files import atomic_directory
 from stm.models import check_whole
-from stm.packages import package_files
+from stm.packages import package_file
 from stm.params.backbone import BackboneParams, FolderSource, HubSource, PackageSource
 from stm.progress import say
 from stm.prompts import render, write_prompts
@@ -31,7 +31,7 @@ def load_source(source: PackageSource | FolderSource | HubSource) -> tuple[PreTr
     """Load the decoder (without its language-model head) and its tokenizer, in float32."""
     extra: dict[str, Any] = {"trust_remote_code": False}
     if isinstance(source, PackageSource):
-        path = package_files(source.package, source.file)[0]
+        path = package_file(source.package, source.file)
         location, extra["gguf_file"] = str(path.parent), path.name
     elif isinstance(source, FolderSource):
         location = source.path

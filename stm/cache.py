@@ -27,14 +27,9 @@ def cache_folder(root: Path) -> Path:
         raise DataError(f"DVC's settings cannot be read: {error}") from error
 
 
-def cached_files(cache: Path) -> list[Path]:
-    """Sorted files of a cache."""
-    return sorted(path for path in (cache / "files" / "md5").glob("??/*") if path.is_file())
-
-
-def damaged_files(cache: Path) -> list[Path]:
-    """Sorted files of a cache whose MD5 is not the one that their path spells."""
-    files = cached_files(cache)
+def damaged_files(cache: Path) -> tuple[list[Path], int]:
+    """Sorted files of a cache whose MD5 is not the one that their path spells, and how many there are in all."""
+    files = sorted(path for path in (cache / "files" / "md5").glob("??/*") if path.is_file())
     damaged = []
     with Meter("cache", len(files)) as meter:
         for path in files:
@@ -43,4 +38,4 @@ def damaged_files(cache: Path) -> list[Path]:
             if found != path.parent.name + path.name.removesuffix(".dir"):
                 damaged.append(path)
             meter.advance()
-    return damaged
+    return damaged, len(files)

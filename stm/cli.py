@@ -123,10 +123,10 @@ def doctor(
 
 
 def _check_cache() -> None:
-    from stm.cache import MENDING, cache_folder, cached_files, damaged_files
+    from stm.cache import MENDING, cache_folder, damaged_files
 
     folder = cache_folder(Path())
-    damaged, count = damaged_files(folder), len(cached_files(folder))
+    damaged, count = damaged_files(folder)
     if damaged:
         names = "\n".join(str(path) for path in damaged)
         raise DataError(f"{len(damaged)} files in the cache are damaged:\n{names}\n{MENDING}")

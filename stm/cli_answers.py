@@ -22,9 +22,7 @@ def export_answers(file: Annotated[Path, typer.Argument(help="The Parquet file t
         from stm.llm.store import STORE_FILE, AnswerStore
 
         if not STORE_FILE.exists():
-            raise DataError(
-                f"no answers to export: {STORE_FILE} does not exist; run a stage that asks an LLM"
-            )
+            raise DataError(f"no answers to export: {STORE_FILE} does not exist; run a stage that asks an LLM")
         with AnswerStore() as store:
             count = store.export_parquet(file)
         typer.echo(f"{count} answers written to {file}; `stm answers import {file}` takes them in elsewhere")

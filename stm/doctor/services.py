@@ -35,7 +35,8 @@ def check_endpoints(params: Mapping[str, Any]) -> Iterator[Finding]:
 def _asks(key: str, params: Mapping[str, Any]) -> bool:
     """Whether a stage asks the endpoint: that of a judge where it is turned on, that of a stage where it has splits."""
     section = key.split(".")[0]
-    judge = params[section].get("judge") if isinstance(params[section], dict) else None
+    values = params.get(section)
+    judge = values.get("judge") if isinstance(values, dict) else None
     if section == "mine" and isinstance(judge, dict):
         return judge.get("llm") is True
     return bool(params.get(f"{section}_splits", True))

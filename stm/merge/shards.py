@@ -67,11 +67,9 @@ def find_shards(folder: Path) -> list[Shard]:
 
 def main_dtype(shards: Sequence[Shard]) -> torch.dtype:
     """The type of a model's largest tensor, which is as a rule that of all."""
-    kinds: dict[int, str] = {}
-    for shard in shards:
-        entries = json.loads(shard.header)
-        kinds |= {math.prod(shape): entries[name]["dtype"] for name, shape in shard.shapes.items()}
-    return DTYPES.get(kinds[max(kinds)], torch.float32)
+    entries = [row for shard in shards for name, row in json.loads(shard.header).items() if name in shard.shapes]
+    largest = max(entries, key=lambda row: math.prod(row["shape"]))
+    return DTYPES.get(largest["dtype"], torch.float32)
 
 
 def rewrite_shard(shard: Shard, path: Path, change: Callable[[str, Tensor], Tensor], changed: Container[str]) -> None:

@@ -94,7 +94,7 @@ def _own_reports(root: Path) -> list[Path]:
 
 def _settings(path: Path) -> dict[str, str]:
     """All params of the project as words, by dotted name."""
-    settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     return {fit_name(key): _words(value) for key, value in list(_leaves(settings, ""))[:MAX_KEYS]}
 
 

@@ -5,6 +5,7 @@ Reads no files itself and writes none.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stm.params.report import ReportParams
@@ -66,9 +67,13 @@ def _analyse_all(reports: Reports, params: ReportParams) -> Found:
     return analysis, clean_analysis(analysis, reports, params), hub_analysis(reports, params)
 
 
+def _is_merged(row: Mapping[str, Any]) -> bool:
+    return Path(str(row.get("path"))).as_posix() == FOLDER
+
+
 def _card(reports: Reports, params: ReportParams, found: Found) -> str:
     """The card of the merged model, whichever model the report's subject is."""
-    merged = [name for name, row in sorted(reports.evaluation.items()) if row.get("path") == FOLDER and row["tasks"]]
+    merged = [name for name, row in sorted(reports.evaluation.items()) if _is_merged(row) and row["tasks"]]
     if not merged:
         return EMPTY_CARD
     if params.subject not in merged:

@@ -78,15 +78,8 @@ def cut_middle(label: str, room: float) -> str:
     """Return the label, without its middle where it would be wider than `room`, in em."""
     if sum(map(_width, label)) <= room:
         return label
-    head, tail, left = "", "", room - _width("\u2026")
-    for first, last in zip(label, reversed(label), strict=True):
-        if (left := left - _width(first)) < 0:
-            break
-        head += first
-        if (left := left - _width(last)) < 0:
-            break
-        tail = last + tail
-    return f"{head}\u2026{tail}"
+    cut = (f"{label[: (size + 1) // 2]}\u2026{label[len(label) - size // 2 :]}" for size in range(len(label), 0, -1))
+    return next((shown for shown in cut if sum(map(_width, shown)) <= room), "\u2026")
 
 
 def _style(index: int) -> str:

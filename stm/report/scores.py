@@ -4,6 +4,7 @@ Takes the evaluation reports and returns models, tasks and arrays in a fixed ord
 queries than the rest is left out by name and never compared. Draws no conclusion.
 """
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -118,7 +119,8 @@ def name_rerun(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the command that evaluates these models again and, with `-s`, runs no stage before that."""
     stages = []
     for name, data in sorted(evaluations.items()):
-        is_of_hub = data.get("role") == "outside" and "@" in str(data.get("path"))  # a row of `outside`: id@revision
+        # A row of `outside` has an id and a commit in place of a path.
+        is_of_hub = data.get("role") == "outside" and re.search(r"@[0-9a-f]{7,40}$", str(data.get("path")))
         stages.append("bm25" if data.get("role") == "lexical" else f"{'outside' if is_of_hub else 'evaluate'}@{name}")
     return f"dvc repro -f -s {' '.join(stages)}"
 
