@@ -218,7 +218,8 @@ def test_the_git_state(project: Path) -> None:
         ("stages:\n  a: {outs: [{path: params.yaml}, {path: models/a}]}\n  b: {cmd: x}\n", "note",
          "1 of 2 results in dvc.lock are not here, models/a for example", "dvc pull"),
         ("stages:\n  a: {outs: [{path: params.yaml}]}\n", "ok", "has results", ""),
-        ("stages:\n  a: {outs: [{path: params.yaml}]}\n  gone@x: {outs: [{path: models/x}]}\n", "ok", "results", ""),
+        ("schema: '2.0'\nstages:\n  a: {cmd: x, outs: [{path: params.yaml}]}\n"
+         "  gone@x: {cmd: x, outs: [{path: models/x}]}\n", "ok", "has results", ""),
         ("stages: [", "missing", "dvc.lock cannot be read", "git checkout dvc.lock"),
         ("stages: {a: {outs: [{}]}}", "missing", "dvc.lock cannot be read", "git checkout dvc.lock"),
     ],
