@@ -75,7 +75,8 @@ class Passes:
             if len(row) >= (self.model.max_seq_length or math.inf):
                 raise DataError(
                     f"a prompt takes {len(row)} tokens and leaves none of the {self.model.max_seq_length} of a text to "
-                    f"what follows it: {prompt[:80]!r}; shorten the prompt or raise backbone.max_tokens"
+                    f"what follows it: {prompt[:80]!r}; shorten the prompt, or raise backbone.max_tokens for models "
+                    "that are made here"
                 )
 
     def cut(self, lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

@@ -111,6 +111,7 @@ class FaultServer:
             "400": ("400 Bad Request", b'{"error": {"message": "context too long"}}', ""),
             "401": ("401 Unauthorized", head.encode(), ""),
             "403-text": ("403 Forbidden", b'{"error": {"message": "your input was flagged"}}', ""),
+            "403-account": ("403 Forbidden", b'{"error": {"message": "Your account was flagged"}}', ""),
             "failed": ("200 OK", json.dumps(completion("", choices=[FAILED])).encode(), ""),
             "404": ("404 Not Found", b'{"error": "no such model"}', ""),
             "junk": ("200 OK", b'{"choices": [', ""),

@@ -14,7 +14,7 @@ from stm.params.llm import Endpoint
 from stm.params.mine import MineParams
 from stm.params.synthesize import QueryParams, SynthesizeParams
 from stm.schema import ROWS, check_rows, read_rows, write_rows
-from stm.synthesize.judge import judge
+from stm.synthesize.judge import Opinions
 from stm.synthesize.negatives import synthesize
 from stm.synthesize.prompt import Triplet
 from tests.fault_server import fault_server
@@ -92,7 +92,7 @@ def test_the_judge_sees_odd_text_as_data_too(tmp_path: Path, name: str) -> None:
     row = Triplet(ODD[name], ODD[name], ODD[name], "")
     with fault_server(answer=lambda body: "no") as server, AnswerStore(tmp_path / "a.sqlite") as store:
         endpoint = Endpoint(base_url=server.base_url, model="m")
-        assert judge([ODD[name]], [row], endpoint, store, Budget(), 300) == [""]
+        assert Opinions(endpoint, store, Budget(), 300).judge([ODD[name]], [row]) == [""]
         content = server.asked[0]["messages"][-1]["content"]
     assert all(content.count(tag) <= 1 for tag in CLOSING)
     assert len(content) < 3_000

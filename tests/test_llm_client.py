@@ -98,7 +98,7 @@ def test_each_fault_has_its_reason(store: AnswerStore, kind: str, reason: str) -
     assert outcomes[1].reason == reason
 
 
-@pytest.mark.parametrize("kind", ["401", "404", "quota", "429-long"])
+@pytest.mark.parametrize("kind", ["401", "403-account", "404", "quota", "429-long"])
 def test_a_broken_account_costs_one_call_and_shows_no_key(
     store: AnswerStore, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +310,7 @@ def test_a_reason_to_finish_that_is_no_text_is_none() -> None:
         ("Is it? No.\n</think>\n\nno", "no"),  # templates that open the thinking in the prompt
         ("<think>\nIs it? N", ""),
         ("if x < 3 it is small", "if x < 3 it is small"),
+        ("its end is marked by </think> there", "its end is marked by </think> there"),
         ([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "n"}, {"type": "text", "text": "o"}], "no"),
         ([{"type": "text"}, "x", 3], ""),
     ],
@@ -326,6 +327,7 @@ def test_an_answer_is_what_stands_after_the_thinking(content: Any, text: str) ->
         ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 115}, (10, 105)),  # thinking in the total alone
         ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 0}, (10, 5)),
         ({"total_tokens": 115, "completion_tokens": 5}, (0, 5)),
+        ({"prompt_tokens": None, "total_tokens": 115, "completion_tokens": 5}, (0, 5)),
     ],
 )
 def test_tokens_are_all_that_is_billed(usage: dict[str, int], tokens: tuple[int, int]) -> None:

@@ -156,6 +156,18 @@ def test_a_judge_that_nobody_understands_is_an_error_and_takes_no_negative(tmp_p
             mine(ROWS, WIDE, judges)
 
 
+def test_a_judge_that_was_understood_may_decline_some_rows(tmp_path: Path) -> None:
+    def answer(body: dict[str, Any]) -> str:
+        is_open = body["messages"][-1]["content"].split("<query>")[1].split("</query>")[0] != ROWS["anchor"][0]
+        return "no" if is_open else "I would rather not say"
+
+    with fault_server(answer=answer) as server, AnswerStore(tmp_path / "a.sqlite") as store:
+        judge = JudgeParams(llm=True, endpoint=Endpoint(base_url=server.base_url))
+        mined, report = mine(ROWS, WIDE, make_judges(judge, store))
+    assert [bool(kept) for kept in negatives_of(mined)] == [False, *[True] * (ROWS.height - 1)]
+    assert report["guarded_out"]["bm25"]["unjudged"] >= 8
+
+
 def test_a_limit_of_money_without_prices_is_refused() -> None:
     with pytest.raises(ValidationError, match="price_in and price_out"):
         JudgeParams(llm=True, max_cost=5.0)
@@ -174,6 +186,7 @@ def test_a_model_without_a_temperature_is_sent_none_by_the_judge(tmp_path: Path)
     [("No.", ""), (" **no**", ""), ("Yes, it does", "answers_query"), ("Not sure", "unjudged"), ("None", "unjudged"),
      ("no idea", "unjudged"), ("Yesterday", "unjudged"), ("", "unjudged"), ("No - it is about lungs", ""),
      ("Answer: no", ""), ("**Answer:** Yes.", "answers_query"), ("\u201cNo\u201d", ""), ("No\n\nIt is about lungs", ""),
+     ("**No**\r\n", ""), ("no\u00a0", ""),
      ("No \u2014 it is about lungs", ""), ("no (other organ)", "")],
 )  # fmt: skip
 def test_one_word_is_read_and_nothing_else(reply: str, reason: str) -> None:

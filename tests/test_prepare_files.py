@@ -89,7 +89,9 @@ def test_a_file_without_quoting_is_read_as_it_stands(tmp_path: Path) -> None:
 def test_rows_that_a_lone_quotation_mark_would_merge_are_refused(tmp_path: Path) -> None:
     lines = ["query\tpassage", 'q1\t"hi" 5" x', "q2\tp2", 'q3\tthe close"', "q4\tp4"]
     path = write(tmp_path, "x.tsv", "\n".join(lines).encode())
-    with pytest.raises(DataError, match=r"x\.tsv is not a readable csv file: line 2, a quoted text"):
+    with pytest.raises(
+        DataError, match=r"x\.tsv is not a readable csv file: the row that begins in line 2 has a quoted"
+    ):
         read_pairs(path, "csv", NAMES, "\t")
     assert read_pairs(path, "csv", NAMES, "\t", "").height == 4
 
@@ -109,9 +111,30 @@ def test_blanks_around_the_names_of_columns_are_no_matter(tmp_path: Path) -> Non
 @pytest.mark.parametrize("cell", ["['neg one', 'neg two']", '["a", "b"]', "['it', \"it's\"]", "['a' 'b']\n"])
 def test_a_list_that_is_written_as_a_text_is_refused(tmp_path: Path, cell: str) -> None:
     path = tmp_path / "x.csv"
-    pl.DataFrame({"query": ["q0", "q1"], "passage": ["p0", "p1"], "hard": ["one", cell]}).write_csv(path)
-    with pytest.raises(DataError, match=r"'negatives' holds a list written as a text, .*; .* as jsonl or parquet"):
+    pairs = {"query": ["q0", "q1"], "passage": ["p0", "p1"]}
+    pl.DataFrame({**pairs, "hard": ["", cell]}).write_csv(path)
+    with pytest.raises(DataError, match=r"'negatives' holds lists written as texts, .*; .* as jsonl or parquet"):
         read_pairs(path, "csv", {**NAMES, "negatives": "hard"})
+    pl.DataFrame({**pairs, "hard": ["one", cell]}).write_csv(path)  # among texts it is a text
+    assert read_pairs(path, "csv", {**NAMES, "negatives": "hard"})["negatives"].to_list() == [["one"], [cell.strip()]]
+
+
+def test_signs_tell_the_queries_of_a_task_apart(tmp_path: Path) -> None:
+    texts = ["Which cells are CD25+?", "Which cells are CD25-?", "which  cells are CD25+"]
+    rows = [{"query": text, "passage": f"p{place}"} for place, text in enumerate(texts)]
+    path = write(tmp_path, "x.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    task = load_task(
+        parse_section({"kind": "jsonl", "path": str(path), **NAMES}, FileTask, "x"), "own", "dev", Corpora()
+    )
+    assert sorted(task.queries.values()) == sorted(texts[:2])
+    wanted = {task.queries[key]: {task.corpus[p].text for p in judged} for key, judged in task.qrels.items()}
+    assert wanted == {texts[0]: {"p0", "p2"}, texts[1]: {"p1"}}
+
+
+def test_a_column_that_stands_twice_but_for_blanks_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.csv", b"query,passage,passage \nq1,p1,p2\n")
+    with pytest.raises(DataError, match="the column 'passage' stands there twice"):
+        read_pairs(path, "csv", NAMES)
 
 
 def test_a_negative_in_brackets_is_a_text(tmp_path: Path) -> None:
@@ -170,7 +193,7 @@ FAULTS: list[tuple[str, str, bytes, str]] = [
         "x.csv",
         "csv",
         b'query,passage\nq1,"Dog" is a word\nq2,"p"\n',
-        r"x\.csv .*: line 2, a quoted text is never closed .*; double the .* quoted texts, or set `quote: \"\"` if",
+        r"x\.csv .* begins in line 2 has a quoted text .*; double the .* quoted texts, or set `quote: \"\"` if",
     ),
     ("x.csv", "csv", b'query;passage\n"a;b";c "d" e\n', r"x\.csv is not a readable .*; set `separator: \";\"`$"),
     ("x.csv", "csv", b"query , query\na,b\n", r"x\.csv is not a readable csv file: .*query"),

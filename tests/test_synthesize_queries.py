@@ -110,10 +110,12 @@ def test_a_written_query_that_a_row_has_already_takes_its_answer_from_that_rows_
 
 
 def test_a_query_that_was_cut_or_filtered_is_no_row(store: AnswerStore) -> None:
-    reasons = {"cut": "length", "filtered": "content_filter", "round_trip": "length"}
-    texts = {"cut": "Why is my liver so", "filtered": "Why is my liver so enlarged?", "round_trip": "Why? And if I"}
-    for seed, (expected, finish) in enumerate(reasons.items()):
-        with fault_server(answer=lambda body, text=texts[expected]: text, finish=finish) as server:
+    answers = [
+        ("Why is my liver so", "length", "cut"), ("Why is my liver so enlarged?", "content_filter", "filtered"),
+        ("Why? And if I", "length", "round_trip"), ("1. liver\n2. belly\n3. ri", "length", "cut"),
+    ]  # fmt: skip
+    for seed, (text, finish, expected) in enumerate(answers):
+        with fault_server(answer=lambda body, text=text: text, finish=finish) as server:
             endpoint = Endpoint(base_url=server.base_url, seed=seed)
             report = write_queries(ROWS_IN, PARAMS.model_copy(update={"rows": 1}), endpoint, store, 500).report
         assert report["outcomes"] == {expected: 1}
@@ -125,6 +127,11 @@ def test_a_query_that_was_cut_or_filtered_is_no_row(store: AnswerStore) -> None:
         ("I have had a pain under my ribs for three days and I can't sleep.", ""),
         ("My daughter can\u2019t keep food down, and her belly is big.", ""),
         ("I'm sorry, but no.", "refusal"),
+        ("I apologize, but I'm not able to help with livers.", "refusal"),
+        ("Unfortunately, I am unable to write about livers.", "refusal"),
+        ("I don't have enough information about the person.", "refusal"),
+        ("I am SmolLM and need to know what swells.", "meta_text"),
+        ("I have rephrased it: my belly is big.", "meta_text"),
         ("I cannot help with medical questions.", "refusal"),
         ("As an AI I have no body.", "refusal"),
     ],

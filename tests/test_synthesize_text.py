@@ -124,11 +124,9 @@ def test_another_language_is_refused_where_both_are_clear() -> None:
     assert probable_language("spleen") == ""
     assert main_script("\u810a 1 a") in ("CJK", "LATIN")
     assert main_script("123 !") == ""
-    assert (
-        main_script("\u809d\u81d3")
-        == main_script("\u809d\u306e\u306f\u308c")
-        == main_script("\u30ab\u30bf\u30ab\u30ca")
-    )
+    japanese = [main_script("\u809d\u306e\u306f\u308c"), main_script("\u30ab\u30bf\u30ab\u30ca \u809d\u81d3")]
+    assert japanese == ["HIRAGANA", "HIRAGANA"]
+    assert main_script("\u809d\u810f\u80bf\u5927") == "CJK"
 
 
 @pytest.mark.parametrize(

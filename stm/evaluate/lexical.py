@@ -93,7 +93,7 @@ class LexicalModel:
         run = {}
         for query_id, scores_P in zip(queries["id"], self._index.score(texts), strict=True):
             if top_ranked and query_id in top_ranked:
-                scores_P = _only(scores_P, [positions[key] for key in top_ranked[query_id]])
+                scores_P = _only(scores_P, [positions[key] for key in top_ranked[query_id] if key in positions])
             best = best_positions(scores_P, top_k)
             run[str(query_id)] = {self._ids[position]: float(scores_P[position]) for position in best}
         return run

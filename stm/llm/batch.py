@@ -146,13 +146,14 @@ def _submit(
     )
     payload = ("\n".join(lines) + "\n").encode()
     tag = sha256_text(*keys, str(time.time_ns()))
-    store.open_batch(tag, endpoint.base_url, {key: canonical_request(requests[key], endpoint) for key in keys})
     file = client.files.create(file=(f"{tag[:12]}.jsonl", payload), purpose="batch")
     if not isinstance(file, FileObject):  # the client hands over as text what is no JSON
         raise EndpointError(
             f"batch API of {endpoint.base_url}: it answers something else than JSON; see that base_url is right (it "
             "should end in /v1) and that the endpoint takes batch files"
         )
+    # Before there is anything to pay for.
+    store.open_batch(tag, endpoint.base_url, {key: canonical_request(requests[key], endpoint) for key in keys})
     batch = client.batches.create(input_file_id=file.id, endpoint=URL, completion_window="24h", metadata={TAG: tag})
     store.name_batch(tag, batch.id)
     say(f"batch {batch.id}: {len(keys)} requests submitted; it is safe to stop and run the same command later")

@@ -20,7 +20,12 @@ Remedy = Literal["retry", "give_up", "stop"]  # the same request again; this req
 DETAIL_CHARS = 160
 LONGEST_PAUSE_SECONDS = 600.0  # an endpoint that asks for more wants the job to end
 # What gateways say where a row's text, and not the key, is forbidden: OpenRouter answers HTTP 403 then.
-MODERATED = re.compile(r"moderat|flagged|content[ _]?(?:policy|filter)", re.IGNORECASE)
+MODERATED = re.compile(
+    r"flagged_input|requires moderation|\b(?:input|prompt|content|text|message)s? (?:was|were|is|has been) flagged|"
+    r"content[ _]?(?:policy|filter)",
+    re.IGNORECASE,
+)
+THOUGHT = re.compile(r"^[ \t]*</think>[ \t]*$", re.MULTILINE)
 MOST_TOKENS = 2**63 - 1  # what the answer store and its files can hold
 
 
@@ -129,7 +134,8 @@ def read_completion(data: Any, request: Request, secret: str = "") -> Answer:
     tokens_in = _count(usage, "prompt_tokens", estimate_prompt(request.messages))
     tokens_out = _count(usage, "completion_tokens", estimate_tokens(written))
     # Some endpoints count what the model thinks in the total alone (xAI; gateways to Gemini), and bill it.
-    thought = _count(usage, "total_tokens", 0) - tokens_in if "prompt_tokens" in usage else 0
+    is_told = isinstance(usage.get("prompt_tokens"), int)
+    thought = _count(usage, "total_tokens", 0) - tokens_in if is_told else 0
     return Answer(_cut_thinking(written), reason, tokens_in, max(tokens_out, thought))
 
 
@@ -142,11 +148,13 @@ def _join_parts(content: Any) -> str:
 
 
 def _cut_thinking(text: str) -> str:
-    """What a model wrote after it thought, where a server leaves the thinking in the text; empty if it never ended."""
-    _, end, answer = text.rpartition("</think>")
-    if end:
-        return answer.strip()
-    return "" if text.lstrip().startswith("<think>") else text
+    """What a model wrote after it thought, where a server leaves the thinking in the text; empty if it never ended.
+
+    Some templates open the thinking in the prompt; then its end stands alone on a line.
+    """
+    if text.lstrip().startswith("<think>"):
+        return text.partition("</think>")[2].strip()
+    return THOUGHT.split(text, maxsplit=1)[-1].strip() if THOUGHT.search(text) else text
 
 
 def _clean_text(value: Any) -> str:

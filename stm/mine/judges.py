@@ -13,11 +13,12 @@ import polars as pl
 
 from stm.llm.answers import Budget, estimate_tokens
 from stm.llm.store import AnswerStore
-from stm.params.llm import Endpoint
 from stm.params.mine import JudgeParams
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
+
+    from stm.synthesize.judge import Opinions
 
 ENCODER_BATCH = 64  # pairs per forward pass
 LIMIT_REACHED = (
@@ -93,36 +94,33 @@ class LlmJudge:
     At the limit of tokens or money the remaining passages stay, and are counted as `unasked`.
     """
 
-    endpoint: Endpoint
-    max_passage_chars: int
-    store: AnswerStore
-    budget: Budget
+    opinions: "Opinions"
     asked: int = 0
     unasked: int = 0
 
     def judge(self, questions: Sequence[Question]) -> list[str]:
         """Ask the LLM, or the answer store where it was asked before."""
-        from stm.synthesize.judge import judge
         from stm.synthesize.prompt import Triplet
 
         reasons = ["budget"] * len(questions)
-        if not self.budget.is_exhausted:
+        if not self.opinions.budget.is_exhausted:
             rows = [Triplet(q.instruction, q.query, q.positive, "") for q in questions]
             texts = [q.passage for q in questions]
-            reasons = judge(texts, rows, self.endpoint, self.store, self.budget, self.max_passage_chars)
+            reasons = self.opinions.judge(texts, rows)
         self.unasked += reasons.count("budget")
         self.asked += len(reasons) - reasons.count("budget")
         return ["" if reason == "budget" else reason for reason in reasons]
 
     def report(self) -> dict[str, Any]:
         """Counts, tokens and money."""
+        budget = self.opinions.budget
         return {
             "asked": self.asked,
             "unasked": self.unasked,
-            "tokens_in": self.budget.tokens_in,
-            "tokens_out": self.budget.tokens_out,
-            "cost": round(self.budget.cost(), 6),
-            "is_budget_exhausted": self.budget.is_exhausted,
+            "tokens_in": budget.tokens_in,
+            "tokens_out": budget.tokens_out,
+            "cost": round(budget.cost(), 6),
+            "is_budget_exhausted": budget.is_exhausted,
         }
 
 
@@ -149,6 +147,8 @@ def make_judges(params: JudgeParams, store: AnswerStore) -> dict[str, Judge]:
         model = load_cross_encoder(params.cross_encoder, params.revision)
         judges["cross_encoder"] = EncoderJudge(model, params.max_ratio, params.cross_encoder)
     if params.llm:
+        from stm.synthesize.judge import Opinions
+
         budget = Budget.of(params, params.endpoint)
-        judges["llm"] = LlmJudge(params.endpoint, params.max_passage_chars, store, budget)
+        judges["llm"] = LlmJudge(Opinions(params.endpoint, store, budget, params.max_passage_chars))
     return judges

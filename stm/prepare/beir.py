@@ -4,6 +4,7 @@ Queries and judged passages go in, a frame of CANDIDATES comes out, and the othe
 of files.
 """
 
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from stm.errors import DataError
 from stm.files import sha256_text
 from stm.prepare.candidates import make_frame
 from stm.tasks import Domain, Passage, Task, read_task
-from stm.words import normalise
 
 
 def read_beir_pairs(folder: Path | str, split: str, label: str) -> pl.DataFrame:
@@ -37,16 +37,16 @@ def read_beir_pairs(folder: Path | str, split: str, label: str) -> pl.DataFrame:
 def make_task(frame: pl.DataFrame, name: str, domain: Domain, notes: Mapping[str, Any]) -> Task:
     """A task of CANDIDATES: distinct anchors are the queries, distinct positives and negatives the corpus.
 
-    Texts that count as the same (`stm.words.normalise`) are one, in the spelling that comes first: no answer counts as
-    wrong because of its spelling. Rows that answer themselves are left out. A query that is a passage as well, as in
-    files of paraphrases, has the passage's id, and the task ignores identical ids: finding oneself is no answer.
-    `DataError` if no row is left.
+    Texts that differ in case, blanks or the sign at their end alone are one, in the spelling that comes first: no
+    answer counts as wrong for that. Other signs tell texts apart, as in CD25+ and CD25-. Rows that answer themselves
+    are left out. A query that is a passage as well, as in files of paraphrases, has the passage's id, and the task
+    ignores identical ids: finding oneself is no answer. `DataError` if no row is left.
     """
     corpus: dict[str, Passage] = {}
     queries: dict[str, str] = {}
     qrels: dict[str, dict[str, int]] = {}
     rows = frame.filter((pl.col("anchor") != "") & (pl.col("positive") != "")).to_dicts()
-    rows = [row for row in rows if normalise(row["anchor"]) != normalise(row["positive"])]
+    rows = [row for row in rows if _form(row["anchor"]) != _form(row["positive"])]
     if not rows:
         raise DataError(f"the task {name!r} is empty: its file holds no row with a query and another text as passage")
     for row in rows:
@@ -63,4 +63,8 @@ def make_task(frame: pl.DataFrame, name: str, domain: Domain, notes: Mapping[str
 
 
 def _key(kind: str, text: str) -> str:
-    return f"{kind}-{sha256_text(normalise(text) or text)[:16]}"
+    return f"{kind}-{sha256_text(_form(text))[:16]}"
+
+
+def _form(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(" .?!") or text

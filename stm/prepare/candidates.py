@@ -56,11 +56,12 @@ def make_frame(columns: Mapping[str, Any], where: str) -> pl.DataFrame:
 def _refuse_written_lists(frame: pl.DataFrame, where: str) -> None:
     """A cell of a csv file can hold no list, and a table with lists that was written as one holds their spelling."""
     if frame.schema.get("negatives") == pl.String:
-        written = frame["negatives"].filter(frame["negatives"].str.contains(_WRITTEN_LIST))
-        if len(written):
+        given = frame["negatives"].drop_nulls()
+        given = given.filter(given != "")
+        if len(given) and given.str.contains(_WRITTEN_LIST).all():
             raise DataError(
-                f"{where}: the column for 'negatives' holds a list written as a text, {written[0][:60]!r}; a cell of a "
-                "csv file is one text, so save lists as jsonl or parquet"
+                f"{where}: the column for 'negatives' holds lists written as texts, such as {given[0][:60]!r}; save "
+                "lists as jsonl or parquet, or one negative per row"
             )
 
 

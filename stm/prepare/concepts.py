@@ -59,7 +59,10 @@ def join_concepts(concepts: Iterable[Concept]) -> dict[str, str]:
     for members in sharers.values():
         for member in members[1:] if len(members) <= MAX_SHARED else ():
             sets.merge(members[0], member)
-    return {key: min(joined) for joined in sets.subsets() for key in joined}
+    roots: dict[str, str] = {}
+    for joined in sets.subsets():
+        roots |= dict.fromkeys(joined, min(joined))
+    return roots
 
 
 def _own_part(concept: Concept) -> str:

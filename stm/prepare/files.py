@@ -103,19 +103,25 @@ def _check_quotes(data: bytes, separator: str, quote: str) -> None:
         return
     csv.field_size_limit(sys.maxsize)
     lines = io.TextIOWrapper(io.BytesIO(data), "utf-8", newline="")
-    rows = csv.reader(lines, delimiter=separator, quotechar=quote, strict=True)
+    rows, start = csv.reader(lines, delimiter=separator, quotechar=quote, strict=True), 1
     try:
         for _ in rows:
-            pass
+            start = rows.line_num + 1
     except csv.Error as error:
-        raise csv.Error(f"line {rows.line_num}, a quoted text is never closed or goes on after its mark") from error
+        raise csv.Error(
+            f"the row that begins in line {start} has a quoted text that is never closed or goes on after its mark; "
+            'double the marks within quoted texts, or set `quote: ""` if no text is quoted'
+        ) from error
 
 
 def _read_csv(data: bytes, separator: str = ",", quote: str = '"', **types: Any) -> pl.DataFrame:
     """All columns under their names without blanks around them; `types` says how polars infers what they hold."""
     _check_quotes(data, separator, quote)
     table = pl.read_csv(data, separator=separator, quote_char=quote or None, **types)
-    table.columns = [name.strip() for name in table.columns]
+    names = [name.strip() for name in table.columns]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise csv.Error(f"the column {twice[0]!r} stands there twice, blanks around it left out")
+    table.columns = names
     return table
 
 
@@ -129,22 +135,18 @@ def _read_table(path: Path, kind: str, separator: str, quote: str) -> pl.DataFra
         return pl.read_parquet(data)
     except _FAULTS as error:
         reason = str(error).strip().split("\n")[0]  # what follows is advice about arguments of polars
-        advice = _advise(data, separator, quote) if kind == "csv" else ""
+        advice = _advise(data, separator) if kind == "csv" else ""
         raise DataError(f"{path} is not a readable {kind} file: {reason}{advice}") from error
 
 
-def _advise(data: bytes, separator: str, quote: str) -> str:
+def _advise(data: bytes, separator: str) -> str:
     """What a csv file that cannot be read may need, by its bytes; empty if nothing shows."""
     try:
         head = data.decode("utf-8").split("\n", 1)[0]
     except UnicodeDecodeError:
         return "; save it as UTF-8"
     found = max(_SEPARATORS, key=head.count)
-    if found in head and separator not in head:
-        return f"; set `separator: {json.dumps(found)}`"
-    if quote and quote.encode() in data:
-        return '; double the quotation marks within quoted texts, or set `quote: ""` if no text is quoted'
-    return ""
+    return f"; set `separator: {json.dumps(found)}`" if found in head and separator not in head else ""
 
 
 def read_pairs(

@@ -19,21 +19,24 @@ FUNCTION_WORDS = {
     "nl": "de het een van en is in dat op te met voor zijn niet door aan die wordt of bij als ook uit",
 }
 SETS = {language: frozenset(words.split()) for language, words in FUNCTION_WORDS.items()}
-# Scripts that one language mixes count as one; the name of a Chinese character begins with CJK.
-MIXED = {"HIRAGANA": "CJK", "KATAKANA": "CJK"}
+KANA = ("HIRAGANA", "KATAKANA")
+LEAST_KANA = 0.05  # share of a Japanese text's letters; the others are Chinese characters, of which Chinese is all
 LEAST_HITS, LEAST_LEAD = 4, 2.0
 LOOKED_AT = 4000  # characters
 
 
 @lru_cache(maxsize=65536)
 def _script(char: str) -> str:
-    name = unicodedata.name(char, "UNKNOWN").split()[0].split("-")[0]
-    return MIXED.get(name, name)
+    return unicodedata.name(char, "UNKNOWN").split()[0].split("-")[0]
 
 
 def main_script(text: str) -> str:
-    """The script of most letters (LATIN, CYRILLIC, CJK, ARABIC, ...); empty without letters."""
+    """The script of most letters (LATIN, CYRILLIC, CJK, ARABIC, ...), HIRAGANA for Japanese; empty without letters."""
     counts = Counter(_script(char) for char in text[:LOOKED_AT] if char.isalpha())
+    kana = sum(counts.pop(script, 0) for script in KANA)
+    if kana:
+        is_japanese = kana >= LEAST_KANA * (kana + counts["CJK"])
+        counts["HIRAGANA"] = kana + (counts.pop("CJK", 0) if is_japanese else 0)
     return min(counts, key=lambda script: (-counts[script], script)) if counts else ""
 
 

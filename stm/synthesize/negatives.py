@@ -20,7 +20,7 @@ from stm.prepare.contamination import EvaluationIndex
 from stm.progress import say
 from stm.schema import explode_negatives
 from stm.synthesize.estimate import describe_cost
-from stm.synthesize.judge import judge
+from stm.synthesize.judge import Opinions
 from stm.synthesize.prompt import Triplet, build_messages
 from stm.synthesize.queries import drop_answers, drop_too_close, place_queries, write_queries
 from stm.synthesize.report import Tally, describe_outcome
@@ -132,6 +132,7 @@ class _Job:
     ) -> None:  # fmt: skip
         self.rows, self.places, self.params, self.store = rows, places, params, store
         self.budget, self.similarity = budget, similarity
+        self.opinions = Opinions(params.endpoint, store, budget, params.max_passage_chars)
         self.tally = Tally(params.samples)
         self.accepted: dict[int, str] = {}
         self.regenerations = 0
@@ -185,8 +186,7 @@ class _Job:
         """Let the judge see what all other rules accepted."""
         open_ = [place for place, (_, reason) in enumerate(verdicts) if not reason]
         texts, triplets = [verdicts[place][0] for place in open_], [rows[place] for place in open_]
-        endpoint, limit = self.params.endpoint, self.params.max_passage_chars
-        reasons = dict(zip(open_, judge(texts, triplets, endpoint, self.store, self.budget, limit), strict=True))
+        reasons = dict(zip(open_, self.opinions.judge(texts, triplets), strict=True))
         return [(text, reasons.get(place, reason)) for place, (text, reason) in enumerate(verdicts)]
 
     def report(self) -> dict[str, Any]:

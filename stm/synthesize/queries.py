@@ -22,7 +22,7 @@ from stm.prepare.contamination import EvaluationIndex
 from stm.schema import ROWS, explode_negatives, replace_negatives
 from stm.synthesize.prompt import Style, as_data
 from stm.synthesize.similarity import Similarity
-from stm.synthesize.validate import META, REFUSAL, SELF, SENTENCE_END, TAG, copied_share, tidy
+from stm.synthesize.validate import META, REFUSAL, SELF, SENTENCE_END, TAG, TALK, copied_share, tidy
 from stm.words import normalise, words_of
 
 # What small models put before a query ("Question:", "My question is:"), and how they list keywords.
@@ -38,8 +38,10 @@ ABOUT = re.compile(
 )
 # Who describes a situation says "I can't" too; a model that refuses names what it was asked for, or what it is.
 REFUSED_TASK = re.compile(
-    r"^i(?:'m| am) (?:sorry|unable)\b|\bas an? (?:ai|(?:large )?language model)\b|"
-    r"\bi (?:can ?not|can't|won't) (?:assist|help|provide|comply|fulfil|write|generate)\b",
+    r"\b(?:as an? (?:ai|(?:large )?language model)|i apologi[sz]e|i(?:'m| am) sorry|"
+    r"i(?:'m| am) (?:un|not )able to (?:assist|help|provide|comply|fulfil|write|generate)|"
+    r"i (?:can ?not|can't|won't) (?:assist|help|provide|comply|fulfil|write|generate|do (?:that|this))|"
+    r"i (?:do not|don't) have (?:access|enough (?:information|context)))\b",
     re.IGNORECASE,
 )
 NGRAM = 4
@@ -221,7 +223,8 @@ def _check_outcome(outcome: Answer | Failure, text: str) -> str:
         return outcome.reason
     if outcome.finish_reason == "content_filter":
         return "filtered"
-    return "cut" if outcome.finish_reason == "length" and not SENTENCE_END.search(text) else ""
+    is_list = LISTED.match(LABEL.sub("", tidy(outcome.text, is_cut=False)))  # whose numbers end no sentence
+    return "cut" if outcome.finish_reason == "length" and (is_list or not SENTENCE_END.search(text)) else ""
 
 
 def check_query(text: str, passage: str, params: QueryParams, is_personal: bool = False) -> str:
@@ -231,7 +234,8 @@ def check_query(text: str, passage: str, params: QueryParams, is_personal: bool 
         return "empty"
     if (REFUSED_TASK if is_personal else REFUSAL).search(plain):
         return "refusal"
-    is_self = not is_personal and SELF.search(plain) and not SELF.search(passage)
+    own = TALK if is_personal else SELF
+    is_self = own.search(plain) and not own.search(passage)
     if is_self or META.search(plain) or ABOUT.search(plain) or TAG.search(plain):
         return "meta_text"
     if len(words) > params.max_words:

@@ -30,10 +30,11 @@ META = re.compile(
     re.IGNORECASE,
 )
 # Talk about the task or of oneself, unless the row's own texts talk like that.
-SELF = re.compile(
-    r"\bI(?:'m|'ll|'d|'ve| am| will| would| can| could| have| think| do| hope)\b|"
-    r"(?i:\b(?:sentences?|paragraph|phrasing|wording|rewritten|rephrased?|paraphrased?|grammar|grammatical|smollm)\b)"
+TALK = re.compile(
+    r"\b(?:sentences?|paragraph|phrasing|wording|rewritten|rephrased?|paraphrased?|grammar|grammatical|smollm)\b",
+    re.IGNORECASE,
 )
+SELF = re.compile(rf"\bI(?:'m|'ll|'d|'ve| am| will| would| can| could| have| think| do| hope)\b|(?i:{TALK.pattern})")
 TAG = re.compile(r"</?[a-z_]+>|<\|[^|>]*\|>|^```", re.IGNORECASE | re.MULTILINE)
 SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f\u061f](?=[\"'\u201d\u2019)]*(?:\s|$))")
 QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb*"

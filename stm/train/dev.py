@@ -54,7 +54,9 @@ def _group(examples: Sequence[Example]) -> dict[str, list[int]]:
         if concept:
             sets.add(concept)
             sets.merge(positive, concept)
-    roots = {key: min(joined) for joined in sets.subsets() for key in joined}
+    roots: dict[str, str] = {}
+    for joined in sets.subsets():
+        roots |= dict.fromkeys(joined, min(joined))
     groups: dict[str, list[int]] = {}
     for index, (positive, _) in enumerate(ties):
         groups.setdefault(roots[positive], []).append(index)
