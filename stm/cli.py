@@ -76,7 +76,7 @@ def search(
     k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="Number of passages.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per passage.")] = False,
 ) -> None:
-    """Try the merged retriever on the embedded test corpus or on your own."""
+    """Try the merged retriever on a test task's corpus or on your own."""
 
     def body() -> None:
         from stm.params.base import load_section

@@ -79,6 +79,14 @@ class Passes:
                     "that are made here"
                 )
 
+    def share_cut(self, texts: Sequence[str], prompt: str = "") -> float:
+        """The share of the texts of which the model's length cuts something off, behind the prompt."""
+        limit = self.model.max_seq_length
+        if limit is None or not texts:
+            return 0.0
+        rows = self.model.tokenizer([prompt + text for text in texts], padding=False, verbose=False)["input_ids"]
+        return float(np.mean([len(row) > limit for row in rows]))
+
     def cut(self, lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
         """The indices of all texts in passes of at most `max_tokens` tokens, padding included."""
         return group_rows(lengths, max_tokens) if self.is_packed else list(batches_by_length(lengths, max_tokens))

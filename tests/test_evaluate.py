@@ -311,6 +311,11 @@ def test_the_stages_write_what_the_report_reads(
     assert set(found.evaluation) == {"pico", "bm25"}
     assert found.evaluation["pico"]["label"] == "Pico"
     assert set(found.evaluation["pico"]["robustness"]) == set(KINDS)
+    (row,) = found.evaluation["pico"]["tasks"].values()
+    lengths = [len(ids) for ids in load_model(folder).tokenizer([p.full_text() for p in make_task().corpus.values()],
+                                                                verbose=False)["input_ids"]]  # fmt: skip
+    limit = load_model(folder).max_seq_length
+    assert row["cut"] == np.mean([length > limit for length in lengths])
     assert found.evaluation["bm25"]["role"] == "lexical"
     assert sorted(path.as_posix() for path in Path("reports/evaluation/mteb").rglob("*.json")) == [
         "reports/evaluation/mteb/bm25/organs.json",

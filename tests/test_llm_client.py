@@ -112,6 +112,17 @@ def test_a_broken_account_costs_one_call_and_shows_no_key(
     assert "\n" not in str(caught.value)
 
 
+def test_an_endpoint_that_answers_nothing_names_the_variable_of_the_key(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MY_KEY", raising=False)
+    with (
+        fault_server(lambda n, b: "html") as server,
+        pytest.raises(EndpointError, match=r"MY_KEY \(which is not set\)"),
+    ):
+        complete_all(ask("a"), endpoint_of(server, api_key_env="MY_KEY", retries=0), store)
+
+
 @pytest.mark.parametrize("batch", [False, True])
 @pytest.mark.parametrize("wrong", [KEY[:8] + "\n" + KEY[8:], f"\u201c{KEY}\u201d"])
 def test_a_key_that_no_header_can_hold_is_one_line_without_it(

@@ -65,6 +65,17 @@ def test_a_name_that_stands_for_nothing_is_one_line(
     assert message in str(refused.value)
 
 
+def test_an_expert_that_no_gate_would_see_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = params()
+    del values["models"]["nlu"]
+    with pytest.raises(ParamsError, match=r"add `nlu: \{path: models/selected/nlu, role: expert\}`"):
+        check_complete(parse_section(values, Params, ""))
+    for row in values["promote"]["gates"]["comparisons"].values():
+        row["against"] = ["base"]
+    check_complete(parse_section(values, Params, ""))
+
+
 def test_names_patterns_and_folders_that_are_there_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for folder in ("my/model", "models/seed-2"):

@@ -15,7 +15,7 @@ from stages import prepare as stage
 from stm.errors import DataError
 from stm.params.base import parse_section
 from stm.params.prepare import EmbeddedName, EmbeddedTaskName, PrepareParams
-from stm.prepare.build import Prepared, prepare
+from stm.prepare.build import Prepared, describe_losses, prepare
 from stm.prepare.contamination import EvaluationIndex
 from stm.prepare.embedded import Corpora
 from stm.prepare.embedded_pairs import PAIRS
@@ -190,7 +190,10 @@ def test_a_leaked_passage_is_removed_and_counted(tmp_path: Path) -> None:
     found = {"tested": 3, "found": 1, "found_by_task": {"gen-wiki": 1}, "negatives": 2, "negatives_found": 1}
     assert counts == {**found, "removed": 1, "negatives_removed": 1}
     assert (built.report["contamination"]["removed"], built.report["contamination"]["left"]) == (1, 0)
+    lines = describe_losses(built.report["splits"]["own"]["sources"])
+    assert lines == ["1 rows of own are in an evaluation task as well, and were removed"]
     kept = build(splits={"own": [own]}, instructions={}, warm_up_splits=["own"], decontaminate=False)
+    assert describe_losses(kept.report["splits"]["own"]["sources"]) == []
     assert sorted(kept.pairs["own"]["anchor"]) == ["fine", "good", "new words"]
     counts = kept.report["splits"]["own"]["sources"]["own"]["contamination"]
     assert counts == {**found, "removed": 0, "negatives_removed": 0}

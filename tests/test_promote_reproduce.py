@@ -147,7 +147,7 @@ def test_what_cannot_be_reproduced_is_said(project: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "new").exists()
     (tmp_path / "taken").mkdir()
     revision, lock = first_state(project)
-    with pytest.raises(RegistryError, match="is no worktree of revision"):
+    with pytest.raises(RegistryError, match="is no worktree, and version and data are of"):
         reproduce(
             version(**{"git.revision": revision, "dvc.lock": lock, "model": "m"}),
             project,

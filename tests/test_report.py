@@ -300,6 +300,15 @@ def test_cautions_say_what_limits_this_run_and_nothing_else() -> None:
     assert row is not None
     reach = (row.comparison.high - row.comparison.low) / 2
     assert only == f"With these 120 test queries, differences under about {reach:.3f} cannot be told from chance."
+    tasks = evaluations["merged"]["tasks"]
+    for share, row in zip((0.99, 0.04, 0.5), tasks.values(), strict=False):
+        row["cut"] = share
+    cut = cautions(found, Reports(evaluations), [])[1]
+    assert [f"{share} of {name}" in cut for share, name in zip(("99%", "4%", "50%"), tasks, strict=False)] == [
+        True, False, True
+    ]  # fmt: skip
+    for row in tasks.values():
+        row["cut"] = 0.0
     reports = Reports({}, prepare=made.prepare_report())
     several = cautions(make_analysis(), reports, [NotRun("NFCorpus", ["all"], "no hub")])
     assert [words for words in ("120 test", "4 rows and negatives", "3 of 3", "1 of mteb's", "luck of a seed")

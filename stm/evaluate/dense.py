@@ -42,7 +42,7 @@ def open_model(
     inner: TextEncoder = encoder
     if params.store_megabytes:
         inner = StoredEncoder(encoder, open_store(model_hash, params.store_megabytes, params.compile))
-    return DenseModel(inner, used, name, model_hash)
+    return DenseModel(inner, used, name, model_hash, encoder.passes.share_cut)
 
 
 def _check_comparable(model: SentenceTransformer, path: Path | str) -> None:

@@ -17,6 +17,7 @@ from stm.errors import DataError
 from stm.text_encoder import Floats, TextEncoder
 
 Watcher = Callable[[Sequence[str], Floats], None]  # takes ids and vectors [P, D] of passages
+ShareCut = Callable[[Sequence[str], str], float]  # of texts behind a prompt
 SLICE = 8192  # texts in work at a time: what tokenizing and sorting them takes does not grow with the corpus
 
 
@@ -31,8 +32,11 @@ class DenseModel:
     `prompts` has the keys "query" and "document". A vector that is not finite is a `DataError`, never a low score.
     """
 
-    def __init__(self, encoder: TextEncoder, prompts: Mapping[str, str | None], name: str, revision: str) -> None:
-        self.encoder = encoder
+    def __init__(
+        self, encoder: TextEncoder, prompts: Mapping[str, str | None], name: str, revision: str,
+        share_cut: ShareCut | None = None,
+    ) -> None:  # fmt: skip
+        self.encoder, self._share_cut = encoder, share_cut
         self.prompts = {key: prompts.get(key) or "" for key in ("query", "document")}
         self._name = name
         self._watcher: Watcher | None = None
@@ -64,6 +68,10 @@ class DenseModel:
             out[part] = self._encode_slice(texts[part], side, task_metadata.name)
             self._show(side, ids[part], out[part])
         return out
+
+    def share_cut(self, passages: Sequence[str]) -> float | None:
+        """The share of passages that are longer than the model takes; None where that is not known."""
+        return self._share_cut(passages, self.prompts["document"]) if self._share_cut else None
 
     @contextmanager
     def watched(self, watcher: Watcher) -> Iterator[None]:

@@ -5,6 +5,7 @@ folder came from.
 """
 
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from stm.evaluate.record import Evaluation, describe, hash_model, read_local_tas
 from stm.evaluate.robustness import ChangedQueries
 from stm.params.evaluate import EvaluateParams, ModelEntry, OutsideEntry
 
+LOOKED_AT = 500  # passages of a task, to see how many are longer than the model takes
 Entry = ModelEntry | OutsideEntry
 
 
@@ -45,6 +47,8 @@ def evaluate_folder(
         changed = ChangedQueries(opened, task, params.slice_queries, params.slice_seed)
         with opened.watched(changed.search):
             run_local(evaluation, opened, [(task, revision)])
+        first = [passage.full_text() for passage in islice(task.corpus.values(), LOOKED_AT)]
+        evaluation.tasks[task.name]["cut"] = opened.share_cut(first)
         for kind, score in changed.scores().items():
             slices.setdefault(kind, {})[task.name] = score
     run_hub(evaluation, opened, named)

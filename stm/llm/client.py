@@ -85,18 +85,20 @@ def _complete_live(
     outcomes |= take_known(todo, dict(zip(todo, job.outcomes, strict=True)), endpoint, budget)
     where = f"LLM endpoint {endpoint.base_url or '(the embedded server)'}"
     if job.stop:
-        raise EndpointError(f"{where}: {job.stop.detail}; {_advise(job.stop, job.answered)}")
+        raise EndpointError(f"{where}: {job.stop.detail}; {_advise(job.stop, job.answered, endpoint)}")
     if refusal := common_refusal(outcomes, budget):
         raise EndpointError(f"{where}: {refusal}")
     return outcomes
 
 
-def _advise(fault: FaultError, answered: int) -> str:
+def _advise(fault: FaultError, answered: int, endpoint: Endpoint) -> str:
     if answered:
         return f"{answered} new answers are kept, run the same command to go on"
     if fault.reason == "rejected":
         return CHECK_REQUESTS
-    return "nothing was answered; see that it runs and that its base_url, model and key in params.yaml are right"
+    key = f", and the key in the environment variable {endpoint.api_key_env}" if endpoint.api_key_env else ""
+    is_unset = " (which is not set)" if key and not read_key(endpoint) else ""
+    return f"nothing was answered; see that it runs, that base_url and model in params.yaml are right{key}{is_unset}"
 
 
 class _Job:

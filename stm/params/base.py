@@ -61,7 +61,7 @@ def explain(error: ValidationError, where: str) -> str:
         is_shown = fault["type"] not in ("missing", "extra_forbidden") and len(value) <= GIVEN_CHARS
         given = f" (given: {value})" if is_shown else ""
         unknown = "no such setting; correct its name as params.yaml is delivered, or remove it"
-        what = unknown if fault["type"] == "extra_forbidden" else fault["msg"]
+        what = unknown if fault["type"] == "extra_forbidden" else fault["msg"].removeprefix("Value error, ")
         lines.append(f"{key}: {what}{given}" if key else f"{what}{given}")
     return "\n".join(lines)
 

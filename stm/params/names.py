@@ -46,6 +46,7 @@ def unknown_names(params: Params) -> Iterator[str]:
                 )
     yield from _dotted(params)
     yield from _promoted(params)
+    yield from _unseen_experts(params)
     yield from _models(params)
     yield from _tasks(params)
 
@@ -69,6 +70,19 @@ def _promoted(params: Params) -> Iterator[str]:
             f"promote.model is {name!r}, whose path is {params.models[name].path!r}, but only a row of models with the "
             f"path {MERGED} can be promoted; {step}"
         )
+
+
+def _unseen_experts(params: Params) -> Iterator[str]:
+    """Merged experts that a gate against the experts would not see, so that it would pass too easily."""
+    gates = [name for name, row in params.promote.gates.comparisons.items() if "expert" in row.against]
+    seen = {Path(row.path).as_posix() for row in params.models.values() if row.role == "expert"}
+    for split in params.splits if gates else ():
+        path = f"models/selected/{split}"
+        if path not in seen and split not in params.models:  # a row of that name is judged by its path
+            yield (
+                f"models has no row of the expert {path}, so that promote.gates.comparisons.{gates[0]} would not see "
+                f"it; add `{split}: {{path: {path}, role: expert}}`"
+            )
 
 
 def _models(params: Params) -> Iterator[str]:

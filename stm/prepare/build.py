@@ -5,6 +5,7 @@ of them whatever the caps say.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,6 +61,8 @@ def prepare(params: PrepareParams) -> Prepared:
             met |= found
             left_in_warm_up += left
         say(f"prepare: {split}: {pairs[split].height} of {sum(c.frame.height for c in candidates)} pairs")
+        for line in describe_losses(splits[split]["sources"]):
+            say(f"prepare: {split}: {line}")
     mixed = mix([warm_up[split] for split in params.warm_up_splits], params.seed)
     report = {
         "seed": params.seed,
@@ -72,6 +75,18 @@ def prepare(params: PrepareParams) -> Prepared:
         "dev_queries_in_test": shared,
     }
     return Prepared(pairs, mixed, {split: params.instruction_of(split) for split in params.splits}, tasks, report)
+
+
+def describe_losses(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line per source that lost rows to the evaluation tasks, or gives none at all."""
+    lines = []
+    for label, facts in sources.items():
+        lost = facts["contamination"]["removed"]
+        if lost:
+            lines.append(f"{lost} rows of {label} are in an evaluation task as well, and were removed")
+        if not facts["kept"]:
+            lines.append(f"{label} gives no row")
+    return lines
 
 
 def cap(params: PrepareParams, task: Task) -> Task:

@@ -120,9 +120,14 @@ def tidy(candidates: list[Candidates], split: str) -> list[Candidates]:
         }
         tidied.append(Candidates(source.label, fresh, {**source.facts, **counts}))
     if not any(source.frame.height for source in tidied):
-        names = ", ".join(source.label for source in tidied)
+        reasons = ("blank", "identical", "duplicates")
+        found = [
+            f"{source.label} has {source.facts['candidates']} rows"
+            + "".join(f", {source.facts[key]} {key}" for key in reasons if source.facts[key])
+            for source in tidied
+        ]
         raise DataError(
-            f"the split {split!r} is empty: its sources ({names}) hold no row with a query and a passage; "
-            "name other sources in prepare.splits, or remove the split"
+            f"the split {split!r} is empty: its sources hold no row with a query and another text as passage "
+            f"({'; '.join(found)}); correct their columns, name other sources in prepare.splits, or remove the split"
         )
     return tidied

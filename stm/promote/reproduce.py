@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from stm.cache import cache_folder
 from stm.errors import RegistryError
 from stm.files import atomic_file, sha256_tree
 from stm.llm.store import STORE_FILE
@@ -119,9 +120,12 @@ def _candidates(root: Path, recorded: str) -> Iterator[str]:
 def _check_out(root: Path, folder: Path, revision: str) -> None:
     if folder.exists():
         inside = run_git(folder, "rev-parse", "--show-toplevel").strip()
-        if inside != str(folder.resolve()) or run_git(folder, "rev-parse", "HEAD").strip() != revision:
+        there = run_git(folder, "rev-parse", "HEAD").strip()
+        if inside != str(folder.resolve()) or there != revision:
+            what = f"a worktree of revision {there[:12]}" if inside == str(folder.resolve()) else "no worktree"
             raise RegistryError(
-                f"{folder} exists and is no worktree of revision {revision[:12]}; remove it or give --folder"
+                f"{folder} is {what}, and version and data are of {revision[:12]}; remove it with `git worktree remove "
+                f"--force {folder}` or `rm -r`, or give another --folder"
             )
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +146,7 @@ def _share_cache(root: Path, folder: Path) -> None:
             config[section]["url"] = str((base / url).resolve())
     if not config.has_section("cache"):
         config.add_section("cache")
-    config["cache"]["dir"] = str((base / config["cache"].get("dir", "cache")).resolve())
+    config["cache"]["dir"] = str(cache_folder(root).resolve())
     target = folder / ".dvc" / "config.local"
     target.parent.mkdir(exist_ok=True)
     target.touch(mode=0o600)  # a remote's credentials may be in it

@@ -7,8 +7,9 @@ from stm.report.collect import Reports
 from stm.report.compare import OPPONENTS, Analysis, count_of, needed_resamples, percent
 from stm.report.hub import NotRun
 from stm.report.seeds import groups
-from stm.report.stages import contamination_view
+from stm.report.stages import contamination_view, dig
 
+MUCH_CUT = 0.1  # share of a task's passages
 HUB_UNTESTED = (
     "Training data was compared with the pipeline's own evaluation tasks, not with mteb's: what it shares with those "
     "is not known, and not removed."
@@ -19,7 +20,8 @@ def cautions(analysis: Analysis, reports: Reports, not_run: list[NotRun], hub: A
     """Return the sentences; `not_run` are mteb's tasks that some model could not be run on, `hub` is the comparison on
     those that were.
     """
-    found = [*_unlearned(reports), _blind(analysis), _resolution(analysis), left_in(reports), _reduced(analysis)]
+    found = [*_unlearned(reports), _blind(analysis), _resolution(analysis), left_in(reports)]
+    found += [_cut(analysis, reports), _reduced(analysis)]
     if analysis.table.left_out:
         found.append(f"Not compared: {', '.join(analysis.table.left_out)}. The reasons stand above the table.")
     if not_run:
@@ -72,6 +74,20 @@ def left_in(reports: Reports) -> str:
     return (
         f"{left:,} rows and negatives, those of the warm-up included, that an evaluation task also holds were left in: "
         "the scores may be too high."
+    )
+
+
+def _cut(analysis: Analysis, reports: Reports) -> str:
+    """The tasks many of whose passages the subject sees only the beginning of."""
+    tasks = dig(reports.evaluation, analysis.subject.name, "tasks", default={})
+    shares = {name: dig(row, "cut") for name, row in sorted(tasks.items())}
+    cut = {name: share for name, share in shares.items() if isinstance(share, float) and share >= MUCH_CUT}
+    if not cut:
+        return ""
+    named = ", ".join(f"{share:.0%} of {name}" for name, share in cut.items())
+    return (
+        f"Passages are longer than the model takes, and it saw their beginnings only: {named}. BM25 sees whole texts. "
+        "Raise backbone.max_tokens to have more of them read."
     )
 
 
