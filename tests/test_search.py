@@ -59,12 +59,12 @@ def test_a_passage_is_encoded_once_per_model_by_the_evaluation_or_by_a_search(
         return encode(self, texts, *rest)
 
     monkeypatch.setattr(Encoder, "encode", remember)
-    first = search(pico(), CORPUS, "heart", 3, 9)
+    first = search(pico(), CORPUS, "heart", 9, 9)
     assert seen == ["heart"]
-    assert search(pico(), {**CORPUS, "d": Passage("", "new")}, "heart", 3, 9) != first
+    assert search(pico(), {**CORPUS, "d": Passage("", "new")}, "heart", 9, 9) != first
     assert seen == ["heart", "new", "heart"]
-    assert search(pico(), CORPUS, "heart", 3, 0) == first
-    search(pico(1), CORPUS, "heart", 3, 9)
+    assert search(pico(), CORPUS, "heart", 9, 0) == first
+    search(pico(1), CORPUS, "heart", 9, 9)
     assert len(seen) == 3 + 4 + 4
 
 
