@@ -50,7 +50,6 @@ def params_of(base_url: str) -> dict[str, Any]:
         for name, kind in (("ft", "mined"), ("shn", "synthetic"))
     }
     params["models"] = {name: params["models"][name] for name in ("base", "merged")}
-    params["models"]["texts"] = {"path": "models/selected/texts", "role": "expert"}
     params["prepare"] |= {
         "splits": {"texts": [{"kind": "corpus", "path": "own/texts.jsonl", "text": "body"}]},
         "warm_up_splits": ["texts"],

@@ -73,10 +73,13 @@ def _promoted(params: Params) -> Iterator[str]:
 
 
 def _unseen_experts(params: Params) -> Iterator[str]:
-    """Merged experts that a gate against the experts would not see, so that it would pass too easily."""
+    """Merged experts that a gate against the experts would not see beside others, so that it would pass too easily.
+
+    Without any expert among the models such a gate holds the model back by itself.
+    """
     gates = [name for name, row in params.promote.gates.comparisons.items() if "expert" in row.against]
     seen = {Path(row.path).as_posix() for row in params.models.values() if row.role == "expert"}
-    for split in params.splits if gates else ():
+    for split in params.splits if gates and seen else ():
         path = f"models/selected/{split}"
         if path not in seen and split not in params.models:  # a row of that name is judged by its path
             yield (

@@ -45,6 +45,7 @@ def make_project(folder: Path, base_url: str) -> Path:
     write_sources(folder / "own")
     params = own_params(base_url)
     params["models"] = {name: row for name, row in params["models"].items() if name not in UNUSED}
+    params["promote"]["gates"]["comparisons"]["best_expert"]["against"] = ["web"]  # the one that is evaluated
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     subprocess.run([*GIT, "init", "-q"], cwd=folder, check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True, env=os.environ | QUIET)
