@@ -122,23 +122,24 @@ def test_a_query_that_was_cut_or_filtered_is_no_row(store: AnswerStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("text", "reason", "elsewhere"),
     [
-        ("I have had a pain under my ribs for three days and I can't sleep.", ""),
-        ("My daughter can\u2019t keep food down, and her belly is big.", ""),
-        ("I'm sorry, but no.", "refusal"),
-        ("I apologize, but I'm not able to help with livers.", "refusal"),
-        ("Unfortunately, I am unable to write about livers.", "refusal"),
-        ("I don't have enough information about the person.", "refusal"),
-        ("I am SmolLM and need to know what swells.", "meta_text"),
-        ("I have rephrased it: my belly is big.", "meta_text"),
-        ("I cannot help with medical questions.", "refusal"),
-        ("As an AI I have no body.", "refusal"),
+        ("I have had a pain under my ribs for three days and I can't sleep.", "", "refusal"),
+        ("I have a pain under my ribs.", "", "meta_text"),
+        ("My daughter can\u2019t keep food down, and her belly is big.", "", ""),
+        ("I'm sorry, but no.", "refusal", "refusal"),
+        ("I apologize, but I'm not able to help with livers.", "refusal", "refusal"),
+        ("Unfortunately, I am unable to write about livers.", "refusal", "refusal"),
+        ("I don't have enough information about the person.", "refusal", "refusal"),
+        ("I am SmolLM and need to know what swells.", "meta_text", "meta_text"),
+        ("I have rephrased it: my belly is big.", "meta_text", "meta_text"),
+        ("I cannot help with medical questions.", "refusal", "refusal"),
+        ("As an AI I have no body.", "refusal", "refusal"),
     ],
 )
-def test_whoever_describes_a_situation_may_speak_of_oneself(text: str, reason: str) -> None:
+def test_whoever_describes_a_situation_may_speak_of_oneself(text: str, reason: str, elsewhere: str) -> None:
     assert check_query(text, PASSAGES[0], PARAMS, is_personal=True) == reason
-    assert check_query(text, PASSAGES[0], PARAMS) or "daughter" in text
+    assert check_query(text, PASSAGES[0], PARAMS) == elsewhere
 
 
 def test_a_query_of_an_evaluation_task_is_not_written(store: AnswerStore) -> None:
