@@ -70,7 +70,10 @@ def search(
         bool, typer.Option("--champion", help="Use the registered champion, not models/merged.")
     ] = False,
     corpus: Annotated[
-        Path | None, typer.Option(help="A .jsonl file (_id, title, text) or a text file, one passage a line.")
+        Path | None,
+        typer.Option(
+            help="A .jsonl, .csv or .parquet file (_id, title, text) or a text file, a passage a line; perhaps gzipped."
+        ),
     ] = None,
     task: Annotated[str, typer.Option(help="The test task whose corpus is searched; by default a medical one.")] = "",
     k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="Number of passages.")] = 10,

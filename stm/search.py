@@ -3,15 +3,16 @@
 Does not know where the model came from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stm.errors import DataError, RegistryError
 from stm.files import atomic_directory, parse_object, sha256_tree
 from stm.metrics import rank
 from stm.params.base import PARAMS_FILE
+from stm.prepare.files import read_bytes, read_table
 from stm.progress import say
 from stm.prompts import own_prompts
 from stm.tasks import Passage, read_task
@@ -36,35 +37,37 @@ class Hit:
 
 
 def read_corpus(path: Path) -> dict[str, Passage]:
-    """Read passages from a .jsonl file (text, and perhaps _id and title) or a text file, one passage a line."""
-    if path.suffix in (".csv", ".tsv", ".parquet", ".gz"):
-        raise DataError(f"cannot search {path}: a corpus is a .jsonl file with a text per line, or plain lines of text")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # texts may hold other ends of lines
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise DataError(f"cannot read the corpus {path}: {reason}; give a .jsonl file or a text file") from error
+    """Read passages from a .jsonl, .csv or .parquet file (text, and perhaps _id and title) or from a text file, one
+    passage a line; any of them may be gzipped.
+    """
     corpus: dict[str, Passage] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        key, passage = (
-            _parse(line, number, path) if path.suffix == ".jsonl" else (str(number), Passage("", line.strip()))
-        )
+    for number, row in _rows(path):
+        text, key = row.get("text"), str(row.get("_id") or number)
+        if not isinstance(text, str):
+            raise DataError(f"{path}, line {number}: 'text' is missing or not a string")
         if key in corpus:
             raise DataError(f"{path}, line {number}: the id {key!r} appears twice")
-        corpus[key] = passage
+        corpus[key] = Passage(str(row.get("title") or ""), text)
     if not corpus:
         raise DataError(f"the corpus {path} holds no passages")
     return corpus
 
 
-def _parse(line: str, number: int, path: Path) -> tuple[str, Passage]:
-    row = parse_object(line.encode(), f"{path}, line {number}")
-    text = row.get("text")
-    if not isinstance(text, str):
-        raise DataError(f"{path}, line {number}: 'text' is missing or not a string")
-    return str(row.get("_id", number)), Passage(str(row.get("title") or ""), text)
+def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Number and fields of each row, counted from 1."""
+    kind = next((suffix for suffix in reversed(path.suffixes) if suffix != ".gz"), "")
+    if kind in (".csv", ".parquet"):
+        yield from enumerate(read_table(path).iter_rows(named=True), 1)
+        return
+    lines = enumerate(read_bytes(path).split(b"\n"), 1)  # texts may hold other ends of lines
+    for number, line in ((number, line.strip()) for number, line in lines if line.strip()):
+        if kind == ".jsonl":
+            yield number, parse_object(line, f"{path}, line {number}")
+            continue
+        try:
+            yield number, {"text": line.decode("utf-8")}
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}, line {number}: not UTF-8; save the file as UTF-8") from error
 
 
 def read_embedded(name: str = "", tasks: Path = TASKS) -> tuple[str, Corpus]:

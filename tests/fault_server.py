@@ -105,6 +105,7 @@ class FaultServer:
             "ok": ("200 OK", good, ""),
             "gzip": ("200 OK", gzip.compress(good), "content-encoding: gzip\r\n"),
             "429": ("429 Too Many Requests", b'{"error": {"message": "slow down"}}', "retry-after-ms: 20\r\n"),
+            "429-minute": ("429 Too Many Requests", b"{}", "Retry-After: 55\r\n"),
             "429-long": ("429 Too Many Requests", b"{}", "Retry-After: 7200\r\n"),
             "quota": ("429 Too Many Requests", b'{"error": {"code": "insufficient_quota"}}', ""),
             "500": ("500 Internal Server Error", b"oops", ""),

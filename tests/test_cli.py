@@ -115,7 +115,7 @@ def test_searching_prints_text_as_it_is(project: Path) -> None:
     [
         (["models"], "there is no registry yet"), (["rollback"], "there is no registry yet"),
         (["search", "x", "--champion"], "there is no registry yet"), (["search", "x"], "holds no corpus"),
-        (["search", "x", "--corpus", "none.txt"], "cannot read the corpus none.txt"),
+        (["search", "x", "--corpus", "none.txt"], "cannot read none.txt: No such file"),
         (["promote", "--force"], "--force and --reason go together"),
         (["promote", "--reason", "x"], "--force and --reason go together"),
     ],

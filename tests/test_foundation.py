@@ -208,7 +208,7 @@ class Toy(Section):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("toy: {densty: 0.5}", "toy.densty: no such setting.*\n?.*"),
+        ("toy: {densty: 0.5}", "toy: no such setting: densty; there are .*density.*"),
         ("toy: {density: 2}", r"toy\.density: .*less than or equal to 1 \(given: 2\)"),
         ("other: {}", "no section 'toy'; it has other"),
         ("- 1", "holds no sections"),

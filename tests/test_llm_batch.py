@@ -3,11 +3,12 @@
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -33,6 +34,7 @@ class BatchApi:
         self.judge, self.files, self.batches = judge, {}, {}
         self.looks = 0
         self.status = "completed"
+        self.knows_pages = True
         self.forgotten: set[str] = set()  # batches and files that the server does not know any more
 
     def create(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -54,6 +56,14 @@ class BatchApi:
             "output_file_id": f"out_{number}", "error_file_id": f"err_{number}" if errors else None,
         }  # fmt: skip
         return self.batches[name]
+
+    def page(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """The newest first, page by page, unless it knows no pages."""
+        newest = list(reversed(self.batches.values()))
+        if self.knows_pages:
+            ids = [batch["id"] for batch in newest]
+            newest = newest[ids.index(query["after"]) + 1 if "after" in query else 0 :][: int(query["limit"])]
+        return {"object": "list", "data": newest}
 
     def look(self, name: str) -> dict[str, Any]:
         self.looks += 1
@@ -99,7 +109,7 @@ def batch_api(judge: Judge = lambda text, number: good(text)) -> Iterator[tuple[
             elif last[-1] == "content":
                 self.reply(api.files[last[-2]])
             elif last[-1] == "batches":
-                self.reply({"object": "list", "data": list(api.batches.values())})
+                self.reply(api.page(dict(parse_qsl(urlsplit(self.path).query))))
             else:
                 self.reply(api.look(last[-1]))
 
@@ -153,6 +163,29 @@ def test_another_job_leaves_an_open_batch_to_the_one_that_paid_for_it(
         assert [o.text for o in complete_all(ask(4), endpoint, store)] == [f"batched q{i}" for i in range(4)]
         assert len(api.batches) == 2
     assert store.batches(endpoint.base_url) == []
+
+
+@pytest.mark.parametrize("knows_pages", [True, False])
+def test_a_batch_that_was_created_just_before_a_kill_is_found_on_any_page_of_the_list(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch, knows_pages: bool
+) -> None:
+    monkeypatch.setattr(batch_module, "LISTED", 2)
+    with batch_api() as (api, endpoint):
+        api.knows_pages = knows_pages
+        with monkeypatch.context() as patched:
+            patched.setattr(AnswerStore, "name_batch", killed)
+            with pytest.raises(KeyboardInterrupt):
+                complete_all(ask(3), endpoint, store)
+        for number in range(1, 6):  # other people's, created since
+            api.batches[f"batch_{number}"] = {**api.batches["batch_0"], "id": f"batch_{number}", "metadata": None}
+        assert [o.text for o in complete_all(ask(3), endpoint, store)] == [f"batched q{i}" for i in range(3)]
+        assert len(api.batches) == 6
+        with monkeypatch.context() as patched:
+            patched.setattr(AnswerStore, "name_batch", killed)
+            with pytest.raises(KeyboardInterrupt):
+                complete_all(ask(4), endpoint, store)
+        del api.batches["batch_6"]  # never created: nobody has it, so it is submitted again
+        assert complete_all(ask(4), endpoint, store)[3].text == "batched q3"
 
 
 def test_error_lines_are_retried_and_rejections_are_not(store: AnswerStore) -> None:

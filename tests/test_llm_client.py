@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,15 @@ def test_a_broken_account_costs_one_call_and_shows_no_key(
         assert KEY in server.headers[0]
     assert KEY not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_stop_does_not_wait_for_requests_that_wait(store: AnswerStore) -> None:
+    with fault_server(lambda n, b: ["ok", "429-minute", "401"][min(n, 2)]) as server:
+        start = time.monotonic()
+        with pytest.raises(EndpointError, match="1 new answers are kept"):
+            complete_all(ask(*"abcdef"), endpoint_of(server, concurrency=2), store)
+        assert time.monotonic() - start < 30
+        assert server.kinds == {"ok": 1, "429-minute": 1, "401": 1}
 
 
 def test_an_endpoint_that_answers_nothing_names_the_variable_of_the_key(

@@ -49,9 +49,9 @@ KINDS = "'embedded', 'jsonl', 'csv', 'parquet', 'hub', 'beir', 'corpus'"
     [
         ("splits.one.0.kind", "xml", rf"splits\.one\.0: .*'xml'.*{KINDS}"),
         ("splits.one.0", {"path": "x"}, r"splits\.one\.0: Unable to extract tag using discriminator 'kind'"),
-        ("splits.one.0.ancor", "q", r"splits\.one\.0\.jsonl\.ancor: no such setting"),
+        ("splits.one.0.ancor", "q", r"splits\.one\.0: no such setting: ancor; there are .*anchor, positive"),
         ("splits.one.0", {"kind": "embedded", "name": "poems"}, r"name: Input should be 'lay_terms', .*given: 'poems'"),
-        ("splits.one.0", {"kind": "hub"}, r"splits\.one\.0\.hub\.path: Field required"),
+        ("splits.one.0", {"kind": "hub"}, r"splits\.one\.0\.path: Field required"),
         ("splits.one", [], r"the split 'one' has no sources"),
         ("splits", {}, r"prepare\.splits: Dictionary should have at least 1 item"),
         ("splits.Bad name", [{"kind": "beir", "path": "x"}], r"Bad name.*String should match pattern"),
@@ -68,7 +68,7 @@ KINDS = "'embedded', 'jsonl', 'csv', 'parquet', 'hub', 'beir', 'corpus'"
         ("tasks.dev.nf.domain", "legal", r"domain: Input should be 'medical' or 'general'"),
         ("max_overlap", 1.0, r"max_overlap: Input should be less than 1"),
         ("max_pairs", -1, r"max_pairs: Input should be greater than or equal to 0 \(given: -1\)"),
-        ("max_pair", 3, r"prepare\.max_pair: no such setting"),
+        ("max_pair", 3, r"prepare: no such setting: max_pair; there are .*max_pairs"),
     ],
 )
 def test_faults(path: str, value: Any, message: str) -> None:

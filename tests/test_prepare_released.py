@@ -94,7 +94,7 @@ def test_selecting_by_instruction_keeps_the_alignment(sources: dict[str, dict[st
 def test_params_refuse_what_cannot_be() -> None:
     with pytest.raises(ParamsError, match="only_instructions needs `instruction`"):
         parse_section({"kind": "parquet", "path": "x", "only_instructions": ["a"]}, FileSource, "x")
-    with pytest.raises(ParamsError, match=r"released: no such setting"):
+    with pytest.raises(ParamsError, match=r"no such setting: released; there are "):
         parse_section({"kind": "parquet", "path": "x", "released": {"path": "y"}}, FileTask, "x")
 
 

@@ -1,11 +1,13 @@
 """Trying a retriever: corpora, the cache, hits."""
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from stm.encode import Encoder
@@ -106,18 +108,28 @@ def test_texts_may_hold_ends_of_lines_that_json_does_not_know(tmp_path: Path) ->
 
 
 def test_a_missing_or_binary_corpus_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot read the corpus .*none\.txt"):
+    with pytest.raises(DataError, match=r"cannot read .*none\.txt: No such file"):
         read_corpus(tmp_path / "none.txt")
-    (tmp_path / "image.txt").write_bytes(b"\xff\xfe\x00\xd8")
-    with pytest.raises(DataError, match="not UTF-8"):
+    (tmp_path / "image.txt").write_bytes(b"\xfc\x00\n")
+    with pytest.raises(DataError, match=r"image\.txt, line 1: not UTF-8"):
         read_corpus(tmp_path / "image.txt")
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.parquet", "a.jsonl.gz"])
-def test_a_table_is_no_corpus_of_lines(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("id,text\n1,a passage\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"a corpus is a \.jsonl file with a text per line, or plain lines"):
-        read_corpus(tmp_path / name)
+def test_corpora_are_tables_and_gzipped_too(tmp_path: Path) -> None:
+    table = pl.DataFrame({"_id": ["x", "y"], "title": [None, "Skin"], "text": ["one", "two\nlines"]})
+    table.write_csv(tmp_path / "a.csv")
+    table.write_parquet(tmp_path / "a.parquet")
+    table.write_ndjson(tmp_path / "a.jsonl")
+    for name in ("a.csv", "a.jsonl"):
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+    for path in sorted(tmp_path.iterdir()):
+        assert read_corpus(path) == {"x": Passage("", "one"), "y": Passage("Skin", "two\nlines")}, path
+
+
+def test_a_table_without_texts_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,passage\n1,a passage\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"a\.csv, line 1: 'text' is missing or not a string"):
+        read_corpus(tmp_path / "a.csv")
 
 
 def test_the_embedded_corpus_is_a_medical_one_unless_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ from stm.progress import say
 URL: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 TAG = "stm"  # metadata key by which a batch is found again that was created just before a crash
-LISTED = 100
+LISTED = 100  # batches per page of the list
 WORTH_A_BATCH = 0.1  # share of a limit that must be left for one more batch: each can take a day
 
 
@@ -187,8 +187,14 @@ def _collect(
 
 
 def _find(client: openai.OpenAI, tag: str) -> str:
-    recent = client.batches.list(limit=LISTED).data
-    return next((batch.id for batch in recent if (batch.metadata or {}).get(TAG) == tag), "")
+    seen: set[str] = set()
+    for batch in client.batches.list(limit=LISTED):  # page after page
+        if (batch.metadata or {}).get(TAG) == tag:
+            return batch.id
+        if batch.id in seen:  # an endpoint that knows no pages gives the same one again
+            break
+        seen.add(batch.id)
+    return ""
 
 
 def _collect_one(

@@ -196,6 +196,7 @@ class _Job:
         refuses_all = self.refused >= REFUSALS and not self.budget.answers
         if fault.remedy == "stop" or self.broken >= patience or refuses_all:
             self.stop = self.stop or fault
+            self.pace.end()  # an hour that a Retry-After asked for would only delay the error
         return Failure(fault.reason, fault.detail)
 
     async def _retry(self, request: Request, content: bytes) -> Answer:
@@ -215,6 +216,7 @@ class _Job:
 
         attempts = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self.endpoint.retries + 1),
+            sleep=self.pace.pause,
             wait=_backoff(self.endpoint.retry_seconds),
             retry=tenacity.retry_if_exception(is_worth_it),
             reraise=True,

@@ -4,6 +4,7 @@ A gate for coroutines of one event loop. Knows nothing of HTTP.
 """
 
 import asyncio
+import contextlib
 import time
 
 HALVE_EVERY_SECONDS = 1.0  # a burst of 429s from one overload counts once
@@ -15,20 +16,29 @@ class Pace:
     def __init__(self, most: int) -> None:
         self.most, self.allowed, self.running = most, float(most), 0
         self._resume_at = self._halved_at = 0.0
-        self._changed = asyncio.Condition()
+        self._changed, self._ended = asyncio.Condition(), asyncio.Event()
+
+    def end(self) -> None:
+        """Nobody waits any more: pauses are over, and whoever comes passes."""
+        self._ended.set()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait so long, or until the end."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), seconds)
 
     async def __aenter__(self) -> None:
         async with self._changed:
             while True:
                 pause = self._resume_at - time.monotonic()
-                if pause <= 0 and self.running < int(self.allowed):
+                if self._ended.is_set() or (pause <= 0 and self.running < int(self.allowed)):
                     self.running += 1
                     return
                 if pause > 0:
                     # Everybody waits, but whoever wakes first rechecks under the lock.
                     self._changed.release()
                     try:
-                        await asyncio.sleep(pause)
+                        await self.pause(pause)
                     finally:
                         await self._changed.acquire()
                 else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from stm.errors import ParamsError
 
@@ -20,6 +20,16 @@ class Section(BaseModel):
     """A frozen group of params; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data: Any) -> Any:
+        # Before pydantic's own refusal, which does not say what there is.
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        unknown = [str(key) for key in data if key not in known] if isinstance(data, dict) else []
+        if unknown:
+            raise ValueError(f"no such setting: {', '.join(unknown)}; there are {', '.join(known)}")
+        return data
 
 
 SectionType = TypeVar("SectionType", bound=Section)
@@ -51,19 +61,31 @@ def read_params(path: Path | str = PARAMS_FILE) -> dict[str, Any]:
     return data
 
 
-def explain(error: ValidationError, where: str) -> str:
+def explain(error: ValidationError, data: Any, where: str) -> str:
     """Turn a pydantic error into one line per fault: the dotted key, what is wrong, the value given."""
     lines = []
     for fault in error.errors():
-        key = ".".join([where, *(str(part) for part in fault["loc"])]).strip(".")
+        key = ".".join([where, *_keys(data, fault["loc"])]).strip(".")
         value = repr(fault["input"])
         # A rule over a whole section has been given the whole section, which is no help.
-        is_shown = fault["type"] not in ("missing", "extra_forbidden") and len(value) <= GIVEN_CHARS
+        is_whole = fault["type"] in ("missing", "value_error") and isinstance(fault["input"], dict)
+        is_shown = not is_whole and len(value) <= GIVEN_CHARS
         given = f" (given: {value})" if is_shown else ""
-        unknown = "no such setting; correct its name as params.yaml is delivered, or remove it"
-        what = unknown if fault["type"] == "extra_forbidden" else fault["msg"].removeprefix("Value error, ")
+        what = fault["msg"].removeprefix("Value error, ")
         lines.append(f"{key}: {what}{given}" if key else f"{what}{given}")
     return "\n".join(lines)
+
+
+def _keys(data: Any, path: tuple[int | str, ...]) -> list[str]:
+    """A path of pydantic's as keys of the file: without the `kind` of a row, which it adds behind the row's own key."""
+    keys = []
+    for part in path:
+        if isinstance(data, dict) and part not in data and part == data.get("kind"):
+            continue
+        keys.append(str(part))
+        is_there = part in data if isinstance(data, dict) else isinstance(data, list) and part in range(len(data))
+        data = data[part] if is_there else None
+    return keys
 
 
 def parse_section(data: Any, model: type[SectionType], where: str) -> SectionType:
@@ -71,7 +93,7 @@ def parse_section(data: Any, model: type[SectionType], where: str) -> SectionTyp
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise ParamsError(f"params.yaml is wrong:\n{explain(error, where)}") from error
+        raise ParamsError(f"params.yaml is wrong:\n{explain(error, data, where)}") from error
 
 
 def load_row(table: str, name: str, model: type[SectionType], path: Path | str = PARAMS_FILE) -> SectionType:

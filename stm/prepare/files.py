@@ -36,7 +36,7 @@ def read_bytes(path: Path | str) -> bytes:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is a broken gzip file ({error}); fetch it again") from error
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; check the path in params.yaml") from error
+        raise DataError(f"cannot read {path}: {error.strerror}; check the path") from error
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError(f"{path} is UTF-16; save it as UTF-8")
     return data
