@@ -10,29 +10,29 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: repro test test-browser test-faults test-gpu chaos lint venv bench bench-gpu lock clean help
 
-help:            ## what there is
+help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  +##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
 
-repro: $(READY)  ## run whatever of the pipeline has changed
+repro: $(READY)  ## run whatever has changed in the pipeline
 	dvc repro
 
-test: lint       ## lint, types, tests
+test: lint       ## run lint, strict types and tests
 	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-browser: $(READY)  ## the report in headless Chromium; installs Debian's chromium if it is missing
+test-browser: $(READY)  ## test the report in headless Chromium; installs Debian's chromium if it is missing
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
 	pytest -n 2 tests/browser/check_report.py
 
-test-faults: $(READY)  ## full disk, damaged cache, lost remote, twenty kills
+test-faults: $(READY)  ## test recovery: full disk, damaged cache, lost remote, twenty kills
 	pytest -rs tests/chaos/check_faults.py
 
-test-gpu: $(READY)  ## training and encoding on a GPU against the CPU; needs one
+test-gpu: $(READY)  ## compare training and encoding on a GPU with the CPU; needs a GPU
 	STM_TEST_GPU=1 pytest tests/gpu/check_gpu.py
 
-chaos: test-faults  ## the same, and a hundred kills; figures to benchmarks/results/chaos.json
+chaos: test-faults  ## run test-faults, then a hundred kills; figures go to benchmarks/results/chaos.json
 	python -m tests.chaos.kills --kills 100
 
-bench: $(READY)  ## benchmarks, some of them of the models that a finished `make repro` leaves; JSON to benchmarks/results
+bench: $(READY)  ## run the benchmarks; some need a finished `make repro`; JSON goes to benchmarks/results
 	python -m benchmarks.train_speed --compile
 	python -m benchmarks.train_speed --max_tokens 256 --steps 2 --rounds 2 --output benchmarks/results/train_speed_256_tokens.json
 	python -m benchmarks.train_speed --batch 256 --steps 1 --rounds 1 --plain_cached --output benchmarks/results/train_speed_256.json
@@ -55,18 +55,18 @@ bench: $(READY)  ## benchmarks, some of them of the models that a finished `make
 COMMA := ,
 bench-gpu: export CUDA_VISIBLE_DEVICES := $(or $(firstword $(subst $(COMMA), ,$(CUDA_VISIBLE_DEVICES))),0)
 bench-gpu: export PYTORCH_CUDA_ALLOC_CONF = expandable_segments:True
-bench-gpu: $(READY)  ## training and encoding on a GPU, for two shapes of random weights; JSON to benchmarks/results
+bench-gpu: $(READY)  ## measure training and encoding on a GPU, for two models of random weights; JSON goes to benchmarks/results
 	python -m benchmarks.train_speed --shape smollm2-135m --max_tokens 256 --batch 256 --steps 12 --chunk_tokens 65536 --plain_cached --plain_bf16 --compile --profile
 	python -m benchmarks.encode_speed --shape smollm2-135m --max_tokens 256 --queries 60 --passages 400 --rounds 2 --compile --profile
 	python -m benchmarks.train_speed --shape qwen3-0.6b --max_tokens 256 --batch 128 --steps 12 --chunk_tokens 65536 --plain_cached --plain_bf16 --compile --profile
 	python -m benchmarks.encode_speed --shape qwen3-0.6b --max_tokens 256 --queries 60 --passages 400 --rounds 2 --compile --profile
 
-lint: $(READY)   ## style and strict types
+lint: $(READY)   ## check style and strict types
 	ruff check .
 	ruff format --check .
 	mypy --num-workers 2
 
-venv: $(READY)   ## the environment alone
+venv: $(READY)   ## make the environment alone
 
 # Two pips share the work, for each keeps one core busy, and compiling with all cores is faster than pip's own.
 # NOT_IMPORTED is what takes long and is hardly ever imported; some packages ship templates that do not compile, as pip
@@ -88,7 +88,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m compileall -q -j 0 -x '$(NOT_IMPORTED)' $(VENV)/lib > $(VENV)/compiled.txt 2>&1 || true
 	touch $@
 
-lock: $(READY)   ## write requirements.lock anew from what is installed
+lock: $(READY)   ## rewrite requirements.lock from what is installed
 	$(BIN)/python -m tests.lock
 
 # llm.sqlite* holds paid answers of stages that were interrupted, and the numbers of open paid batches.

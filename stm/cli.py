@@ -72,10 +72,10 @@ def search(
     corpus: Annotated[
         Path | None,
         typer.Option(
-            help="A .jsonl, .csv or .parquet file (_id, title, text) or a text file, a passage a line; perhaps gzipped."
+            help="A .jsonl, .csv or .parquet file (_id, title, text), or a text file of one passage per line."
         ),
     ] = None,
-    task: Annotated[str, typer.Option(help="The test task whose corpus is searched; by default a medical one.")] = "",
+    task: Annotated[str, typer.Option(help="The test task whose corpus is searched; by default, a medical one.")] = "",
     k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="Number of passages.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per passage.")] = False,
 ) -> None:
@@ -106,9 +106,9 @@ def search(
 
 @app.command()
 def doctor(
-    cache: Annotated[bool, typer.Option("--cache", help="Look for damaged files in DVC's cache instead.")] = False,
+    cache: Annotated[bool, typer.Option("--cache", help="Only look for damaged files in DVC's cache.")] = False,
 ) -> None:
-    """Check this machine and checkout, say what is missing and what to do; exit with 1 if something essential is."""
+    """Check this machine and checkout; say what is missing and what to do. Exits with 1 if that is essential."""
     from stm.doctor.examine import examine
 
     if cache:
@@ -141,7 +141,7 @@ def _check_cache() -> None:
 
 @app.command()
 def use(profile: Annotated[str, typer.Argument(help="Name of a file in profiles/, without .yaml.")]) -> None:
-    """Rewrite params.yaml with a profile: what it names changes, everything else and all comments stay."""
+    """Apply a profile to params.yaml: what it names changes, everything else and all comments stay."""
 
     def body() -> None:
         from stm.profiles import use_profile
@@ -161,9 +161,9 @@ def use(profile: Annotated[str, typer.Argument(help="Name of a file in profiles/
 
 @app.command()
 def promote(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge only; publish, register and move nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Make it the champion in spite of its gates.")] = False,
-    reason: Annotated[str, typer.Option(help="Why; needed with --force and recorded.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what the gates say; change nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make it the champion even if gates hold it back.")] = False,
+    reason: Annotated[str, typer.Option(help="Why; required with --force, and recorded.")] = "",
 ) -> None:
     """Publish the reports and the merged model to MLflow, and make it the champion if the gates let it through."""
 
@@ -195,10 +195,10 @@ def _show(outcome: "Outcome") -> None:
 
 @app.command()
 def rollback(
-    version: Annotated[int | None, typer.Argument(help="An earlier champion; by default the previous one.")] = None,
+    version: Annotated[int | None, typer.Argument(help="An earlier champion; by default, the previous one.")] = None,
     reason: Annotated[str, typer.Option(help="Why; recorded in the history.")] = "no reason given",
     other_backbone: Annotated[
-        bool, typer.Option("--other-backbone", help="Allow a version whose vectors need rebuilt indexes.")
+        bool, typer.Option("--other-backbone", help="Allow another backbone: indexes must be rebuilt.")
     ] = False,
 ) -> None:
     """Make an earlier champion the champion again."""
@@ -259,12 +259,12 @@ def models(
 @app.command()
 def reproduce(
     version: Annotated[int, typer.Argument(help="A registered version.")],
-    folder: Annotated[Path | None, typer.Option(help="Where; by default .stm/reproduce/VERSION.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where to put it; by default, .stm/reproduce/VERSION.")] = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Make it anew up to merge; only the LLM answers of then are pulled.")
+        bool, typer.Option("--rebuild", help="Run the pipeline anew up to merge, with the LLM answers of that time.")
     ] = False,
 ) -> None:
-    """Check out the state that a version was made of, pull its data, and compare the model byte by byte."""
+    """Check out the state that a version was made from, pull its data, and compare the model byte by byte."""
 
     def body() -> None:
         from stm.promote.reproduce import reproduce

@@ -10,7 +10,7 @@ import typer
 
 from stm.stage import guard
 
-answers = typer.Typer(help="Carry paid-for LLM answers between machines.", no_args_is_help=True)
+answers = typer.Typer(help="Move paid-for LLM answers between machines.", no_args_is_help=True)
 
 
 @answers.command("export")
@@ -32,7 +32,7 @@ def export_answers(file: Annotated[Path, typer.Argument(help="The Parquet file t
 
 @answers.command("import")
 def import_answers(files: Annotated[list[Path], typer.Argument(help="Exported Parquet files.")]) -> None:
-    """Add exported answers to the store; requests that they answer are not asked again."""
+    """Add exported answers to the store; their requests are not sent again."""
 
     def body() -> None:
         from stm.llm.store import AnswerStore
