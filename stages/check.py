@@ -1,4 +1,4 @@
-"""Validate the whole of params.yaml, and that what it names is pinned or there, before any work starts.
+"""Validate all of params.yaml before any work starts: values, names, pinned commits, files that must exist.
 
 Every first stage depends on this one.
 """

@@ -1,5 +1,5 @@
-"""Makes things in a second thread while the caller works on the one before, so that a chip does not wait for its
-tokens.
+"""Prepares the next item in a second thread while the caller works on the present one, so that a chip does not wait for
+its tokens.
 """
 
 from collections import deque

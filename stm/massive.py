@@ -1,7 +1,8 @@
-"""Where a decoder has its massive activations: on a token that tells nothing, or on the pooled one of some texts.
+"""Where a decoder has its massive activations: on a token without meaning, or on the pooled one of some texts.
 
-A decoder heaps attention on such a token (arXiv 2309.17453, 2402.17762). Where it is the pooled one, the vector of the
-text tells nothing, and how a training starts depends on luck (docs/training.md). A token before every text takes them.
+A decoder heaps attention on such a token (arXiv 2309.17453, 2402.17762). Where it is the pooled one, the vector says
+nothing about the text, and how a training starts depends on luck (docs/training.md). A token before every text takes
+them.
 """
 
 import torch

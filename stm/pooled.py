@@ -1,4 +1,5 @@
-"""A model with last-token pooling in, the same function with less work out: without what no pooled vector depends on.
+"""A model with last-token pooling in, the same function with less work out: nothing is computed that no pooled vector
+depends on.
 
 In its last layer a decoder needs keys and values of all positions, but queries and all that follows the attention of
 one position alone, the pooled one. That is nine tenths of the layer's weights. Does not know where the texts come from;

@@ -1,4 +1,4 @@
-"""What is asked of an encoder of texts, whichever it is and whatever stands in front of it."""
+"""The interface of a text encoder, whatever the model is and whatever store stands in front of it."""
 
 from collections.abc import Sequence
 from typing import Protocol

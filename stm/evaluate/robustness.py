@@ -1,4 +1,4 @@
-"""How a dense model bears queries that are not as the test tasks have them: typos, capitals, a missing or a wrong
+"""How a dense model copes with queries that differ from those of the test tasks: typos, capitals, a missing or a wrong
 prompt.
 
 Takes an opened model and a task and returns nDCG@10 per kind on a seeded sample of queries, beside the score of the

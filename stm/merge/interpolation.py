@@ -1,4 +1,4 @@
-"""Embeddings of mixes nobody has evaluated, as weighted sums of the embeddings of mixes that somebody has.
+"""Embeddings of mixes that have not been evaluated, as weighted sums of the embeddings of those that have.
 
 A text's embedding is a smooth function of the factors of the deltas. The prior is its Taylor series around the base: a
 Gaussian process with the kernel `exp(<f, g> / REACH)`, whose terms of order d have the variance `1 / (d! REACH^d)`.

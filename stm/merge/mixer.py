@@ -1,7 +1,7 @@
 """Mixes experts in the memory of one loaded model, and puts the base's weights back exactly.
 
-Only the tensors that the adapters change are kept twice. Nothing is written to disk; the scores of a mix are somebody
-else's matter.
+Only the tensors that the adapters change are kept twice. Nothing is written to disk. Does not know how a mix is
+scored.
 """
 
 from types import TracebackType

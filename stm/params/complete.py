@@ -1,5 +1,5 @@
-"""What `check` demands beyond what a params file must have to be one: commits of what comes from a hub, rows of
-`files` for what lies on this machine.
+"""What `check` demands beyond a valid params file: commits of what comes from a hub, rows of `files` for what lies on
+this machine.
 
 A profile is valid before its user has filled in the commits and chosen the rows; a run is not. Params go in, an error
 with a line per fault comes out.

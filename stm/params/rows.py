@@ -1,4 +1,4 @@
-"""The names of the rows that stages run for, by kind of report: DVC leaves the reports of rows that were taken out.
+"""The names of the rows that stages run for, by kind of report: DVC leaves the reports of removed rows behind.
 
 Reads the tables as they are; `check` has judged them.
 """

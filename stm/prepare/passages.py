@@ -1,4 +1,4 @@
-"""Makes rows of passages that nobody has asked for yet: each with a stand-in query, its title or its beginning.
+"""Makes rows of passages that have no query yet: each gets a stand-in query, its title or its beginning.
 
 A file of passages goes in, a frame of CANDIDATES comes out. The stage `synthesize` can write real queries for them.
 """

@@ -1,4 +1,4 @@
-"""Who acts now: the name for the history and the hour. The only place of the package that looks at a clock."""
+"""Who acts and when: the name and the time for the history. The only place in the package that looks at a clock."""
 
 import getpass
 import os

@@ -1,7 +1,7 @@
 """What is asked of the language model: a generic instruction, or a better one than the present.
 
-Builds chat messages from plain values. The form of an answer is shown on errands that have nothing to do with
-retrieval, which small models need, so that no retrieval instruction is put into the model's mouth.
+Builds chat messages from plain values. The form of an answer is shown with examples that have nothing to do
+with retrieval, which small models need, so that no retrieval instruction is put into the model's mouth.
 """
 
 from collections.abc import Mapping, Sequence
