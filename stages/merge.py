@@ -6,6 +6,7 @@ from pathlib import Path
 
 from stm.stage import run_stage
 from stm.files import write_json
+from stm.folders import describe_folder
 from stm.merge.run import merge_experts
 from stm.params.base import load_section
 from stm.params.experts import BASELINE
@@ -25,7 +26,7 @@ def main() -> None:
         folders[BASELINE] = Path("models/baselines") / BASELINE
     tasks = read_tasks("data/tasks/dev", "dev")
     trace = merge_experts(params, "models/warm_up", folders, tasks, "models/merged", ".stm/merge")
-    write_json("reports/merge.json", trace)
+    write_json("reports/merge.json", {**trace, "model": describe_folder(Path("models/merged"))})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import errors, snapshot_download
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -17,17 +18,20 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 
 from stm.errors import ModelError
 from stm.files import atomic_directory
+from stm.folders import add_served_keys, copy_notices
 from stm.models import check_whole
-from stm.packages import package_file
+from stm.packages import package_file, package_version
 from stm.params.backbone import BackboneParams, FolderSource, HubSource, PackageSource
 from stm.progress import say
 from stm.prompts import render, write_prompts
 
+Source = PackageSource | FolderSource | HubSource
 # Families whose bidirectional attention is proven by a test on a pico model of that architecture.
 FAMILIES = ("llama", "qwen3", "gemma", "gemma2", "phi3", "mistral")
+NOTICES = ["LICENSE*", "LICENCE*", "NOTICE*"]  # of a model of the hub, which loading it does not fetch
 
 
-def load_source(source: PackageSource | FolderSource | HubSource) -> tuple[PreTrainedModel, Any]:
+def load_source(source: Source) -> tuple[PreTrainedModel, Any]:
     """Load the decoder (without its language-model head) and its tokenizer, in float32."""
     extra: dict[str, Any] = {"trust_remote_code": False}
     if isinstance(source, PackageSource):
@@ -57,7 +61,8 @@ def load_source(source: PackageSource | FolderSource | HubSource) -> tuple[PreTr
 def make_bidirectional(model: PreTrainedModel, layers: int) -> PreTrainedModel:
     """Keep the first `layers` layers (0: all) and declare bidirectional attention; both config keys are set.
 
-    `is_causal` is what transformers >= 5.2 reads, `use_bidirectional_attention` what Text Embeddings Inference reads.
+    `is_causal` is what transformers >= 5.2 reads, `use_bidirectional_attention` what Text Embeddings Inference reads of
+    the families that it has (llama, qwen3, mistral); what else that reads is added where the folder is written.
     """
     config = model.config
     if config.model_type not in FAMILIES:
@@ -72,9 +77,11 @@ def make_bidirectional(model: PreTrainedModel, layers: int) -> PreTrainedModel:
     config.is_causal = False
     config.use_bidirectional_attention = True
     config.use_cache = False
-    # Left by the GGUF reader, although the weights are plain by now; saving refuses while it is there.
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
+    # The GGUF reader leaves the first, although the weights are plain by now, and saving refuses while it is there. The
+    # second names code of the source, which is neither copied nor run.
+    for name in ("quantization_config", "auto_map"):
+        if hasattr(config, name):
+            delattr(config, name)
     model.hf_quantizer = None
     return model
 
@@ -117,8 +124,35 @@ def add_bos_and_eos(tokenizer: Any, bos_token: str | None, max_tokens: int) -> P
     )
 
 
+def describe_source(params: BackboneParams) -> dict[str, Any]:
+    """What the model is made from, as its config.json keeps it under `made_from`, through every saving and merging.
+
+    Of an absolute path only the name: the rest tells of a machine, and the model may be passed on.
+    """
+    found, source = params.source.model_dump(), params.source
+    if isinstance(source, PackageSource):
+        found["version"] = package_version(source.package)
+    elif isinstance(source, FolderSource) and Path(source.path).is_absolute():
+        found["path"] = Path(source.path).name
+    return {**found, "layers": params.layers}
+
+
+def find_notices(source: Source) -> Path | None:
+    """The folder with the LICENSE and NOTICE files that the source came with, where it is a model's own."""
+    if isinstance(source, FolderSource):
+        return Path(source.path)
+    if not isinstance(source, HubSource):
+        return None
+    try:
+        return Path(snapshot_download(source.id, revision=source.revision, allow_patterns=NOTICES))
+    except (OSError, errors.HTTPError) as error:  # type: ignore[attr-defined]  # a proxy that refuses is no OSError
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"cannot fetch the notices of the backbone {source.id!r}: {reason}; run again") from error
+
+
 def assemble(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, params: BackboneParams, folder: Path) -> None:
-    """Write the sentence-transformers folder: decoder, last-token pooling, normalisation, prompts."""
+    """Write the sentence-transformers folder: decoder, last-token pooling, normalisation, prompts, origin."""
+    model.config.made_from = describe_source(params)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     transformer = Transformer(str(folder), max_seq_length=params.max_tokens)
@@ -128,6 +162,7 @@ def assemble(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, params:
         modules=[transformer, pooling, Normalize()], prompts=prompts.as_model_prompts(), device="cpu"
     )
     encoder.save(str(folder), create_model_card=False)
+    add_served_keys(folder)
     write_prompts(prompts, folder)
 
 
@@ -135,8 +170,11 @@ def build_backbone(params: BackboneParams, folder: Path | str) -> None:
     """Load, cut, declare and save the backbone at `folder`, whole or not at all."""
     say(f"backbone: loading {params.source.kind} source")
     model, tokenizer = load_source(params.source)
+    notices = find_notices(params.source)
     model = make_bidirectional(model, params.layers).to(getattr(torch, params.dtype))
     with atomic_directory(folder) as scratch:
         assemble(model, add_bos_and_eos(tokenizer, params.bos_token, params.max_tokens), params, scratch)
+        if notices:
+            copy_notices(notices, scratch)
     config = model.config
     say(f"backbone: {config.model_type}, {config.num_hidden_layers} layers, {model.num_parameters():,} parameters")

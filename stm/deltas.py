@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stm.errors import ModelError
+from stm.rounding import add_delta
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 # Fields of LoraConfig that make an adapter more than `scale * B @ A` on the weights, and what to say of them.
@@ -222,12 +223,14 @@ def check_shape(adapter: Adapter, name: str, shape: Sequence[int]) -> None:
 
 
 @torch.no_grad()
-def add_adapter(model: nn.Module, adapter: Adapter, weight: float = 1.0) -> None:
-    """Add `weight` times the adapter's deltas to the weights of `model`, in place; an error changes nothing."""
+def add_adapter(model: nn.Module, adapter: Adapter, weight: float = 1.0, kind: torch.dtype = torch.float32) -> None:
+    """Add `weight` times the adapter's deltas to the weights of `model`, in place, as `add_delta` does for the type
+    `kind` of the saved base; an error changes nothing.
+    """
     parameters = dict(model.named_parameters())
     names = match_names(adapter, parameters)
     for name, target in names.items():
         check_shape(adapter, name, parameters[target].shape)
     for name, target in names.items():
         parameter = parameters[target]
-        parameter.copy_((parameter.float() + weight * adapter.delta(name).to(parameter.device)).to(parameter.dtype))
+        parameter.copy_(add_delta(parameter, weight * adapter.delta(name).to(parameter.device), kind, name))

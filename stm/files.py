@@ -101,6 +101,16 @@ def _swap_in(scratch: Path, path: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def _open_files(folder: Path) -> None:
+    """Give the files of a folder the mode that the umask gave the folder: safetensors writes its own for the owner
+    alone, whatever the umask, so that neither a team nor a container could read a model.
+    """
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_mode & 0o777 != mode:
+            path.chmod(mode)
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """Yield a scratch path; rename it to `path` when the block ends without an error, remove it otherwise."""
@@ -125,6 +135,7 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
     try:
         scratch.mkdir()
         yield scratch
+        _open_files(scratch)
         _swap_in(scratch, path)
     except PermissionError as error:
         raise STMError(f"cannot write {path}: {error.strerror}; check its permissions") from error

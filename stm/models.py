@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from stm.chip import device
 from stm.deltas import CONFIG_FILE, add_adapter, read_adapter
 from stm.errors import ModelError
+from stm.files import read_json
 from stm.prompts import read_prompts
 
 RETRIEVER = ("modules.json", CONFIG_FILE)  # either makes a folder one that `load_model` loads
@@ -144,9 +145,15 @@ def _load_folder(folder: Path) -> SentenceTransformer:
     return model
 
 
+def saved_type(folder: Path) -> torch.dtype:
+    """The type that a model folder's config says its weights are saved in; float32 where it says nothing."""
+    config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    return getattr(torch, config.get("dtype") or "float32")  # type: ignore[no-any-return]
+
+
 def load_model(folder: Path | str) -> SentenceTransformer:
     """Load a sentence-transformers folder, or a PEFT adapter folder added to the base that its config names, in
-    float32.
+    float32. Where the base is saved in bfloat16, so are the sums' numbers (`stm.rounding.add_delta`).
 
     An adapter's prompts replace the base's. `ModelError` if the folder is neither, or the base is missing or of another
     shape, or it is no model that this project can encode with.
@@ -156,6 +163,6 @@ def load_model(folder: Path | str) -> SentenceTransformer:
         return _load_folder(folder)
     adapter = read_adapter(folder)
     model = _load_folder(Path(adapter.base))
-    add_adapter(model, adapter)
+    add_adapter(model, adapter, kind=saved_type(Path(adapter.base)))
     model.prompts = read_prompts(folder).as_model_prompts()
     return model

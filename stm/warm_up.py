@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 from sentence_transformers import SentenceTransformer
 
 from stm.files import atomic_directory, read_json
+from stm.folders import complete_folder
 from stm.massive import TEXTS, find_massive, why_unsteady
-from stm.models import load_model
+from stm.models import load_model, saved_type
 from stm.params.train import TrainParams
 from stm.prompts import own_prompts, read_prompts, write_prompts
 from stm.schema import read_rows
@@ -28,10 +28,11 @@ def fold_adapter(adapter: Path, out: Path | str) -> None:
     """Write the base of `adapter` with its delta added as a full folder, in the type that the base was saved in."""
     base = Path(read_json(adapter / "adapter_config.json")["base_model_name_or_path"])
     model = load_model(adapter)
-    model.to(getattr(torch, read_json(base / "config.json")["dtype"]))
+    model.to(saved_type(base))
     model.prompts = read_prompts(base).as_model_prompts()
     with atomic_directory(out) as scratch:
         model.save(str(scratch), create_model_card=False)
+        complete_folder(scratch, base)
         write_prompts(read_prompts(base), scratch)
 
 

@@ -50,9 +50,11 @@ def pico_params(**changes: object) -> BackboneParams:
     return BackboneParams.model_validate({**values, **changes})
 
 
-def pico_backbone(folder: Path, architecture: str = "llama", seed: int = 0, layers: int = 2) -> Path:
-    """Write a random bidirectional sentence-transformers folder and return it."""
-    model = make_bidirectional(pico_decoder(architecture, seed, layers), 0)
+def pico_backbone(
+    folder: Path, architecture: str = "llama", seed: int = 0, layers: int = 2, dtype: torch.dtype = torch.float32
+) -> Path:
+    """Write a random bidirectional sentence-transformers folder, saved in that type, and return it."""
+    model = make_bidirectional(pico_decoder(architecture, seed, layers), 0).to(dtype)
     folder.mkdir(parents=True, exist_ok=True)
     params = pico_params()
     assemble(model, add_bos_and_eos(pico_tokenizer(), params.bos_token, params.max_tokens), params, folder)

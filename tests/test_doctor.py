@@ -328,6 +328,7 @@ def test_the_registry_found_missing_damaged_and_out_of_reach(
     assert services.check_registry(project, params).state == "ok"
     with sqlite3.connect(project / "mlflow.db") as database:
         database.execute("CREATE TABLE model_versions (version INTEGER)")
+        database.execute("CREATE TABLE experiments (name TEXT, artifact_location TEXT)")
     assert "0 versions" in services.check_registry(project, params).found
     (project / "mlflow.db").write_bytes(b"no database, but long enough to look at" * 50)
     assert services.check_registry(project, params).state == "note"
@@ -337,3 +338,21 @@ def test_the_registry_found_missing_damaged_and_out_of_reach(
     finding = services.check_registry(project, params)
     assert finding.state == "note"
     assert "secret" not in finding.found
+
+
+def test_a_registry_whose_files_are_elsewhere_is_found(project: Path) -> None:
+    (project / "mlruns").mkdir()
+    location = (project / "mlruns" / "artifacts").as_uri()
+    with sqlite3.connect(project / "mlruns" / "mlflow.db") as database:
+        database.execute("CREATE TABLE model_versions (version INTEGER)")
+        database.execute("CREATE TABLE experiments (name TEXT, artifact_location TEXT)")
+        database.execute("INSERT INTO experiments VALUES ('stm', ?)", [location])
+    section = {"tracking_uri": "sqlite:///mlruns/mlflow.db", "experiment": "stm", "artifact_folder": "mlruns/artifacts"}
+    assert services.check_registry(project, {"promote": section}).state == "ok"
+    moved = project.rename(project.with_name("moved"))
+    finding = services.check_registry(moved, {"promote": section})
+    assert finding.state == "missing"
+    assert f"keeps its files in {project}/mlruns/artifacts, and not in {moved}/mlruns/artifacts" in finding.found
+    assert "delete mlruns/ in it and run `stm promote`" in finding.next_step
+    del section["artifact_folder"]
+    assert services.check_registry(moved, {"promote": section}).state == "ok"

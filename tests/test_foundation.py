@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
+from safetensors.torch import save_file
 
 from stm.stage import guard
 from stm.errors import DataError, ParamsError, STMError
@@ -305,6 +306,21 @@ def test_the_old_folder_goes_only_when_the_new_one_is_there(tmp_path: Path, monk
     with atomic_directory(target) as scratch:
         write_text(scratch / "a.txt", "new")
     assert set(seen) == {"new"}
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_of_a_folder_have_the_mode_of_the_umask_whoever_wrote_them(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic_directory(tmp_path / "d") as scratch:
+            (scratch / "sub").mkdir()
+            for name in ("a", "sub/.b"):
+                save_file({"w": torch.zeros(2)}, scratch / name)  # for the owner alone
+            (scratch / "link").symlink_to("/dev/null")
+    finally:
+        os.umask(before)
+    found = {path.name: path.lstat().st_mode & 0o777 for path in (tmp_path / "d").rglob("*") if path.is_file()}
+    assert found == {"a": mode, ".b": mode}
 
 
 def test_writers_of_one_folder_do_not_trip_over_each_other(tmp_path: Path) -> None:

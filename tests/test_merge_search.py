@@ -5,7 +5,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -25,7 +24,7 @@ from stm.merge.fidelity import Doubles, fidelity_proposer
 from stm.merge.guard import decide
 from stm.merge.recipe import Recipe
 from stm.merge.run import ablation
-from stm.merge.samplers import grid_proposer, make_sampler
+from stm.merge.samplers import Proposer, grid_proposer, make_sampler
 from stm.merge.search import run_search
 from stm.merge.space import Interval, Point, Space, fixed_rows
 from stm.merge.trials import (
@@ -70,7 +69,7 @@ def search(
     space: Space, kind: str, trials: int, evaluate: Callable[[str, Recipe], Trial], storage: BaseStorage | None = None
 ) -> list[Trial]:
     study = open_study(space, "key", storage or InMemoryStorage(), make_sampler(kind, space, seed=1))
-    propose = grid_proposer(space, trials) if kind == "grid" else None
+    propose = grid_proposer(space, seed=1) if kind == "grid" else None
     return run_search(space, study, evaluate, trials, propose, is_shared=False)
 
 
@@ -122,18 +121,36 @@ def test_a_whole_grid_finds_the_best_and_evaluates_each_model_once() -> None:
     assert distinct <= {trial.recipe.key() for trial in trials}
 
 
-def test_a_part_of_a_grid_covers_its_whole_range() -> None:
-    space = make_space("task_arithmetic", step=0.25)
-    for trials in (30, 80, 124):
-        points = [space.recipe(point).key() for point in space.grid()]
-        propose, seen = grid_proposer(space, trials), []
-        while (point := propose([], [])) is not None:
-            seen.append(space.recipe(point).key())
-        assert sorted(seen) == sorted(points), "spares at the end, for what fixed rows had already"
-        places = [points.index(key) for key in seen[:trials]]
-        assert places == sorted(places)
-        assert places[-1] >= len(points) - 1 - len(points) / trials
-        assert max(after - before for before, after in pairwise(places)) <= -(-len(points) // trials)
+def take(propose: Proposer, count: int) -> list[Point]:
+    """The first points that are proposed, at most `count`."""
+    points = (propose([], []) for _ in range(count))
+    return [point for point in points if point is not None]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(("trials", "least"), [(64, 14), (256, 16)])
+def test_in_a_part_of_a_grid_every_expert_takes_nearly_all_its_values(trials: int, least: int, seed: int) -> None:
+    space = Space("task_arithmetic", ("a", "b", "c", "d"), Interval(0.0, 1.5, 0.1), None, 1.0, 1.0, 0, "l1")
+    points = take(grid_proposer(space, seed), trials)
+    assert len(points) == trials
+    assert all(len({point[name] for point in points}) >= least for name in space.intervals())
+    assert take(grid_proposer(space, seed), trials) == points
+    assert take(grid_proposer(space, seed + 1), trials) != points
+
+
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic"])
+def test_a_grid_proposes_each_of_its_models_once(method: str) -> None:
+    space = make_space(method, step=0.25)
+    proposed = [space.recipe(point).key() for point in take(grid_proposer(space, seed=1), 1000)]
+    assert sorted(proposed) == sorted({space.recipe(point).key() for point in space.grid()})
+
+
+def test_a_grid_of_any_size_is_sampled() -> None:
+    experts = tuple(f"e{index}" for index in range(30))
+    space = Space("task_arithmetic", experts, Interval(0.0, 1.5, 0.01), None, 1.0, 1.0, 0, "l1")
+    points = take(grid_proposer(space, seed=1), 50)
+    assert len({tuple(point.values()) for point in points}) == 50
+    assert {value for point in points for value in point.values()} == set(space.weights.values())
 
 
 def test_a_grid_leaves_out_what_cannot_be_normalised() -> None:
@@ -214,6 +231,32 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, kind: str) -> None:
     assert len({recipe.key() for recipe in bowl.calls}) == 13
     search(make_space(), kind, 6, bowl, storage)
     assert len(bowl.calls) == 13, "a finished search evaluates nothing again"
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+@pytest.mark.parametrize("kind", ["random", "tpe", "cma", "grid"])
+def test_an_interrupted_search_ends_with_the_trials_of_an_undisturbed_one(
+    kind: str, is_killed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def outcome(trials: list[Trial]) -> list[tuple[str, Recipe, float]]:
+        return [(trial.origin, trial.recipe, trial.value) for trial in trials]
+
+    undisturbed = outcome(search(make_space(), kind, 6, Bowl()))
+    for count in (0, 2, 5, 7, 9, 12):
+        bowl, storage = Bowl(), InMemoryStorage()
+
+        def interrupted(origin: str, recipe: Recipe, bowl: Bowl = bowl, count: int = count) -> Trial:
+            if len(bowl.calls) == count:
+                raise KeyboardInterrupt
+            return bowl(origin, recipe)
+
+        with monkeypatch.context() as patched:
+            if is_killed:  # then the trial that is running stays so
+                patched.setattr("stm.merge.search.give_up", lambda *_: None)
+            with pytest.raises(KeyboardInterrupt):
+                search(make_space(), kind, 6, interrupted, storage)
+        assert outcome(search(make_space(), kind, 6, bowl, storage)) == undisturbed, count
+        assert len(bowl.calls) == 13
 
 
 def test_an_interruption_within_the_fixed_rows_loses_none() -> None:
@@ -351,7 +394,7 @@ def test_a_row_that_another_process_left_is_done_in_the_end(tmp_path: Path) -> N
 def join(space: Space, kind: str, trials: int, evaluate: Callable[[str, Recipe], Trial], storage: BaseStorage) -> None:
     """Take part in a shared search."""
     study = open_study(space, "key", storage, make_sampler(kind, space, 1, is_shared=True))
-    propose = grid_proposer(space, trials) if kind == "grid" else None
+    propose = grid_proposer(space, seed=1) if kind == "grid" else None
     if kind == "multi_fidelity":
         propose = fidelity_proposer(space, Flat(), 0)
     run_search(space, study, evaluate, trials, propose, is_shared=True)

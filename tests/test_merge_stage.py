@@ -20,6 +20,7 @@ from stm.stage import run_stage
 from stages import merge as stage
 from stm.errors import DataError, ParamsError
 from stm.files import write_json
+from stm.folders import describe_folder
 from stm.merge.dev import HALVES, cut_in_two, make_dev_set, query_texts, score_embeddings, score_model
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import read_experts
@@ -89,6 +90,8 @@ def test_the_stage_writes_model_and_trace(root: Path, monkeypatch: pytest.Monkey
     assert trace["cost"]["tokens"] >= sum(trial["tokens"] for trial in trace["trials"]) * 0.9
     assert trace["dev"]["tasks"] == {name: {"queries": 4, "passages": 10} for name in ("one", "two")}
     assert set(trace["experts"]["nlu"]) == {"norm", "cosine_med_real", "cosine_search"}
+    assert trace["model"] == describe_folder(root / "models/merged")
+    assert trace["model"]["dimension"] == 32
     model = SentenceTransformer(str(root / "models/merged"))
     assert model.prompts["query"] == trace["prompts"]["chosen"]["query"]
     assert np.isfinite(model.encode_query(["hello"])).all()
@@ -368,7 +371,7 @@ def test_a_single_expert_is_merged_as_it_is(root: Path, tmp_path: Path) -> None:
         ({"method": ["ties", "ties"]}, "twice"),
         ({"density": 0}, "merge.density"),
         ({"lambda": 0}, "merge.lambda"),
-        ({"densty": 0.5}, "merge.densty"),
+        ({"densty": 0.5}, "merge: no such setting: densty"),
         ({"densities": {"nlu": 0.5}}, "only together with weights"),
         ({"weights": {"nlu": 1.0}, "method": ["linear", "ties"]}, "exactly one method"),
         ({"weights": {"nlu": 9.0}}, "merge.weights.nlu"),

@@ -217,7 +217,7 @@ def test_neither_pickles_nor_code_are_fetched() -> None:
         ({"id": "own/pico", "revision": "main"}, r"outside\.far\.revision"),
         ({"id": "pico", "revision": COMMIT}, r"outside\.far\.id"),
         ({"id": "own/pico"}, r"outside\.far\.revision"),
-        ({"id": "own/pico", "revision": COMMIT, "path": "x"}, r"outside\.far\.path"),
+        ({"id": "own/pico", "revision": COMMIT, "path": "x"}, r"outside\.far: no such setting: path;"),
     ],
 )
 def test_rows_that_name_no_pinned_model_are_refused(tmp_path: Path, row: dict[str, str], message: str) -> None:
@@ -243,9 +243,9 @@ def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="two evaluated models are called 'bm25'"):
         load_params(shipped(tmp_path, "outside: {}", f"outside: {{bm25: {row}}}"))
     with pytest.raises(ParamsError, match="two evaluated models are called 'bm25'"):
-        load_params(shipped(tmp_path, "models:\n", "models:\n  bm25: {path: x}\n"))
+        load_params(shipped(tmp_path, "\n  base:", "\n  bm25: {path: x}\n  base:"))
     with pytest.raises(ParamsError, match=r"the name 'merged' stands twice.*line"):
-        load_params(shipped(tmp_path, "models:\n", "models:\n  merged: {path: x}\n"))
+        load_params(shipped(tmp_path, "\n  base:", "\n  merged: {path: x}\n  base:"))
 
 
 def test_a_folder_that_is_no_model_is_refused_and_nothing_is_written(

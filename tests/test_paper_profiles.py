@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from stm.errors import ParamsError
-from stm.files import read_json
+from stm.files import read_json, write_json
+from stm.merge.experts import read_experts
 from stm.models import load_model
 from stm.params.all import load_params
 from stm.params.complete import check_complete
@@ -104,15 +105,18 @@ def write_hub_copies(folder: Path) -> None:
 def shrink(params: dict[str, Any], family: str) -> None:
     """Local copies in place of the ids, and sizes for a pico model."""
     pico_decoder(family).save_pretrained("own/decoder")
+    config = read_json("own/decoder/config.json")
+    # As Phi-4-mini's has it: code of the model's own, which transformers does not need.
+    write_json("own/decoder/config.json", {**config, "auto_map": {"AutoModelForCausalLM": "modeling.Own"}})
     pico_tokenizer().save_pretrained("own/decoder")
     fill_in(params, "")
     params["backbone"]["source"] = {"kind": "folder", "path": "own/decoder"}
     for sources in params["prepare"]["splits"].values():
         sources[0]["path"], sources[0]["released"]["path"] = "own/mixture", "own/released"
     tasks = {}
-    for part, query in (("dev", "what is farther away"), ("test", "what is far away")):
+    for part, queries in (("dev", ["what is farther away", "what is farthest away"]), ("test", ["what is far away"])):
         path = f"{part}.parquet"
-        pl.DataFrame({"anchor": [query], "positive": ["Nothing of the mixture."]}).write_parquet(path)
+        pl.DataFrame({"anchor": queries, "positive": "Nothing of the mixture."}).write_parquet(path)
         tasks[part] = {"own": {"kind": "parquet", "path": path}}
     params["files"] = {
         name: {"path": path, "read_by": reader}
@@ -146,6 +150,7 @@ def test_the_mixture_becomes_experts_on_mined_and_released_negatives(project: Pa
     assert synthetic["origins"].list.first().unique().to_list() == ["synthetic"]
     assert read_json("reports/synthesize/search.json")["released"] == mined.height
     assert read_json("models/backbone/config.json")["model_type"] == PAPER[name]
+    assert read_experts("models/warm_up", {"search": Path("models/experts/search-ft")}).names == ["search"]
     query = load_model("models/experts/search-shn").prompts["query"]
     assert query == "Given a web search query, retrieve passages that answer it\nQuery: "
     report = read_json("reports/train/search-shn.json")

@@ -168,6 +168,7 @@ FAULTS: list[tuple[str, str, bytes, str]] = [
     ("x.jsonl", "jsonl", jsonl(ROWS[0]) + b"{broken\n", r"x\.jsonl, line 2: not JSON"),
     ("x.jsonl", "jsonl", b"[1]\n", r"x\.jsonl, line 1: expected a JSON object"),
     ("x.jsonl", "jsonl", jsonl({"query": 5, "passage": "b"}), r"line 1, 'query': expected a text, not int"),
+    ("x.jsonl", "jsonl", jsonl({**ROWS[0], "group": True}), r"'group': expected a text or a whole number, not bool"),
     ("x.jsonl", "jsonl", jsonl({**ROWS[0], "hard": [1]}), r"'hard': expected a text or a list of texts"),
     ("x.jsonl", "jsonl", jsonl({"query": "a", "passage": "b"}), r"x\.jsonl has no column 'hard', 'task', 'group'"),
     ("x.csv", "csv", b"query,text\na,b\n", r"x\.csv has no column 'passage', .*; its columns are query, text"),
@@ -220,6 +221,21 @@ def test_a_column_of_numbers_is_refused(tmp_path: Path) -> None:
     pl.DataFrame({"query": [1], "passage": ["a"]}).write_parquet(tmp_path / "x.parquet")
     with pytest.raises(DataError, match=r"'anchor' has type Int64; expected texts"):
         read_pairs(tmp_path / "x.parquet", "parquet", NAMES)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_concepts_may_be_whole_numbers(tmp_path: Path, kind: str) -> None:
+    rows = [{"query": f"q{i}", "passage": f"p{i}", "group": group} for i, group in enumerate([7, 7, None, 2**40])]
+    path, table = tmp_path / f"x.{kind}", pl.DataFrame(rows)
+    getattr(table, {"jsonl": "write_ndjson"}.get(kind, f"write_{kind}"))(path)
+    frame = read_pairs(path, kind, {**NAMES, "concept": "group"})
+    assert frame["concept"].to_list() == ["7", "7", "", str(2**40)]
+
+
+def test_a_column_of_fractions_is_no_concept(tmp_path: Path) -> None:
+    pl.DataFrame({"query": ["q"], "passage": ["p"], "group": [0.5]}).write_parquet(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"'concept' has type Float64; expected texts or whole numbers"):
+        read_pairs(tmp_path / "x.parquet", "parquet", {**NAMES, "concept": "group"})
 
 
 def hub_folder(folder: Path) -> Path:

@@ -101,9 +101,9 @@ def test_params_refuse_what_cannot_be() -> None:
 def prepare_params(tmp_path: Path, sources: list[dict[str, Any]]) -> PrepareParams:
     """Two splits of one mixture, and a task that holds the text of one released negative."""
     tasks = {}
-    for part, query in (("dev", "asked before"), ("test", "asked")):
+    for part, queries in (("dev", ["asked before", "asked earlier"]), ("test", ["asked"])):
         path = tmp_path / f"{part}.parquet"
-        pl.DataFrame({"anchor": [query], "positive": ["Written 5."]}).write_parquet(path)
+        pl.DataFrame({"anchor": queries, "positive": "Written 5."}).write_parquet(path)
         tasks[part] = {"own": {"kind": "parquet", "path": str(path)}}
     data = {
         "seed": 1, "splits": {f"split{i}": [source] for i, source in enumerate(sources)}, "max_pairs": 0,

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from tests.registry_project import (
 KEY = "sk-planted-0123456789abcdef"
 FEW = {name: LEVELS[name] for name in ("base", "nlu-ft", "all", "merged")}
 SAME = RoundTrip(0.0, 1.0, 1.0)
+TEXTS = ["heart", "a long passage " * 50]
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +69,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(published: Path, tmp_path: Path) -> Path:
     """A project of few reports with another, better merged model, over a copy of the published one's store."""
     shutil.copytree(published / "mlruns", tmp_path / "mlruns", ignore=shutil.ignore_patterns("artifacts"))
+    with sqlite3.connect(tmp_path / "mlruns" / "mlflow.db") as database:
+        location = (tmp_path / "mlruns" / "artifacts").as_uri()
+        database.execute("UPDATE experiments SET artifact_location = ? WHERE name = 'stm'", [location])
     write_project(tmp_path, pico(1), FEW)
     for name in ("train", "search_prompts"):
         shutil.rmtree(tmp_path / "reports" / name)
@@ -161,11 +167,39 @@ def test_the_registered_files_are_those_of_the_folder_and_hold_no_pickle_or_code
     original = published / "models" / "merged"
     for path in stored.rglob("*"):
         assert path.suffix not in FORBIDDEN
-    for name in ("model.safetensors", "tokenizer.json", "config.json", "modules.json"):
-        assert (stored / name).read_bytes() == (original / name).read_bytes(), name
+    for path in (path for path in original.rglob("*") if path.is_file()):
+        assert (stored / path.relative_to(original)).read_bytes() == path.read_bytes(), path
     card = (published / "reports" / "model_card.md").read_text(encoding="utf-8")
     assert (stored / "README.md").read_text(encoding="utf-8") == card
     assert not (original / "README.md").exists()  # the folder itself, and so its content hash, stays as it was
+
+
+def test_the_registered_files_can_be_read_by_whom_the_umask_lets(published: Path, tmp_path: Path) -> None:
+    (tmp_path / "made").touch()
+    expected = (tmp_path / "made").stat().st_mode
+    (stored,) = (published / "mlruns" / "artifacts" / "models").iterdir()
+    files = [path for path in stored.rglob("*") if path.is_file()]
+    assert [path.name for path in files if path.stat().st_mode != expected] == []
+    assert "model.safetensors" in {path.name for path in files}
+
+
+def test_a_server_of_mlflow_encodes_queries_and_passages(published: Path) -> None:
+    mlflow.set_tracking_uri(promote_params(published).tracking_uri)
+    served = mlflow.pyfunc.load_model("models:/stm-retriever@champion")
+    model = SentenceTransformer(str(published / "models" / "merged"))
+    for params, expected in (({"prompt_name": "query"}, model.encode_query(TEXTS)), (None, model.encode(TEXTS))):
+        assert np.array_equal(served.predict(TEXTS, params=params), expected)
+
+
+def test_a_copied_project_does_not_publish_into_its_original(published: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(published, tmp_path / "copy")
+    write_report(copy / "reports" / "select.json", {"new": 1})
+    before = {path: path.stat().st_mtime_ns for path in published.rglob("*")}
+    runs = len(all_runs(copy))
+    with pytest.raises(RegistryError, match=r"keeps its files in .*published.*, and not in .*copy.*delete mlruns/"):
+        promote(promote_params(copy), ACTOR, root=copy)
+    assert {path: path.stat().st_mtime_ns for path in published.rglob("*")} == before
+    assert len(all_runs(copy)) == runs
 
 
 def test_no_written_file_holds_a_key_of_the_environment(published: Path) -> None:
@@ -434,7 +468,7 @@ def test_a_rollback_is_no_decision_of_the_gates(project: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_reload")
-@pytest.mark.parametrize("step", ["publish", "_load_with_card", "_log"])
+@pytest.mark.parametrize("step", ["publish", "load_folder", "_log"])
 def test_a_model_that_changes_while_it_is_published_is_not_registered(
     project: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -506,6 +540,19 @@ def test_a_deleted_experiment_is_restored(tmp_path: Path) -> None:
     copy_store(tmp_path)
     params = promote_params(tmp_path)
     registry = Registry.open(params.tracking_uri, "stm-retriever", create=True)
-    first = publish.ensure_experiment(registry.client, registry.uri, "stm 'x' / 🫀", str(tmp_path / "artifacts"))
+    ensure = partial(publish.ensure_experiment, registry.client, registry.uri, "stm 'x' / 🫀")
+    first = ensure(str(tmp_path / "of 'x' / 🫀 #1"))
     registry.client.delete_experiment(first)
-    assert publish.ensure_experiment(registry.client, registry.uri, "stm 'x' / 🫀", "") == first
+    with pytest.raises(RegistryError, match="set it back"):
+        ensure(str(tmp_path / "elsewhere"))
+    assert registry.client.get_experiment(first).lifecycle_stage == "deleted"
+    assert ensure(str(tmp_path / "of 'x' / 🫀 #1")) == first
+    assert registry.client.get_experiment(first).lifecycle_stage == "active"
+
+
+@pytest.mark.parametrize("location", ["s3://bucket/mlflow", "{}/a b", "{}/link/a b", "file://{}/a%20b"])
+def test_files_in_their_folder_or_in_another_store_are_well_placed(tmp_path: Path, location: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert publish.misplaced(location.format(tmp_path), tmp_path / "a b") == ""
+    is_local = not location.startswith("s3")
+    assert bool(publish.misplaced(location.format(tmp_path), tmp_path / "c")) is is_local

@@ -83,6 +83,51 @@ def test_one_query_has_no_confidence_bound() -> None:
     assert "a task has one query" in run(rule(), mine, other).detail
 
 
+@pytest.mark.parametrize(("level", "needed"), [(0.05, 5), (0.25, 2), (0.01, 7), (0.4, 2)])
+def test_a_bound_takes_as_many_queries_as_can_reach_its_level(level: float, needed: int) -> None:
+    def judge_on(queries: int) -> Verdict:
+        mine, other = (Evaluation(n, n, {"t": TaskScores("medical", "d", dict.fromkeys(map(str, range(queries)), s))})
+                       for n, s in (("merged", 0.9), ("expert", 0.1)))  # fmt: skip
+        return run(rule(significance=level), mine, other)
+
+    assert judge_on(needed).passed
+    assert 2.0**-needed <= level < 2.0 ** (1 - needed)
+    if needed > 2:
+        assert judge_on(needed - 1).detail == (
+            f"the tasks have {needed - 1} queries (average all), of which no confidence bound at level {level:g} can "
+            f"be had; that takes at least {needed}"
+        )
+        assert judge_on(needed - 1).holds
+
+
+def test_the_queries_of_all_tasks_of_the_average_count_together() -> None:
+    mine, other = model("m", "merged", [0.9] * 3, [0.9] * 2), model("a", "expert", [0.1] * 3, [0.1] * 2)
+    assert run(rule(), mine, other).passed
+    assert "the tasks have 3 queries (average medical)" in run(rule(average="medical"), mine, other).detail
+    assert run(rule(average="medical", significance=0), mine, other).passed
+
+
+def test_too_few_resamples_for_the_level_of_a_gate_are_refused(tmp_path: Path) -> None:
+    params = promote_params(tmp_path).model_dump()
+    params["gates"]["comparisons"]["champion"]["significance"] = 0.001
+    with pytest.raises(ParamsError) as caught:
+        parse_section(params, PromoteParams, "promote")
+    assert str(caught.value).splitlines()[1:] == [
+        "promote: 200 resamples are too few for gates.comparisons.champion.significance, which is 0.001; set resamples "
+        "to at least 5,000, or the significance to at least 0.025"
+    ]
+    assert parse_section(params | {"resamples": 5000}, PromoteParams, "promote").resamples == 5000
+    params["gates"]["comparisons"]["champion"]["significance"] = 0  # compares the means alone
+    assert parse_section(params | {"resamples": 100}, PromoteParams, "promote").resamples == 100
+
+
+@given(st.integers(100, 100_000))
+def test_the_significance_that_a_refusal_suggests_is_taken(resamples: int) -> None:
+    params = promote_params(Path()).model_dump() | {"resamples": resamples}
+    params["gates"]["comparisons"]["champion"]["significance"] = float(f"{5 / resamples:g}")
+    assert PromoteParams.model_validate(params)
+
+
 def test_a_tolerated_loss_lets_a_slightly_worse_model_pass() -> None:
     better = model("a", "expert", [score + 0.01 for score in MERGED.tasks["med"].scores.values()],
                    [score + 0.01 for score in MERGED.tasks["gen"].scores.values()])  # fmt: skip
@@ -164,7 +209,7 @@ def test_a_figure_that_was_not_measured_does_not_pass() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=30), st.floats(0.001, 0.2))
+@given(st.lists(st.floats(0, 1), min_size=3, max_size=30), st.floats(0.001, 0.2))
 def test_the_bound_never_exceeds_a_uniform_gain_and_meets_it(scores: list[float], gain: float) -> None:
     low, high = model("a", "expert", scores, scores), model("merged", "merged", scores, scores)
     tasks = {

@@ -27,14 +27,15 @@ from stm.report.build import Built, build_report, summarise
 from stm.report.cautions import cautions
 from stm.report.charts import Span, bars, curves, cut_middle, histogram, small_bars, spans, ticks, trace
 from stm.report.collect import Reports, collect
-from stm.report.compare import Analysis, analyse, count_of, percent, signed, verdict
+from stm.report.compare import ALL_TASKS, Analysis, analyse, count_of, needed_queries, percent, signed, verdict
 from stm.report.failures import find_failures
 from stm.report.hub import NotRun
 from stm.report.render import format_count, format_plain, format_score
-from stm.report.scores import build_table
+from stm.report.scores import METRICS, build_table
 from stm.report.slices import overlap, robustness_view, shown_models, slice_view
 from stm.report.stages import training_view
 from stm.report.views import headline, task_note
+from stm.significance import corrected_width
 from tests import report_samples as made
 from tests.closure import ROOT
 
@@ -287,6 +288,49 @@ def test_too_few_resamples_to_find_any_difference_are_a_caution() -> None:
     assert "at least 1,800" in sentence
 
 
+def _certain(queries: int, others: int = 8) -> Analysis:
+    """One task of few queries, on which the subject finds everything and the other models nothing."""
+    evaluations = {}
+    for index, name in enumerate(["merged"] + ["base"] * others):
+        data = made.evaluation(name) | {"model": f"m{index}", "label": f"m{index}"}
+        scores = {f"q{i}": float(name == "merged") for i in range(queries)}
+        row = data["tasks"]["gen-wiki"] | {"queries": queries, "per_query": dict.fromkeys(METRICS, scores)}
+        evaluations[f"m{index}"] = data | {"tasks": {"gen-wiki": row}}
+    return analyse(build_table(evaluations, "m0"), "m0", 0.95, 10_000, 1)
+
+
+def test_too_few_queries_to_find_any_difference_are_a_caution_in_place_of_a_resolution() -> None:
+    for queries in (1, 3, 8):
+        [sentence] = [row for row in cautions(_certain(queries), Reports({}), []) if "test quer" in row]
+        assert sentence == (
+            f"With {queries} test {'query' if queries == 1 else 'queries'} no difference on the average of all tasks "
+            "or on the average of a domain or on a single task, however large, can be significant at 95\u00a0%: add "
+            "queries until there are at least 9 for each."
+        )
+    [sentence] = [row for row in cautions(_certain(9), Reports({}), []) if "test quer" in row]
+    assert sentence == "With these 9 test queries, differences under about 0.000 cannot be told from chance."
+
+
+@pytest.mark.parametrize("others", [1, 2, 5, 8])
+def test_where_queries_suffice_the_largest_difference_is_significant(others: int) -> None:
+    for queries in range(2, 12):
+        found = _certain(queries, others)
+        assert (verdict(found).find("better than") < 0) is (ALL_TASKS in needed_queries(found))
+
+
+def test_few_queries_of_single_tasks_are_named_for_these_alone() -> None:
+    evaluations = {name: made.evaluation(name) for name in made.MODELS}
+    for data in evaluations.values():
+        for row in data["tasks"].values():
+            for metric, scores in row["per_query"].items():
+                row["per_query"][metric] = {query: scores[query] for query in list(scores)[:6]}
+    found = analyse(build_table(evaluations, "merged"), "merged", 0.95, 1000, 1)
+    assert needed_queries(found) == {"a single task": 10}
+    first, second = cautions(found, Reports(evaluations), [])[:2]
+    assert first.startswith("With 18 test queries no difference on a single task, however large, can be significant")
+    assert second.startswith("With these 18 test queries, differences under")
+
+
 def test_cautions_say_what_limits_this_run_and_nothing_else() -> None:
     evaluations = {name: made.evaluation(name) for name in ("merged", "all")}
     evaluations["merged-2"] = {**made.evaluation("base"), "model": "merged-2"}
@@ -298,7 +342,7 @@ def test_cautions_say_what_limits_this_run_and_nothing_else() -> None:
     [only] = cautions(found, Reports(evaluations), [])
     row = found.against("all", "all")
     assert row is not None
-    reach = (row.comparison.high - row.comparison.low) / 2
+    reach = corrected_width(2, 0.95) * (row.comparison.high - row.comparison.low) / 2
     assert only == f"With these 120 test queries, differences under about {reach:.3f} cannot be told from chance."
     tasks = evaluations["merged"]["tasks"]
     for share, row in zip((0.99, 0.04, 0.5), tasks.values(), strict=False):

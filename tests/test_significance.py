@@ -11,7 +11,9 @@ from stm.significance import (
     Array,
     Comparison,
     bootstrap_means,
+    corrected_width,
     holm,
+    least_p_value,
     macro_mean,
     mean_intervals,
     p_values,
@@ -118,6 +120,22 @@ def test_scopes_read_the_same_draw() -> None:
     assert compared[1].difference == 0
     assert compared[0].difference == pytest.approx(both[1].mean - both[0].mean)
     assert sum((compared[0].wins, compared[0].losses, compared[0].ties)) == 50
+
+
+def test_no_p_value_is_below_what_the_ways_to_flip_signs_allow() -> None:
+    assert least_p_value(10_000, 5) == 1 / 16
+    assert least_p_value(999, 40) == 1 / 1000
+    assert least_p_value(999, 100_000) == 1 / 1000
+    strata = [np.array([[1.0, 0.0]] * 3), np.array([[1.0, 0.1]] * 2)]
+    found = [resample(strata, 0, 60, seed).comparisons([0, 1], 0.95)[1].p_value for seed in range(40)]
+    assert min(found) == 1 / 16
+    assert np.mean(found) == pytest.approx(1 / 16, abs=0.04)
+
+
+def test_an_interval_is_wider_for_the_strictest_of_several_comparisons() -> None:
+    assert corrected_width(1, 0.95) == 1
+    assert corrected_width(8, 0.95) == pytest.approx(2.7344 / 1.9600, abs=1e-4)  # quantiles .996875 and .975
+    assert corrected_width(8, 0.99) < corrected_width(8, 0.9)
 
 
 def test_holm_by_hand() -> None:

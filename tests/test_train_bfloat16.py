@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 
 from stm.files import sha256_tree
 from stm.models import FusedRMSNorm, compute_in, fuse_norms, load_model
+from stm.rounding import draw_noise, round_by_chance
 from stm.schema import write_rows
 from stm.train import loop
 from stm.train.expert import Share, train_expert
-from stm.train.lora import attach, draw_noise, round_by_chance
+from stm.train.lora import attach
 from tests.pico import pico_backbone
 from tests.test_train import PARAMS, train
 from tests.test_train_bad_input import rows

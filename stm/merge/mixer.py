@@ -12,6 +12,8 @@ from torch import nn
 from stm.deltas import check_shape, match_names
 from stm.merge.experts import Experts
 from stm.merge.recipe import Recipe
+from stm.merge.shards import main_dtype
+from stm.rounding import add_delta
 
 
 class Mixer:
@@ -28,15 +30,16 @@ class Mixer:
         self._parameters = {name: parameters[target] for name, target in names.items()}
         device = next(iter(self._parameters.values())).device
         self._adapters = {expert: adapter.to(device) for expert, adapter in experts.adapters.items()}
+        self._kind = main_dtype(experts.shards)
         self._originals = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
 
     @torch.no_grad()
     def mix(self, recipe: Recipe) -> None:
-        """Give the model the weights `base + lambda * merged delta`, computed in fp32 from the base's own weights."""
+        """Give the model the weights `base + lambda * merged delta`, as saved, from the base's own weights."""
         for name, parameter in self._parameters.items():
             original = self._originals[name]
             delta = recipe.merged_delta(self._adapters, name)
-            parameter.copy_(original if delta is None else original.float() + delta)
+            parameter.copy_(original if delta is None else add_delta(original, delta, self._kind, name))
 
     @torch.no_grad()
     def restore(self) -> None:

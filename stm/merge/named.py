@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from stm.deltas import add_adapter
 from stm.errors import ParamsError
 from stm.files import atomic_directory, write_text
+from stm.folders import complete_folder
 from stm.merge.experts import Experts
 from stm.merge.materialise import write_model_prompts
 from stm.merge.shards import main_dtype
@@ -76,5 +77,6 @@ def write_named(
     model.to(main_dtype(experts.shards))
     with atomic_directory(folder) as scratch:
         model.save(str(scratch), create_model_card=False, safe_serialization=True)
+        complete_folder(scratch, experts.base)
         write_model_prompts(scratch, prompts)
         write_text(scratch / "README.md", card)

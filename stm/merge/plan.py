@@ -112,7 +112,7 @@ def search_space(
     stand_in, rungs = StandIn(space, evaluator), make_rungs(params, space, evaluator)
     propose: Proposer | None = None
     if settings.kind == "grid":
-        propose = grid_proposer(space, settings.trials)
+        propose = grid_proposer(space, settings.seed)
     elif settings.kind == "multi_fidelity":
         propose = fidelity_proposer(space, stand_in, settings.seed, rungs)
     budget = 0 if space.is_single_model else settings.trials

@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from stm.encode import Encoder
 from stm.files import remove_directory
+from stm.folders import describe_folder
 from stm.merge.card import folder_card, recipe_line
 from stm.merge.dev import HALVES, DevSet, make_dev_set
 from stm.merge.evaluator import Evaluator
@@ -168,7 +169,8 @@ def _merge_named(
     best = best_prompt(scored)
     chosen = best.as_model_prompts()
     line = recipe_line(f"mergekit:{params.method}", {}, 1.0, parameters=params.parameters)
-    write_named(experts, model, chosen, output, folder_card(experts.names, line, chosen))
+    card = folder_card(experts.names, line, chosen, describe_folder(experts.base))
+    write_named(experts, model, chosen, output, card)
     tokens, seconds = encoder.tokens, round(time.perf_counter() - started, 3)
     row = {
         "origin": "fixed",

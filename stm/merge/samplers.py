@@ -3,7 +3,7 @@
 Samplers see the search half's scores only, through the study. They know nothing of models.
 """
 
-import itertools
+import random
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -162,31 +162,42 @@ def make_sampler(kind: str, space: Space, seed: int, is_shared: bool = False) ->
     return ResumableSampler(_make_tpe if kind == "tpe" else _make_random, seed, is_shared)
 
 
-def grid_proposer(space: Space, trials: int) -> Proposer:
-    """Propose the grid point by point, leaving out what gives a recipe that has been proposed or evaluated.
+def grid_proposer(space: Space, seed: int) -> Proposer:
+    """Propose the grid's points in a random order, leaving out what gives a recipe that has been proposed or evaluated.
 
-    With fewer `trials` than points the first ones are spread evenly, so that the whole range is covered.
+    The order depends on the seed alone. So the first points are a sample without replacement, in which each expert
+    takes nearly all its values; every n-th point in the order of the grid would hold most experts at one value.
     """
     seen: set[str] = set()
-    total = sum(1 for _ in _distinct(space))
-    first = {index * total // trials for index in range(min(trials, total))} if trials < total else set(range(total))
-    passes = (enumerate(_distinct(space)), enumerate(_distinct(space)))
-    chosen = itertools.chain(
-        (point for index, point in passes[0] if index in first),
-        (point for index, point in passes[1] if index not in first),
-    )
+    points = (_grid_point(space, index) for index in _shuffled(space.grid_size(), seed))
 
     def propose(done: Sequence[Trial], running: Sequence[Recipe]) -> Point | None:
         seen.update(recipe.key() for recipe in [*(trial.recipe for trial in done), *running])
-        return next((point for point in chosen if space.recipe(point).key() not in seen), None)
+        for point in points:
+            if space.has_model(point) and (key := space.recipe(point).key()) not in seen:
+                seen.add(key)
+                return point
+        return None
 
     return propose
 
 
-def _distinct(space: Space) -> Iterator[Point]:
-    keys: set[str] = set()
-    for point in space.grid():
-        key = space.recipe(point).key()
-        if key not in keys:
-            keys.add(key)
-            yield point
+def _shuffled(size: int, seed: int) -> Iterator[int]:
+    """The numbers below `size` in a random order (Fisher-Yates); memory grows with those taken, not with `size`."""
+    rng, moved = random.Random(seed), dict[int, int]()
+    for last in range(size - 1, -1, -1):
+        place = rng.randrange(last + 1)
+        drawn = moved.get(place, place)
+        moved[place] = moved.get(last, last)
+        moved.pop(last, None)
+        yield drawn
+
+
+def _grid_point(space: Space, index: int) -> Point:
+    """The point of the grid with that number, below `grid_size`; not every point has a model."""
+    point: Point = {}
+    for name, interval in space.intervals().items():
+        values = interval.values()
+        index, place = divmod(index, len(values))
+        point[name] = values[place]
+    return point

@@ -39,6 +39,8 @@ def run_search(
     fixed rows that it has not finished are evaluated here, since no decision can do without them, and so are other
     points where nothing else is left: it may have died at them.
     """
+    if not is_shared:
+        _clear_away(space, study)
     known = origins(study, is_shared)
     rows = fixed_rows(space)
     for origin, point in rows:
@@ -73,6 +75,17 @@ def run_search(
         _step(space, study, evaluate, done)
         done = finished_trials(study, space, rows)
     return done
+
+
+def _clear_away(space: Space, study: optuna.Study) -> None:
+    """Give up what an interrupted search left running or waiting in a private study; it is enqueued anew.
+
+    TPE draws by the order of the trials and keeps away from those that run, so it would go on in another way.
+    """
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        give_up(study, trial.number, TrialState.FAIL)
+    while study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        give_up(study, ask(study, space), TrialState.FAIL)
 
 
 def _look(

@@ -202,7 +202,9 @@ def tell(study: optuna.Study, trial: optuna.Trial, result: Trial) -> None:
         return
 
 
-def give_up(study: optuna.Study, trial: optuna.Trial, state: TrialState) -> None:
-    """Record that a candidate has no result: `PRUNED` if it has no model, `FAIL` if its evaluation broke off."""
+def give_up(study: optuna.Study, trial: optuna.Trial | int, state: TrialState) -> None:
+    """Record that a candidate, or the trial of that number, has no result: `PRUNED` if it has no model, `FAIL` if its
+    evaluation broke off.
+    """
     with contextlib.suppress(UpdateFinishedTrialError):
         study.tell(trial, state=state, skip_if_finished=True)

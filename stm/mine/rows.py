@@ -44,13 +44,14 @@ def mine(
 
     Given negatives come first (up to `max_given`), then retrieved ones, each group by falling score. With a dense model
     its cosines judge the margin and BM25 proposes beside it; otherwise BM25 scores do both. Synthetic negatives are set
-    aside: they are `synthesize`'s. Same input, same output.
+    aside: they are `synthesize`'s. Where given ones fill a row and nobody judges them, nothing is retrieved for it, so
+    that the report counts no retrieved one as refused there. Same input, same output.
     """
     rows, set_aside = _without_synthetic(rows)
     pool, tally = Pool.build(rows), Tally()
     negatives: list[list[str]] = []
     origins: list[list[str]] = []
-    drafts = _drafts(rows, pool, params, tally)
+    drafts = _drafts(rows, pool, params, tally, retrieve_always=bool(judges))
     endpoint, asked = params.judge.endpoint, max(1, params.negatives)
     size = max(CHUNK, endpoint.requests_at_once // asked) if params.judge.llm else CHUNK
     while chunk := list(islice(drafts, size)):
@@ -74,23 +75,51 @@ def _without_synthetic(rows: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     return replace_negatives(rows, kept), long.height - kept.height
 
 
-def _drafts(rows: pl.DataFrame, pool: Pool, params: MineParams, tally: Tally) -> Iterator[Draft]:
-    """Score the passages for one query after the other: no queries x passages matrix ever exists."""
-    lexical = Index(pool.passages).score(rows["anchor"].to_list())
+def _drafts(
+    rows: pl.DataFrame, pool: Pool, params: MineParams, tally: Tally, *, retrieve_always: bool
+) -> Iterator[Draft]:
+    """Score the passages for one query after the other: no queries x passages matrix ever exists.
+
+    Nothing is retrieved for a row that its given negatives fill, unless a judge may refuse some of them.
+    """
+    index, anchors = Index(pool.passages), rows["anchor"].to_list()
+    columns = rows.select("positive", "negatives").iter_rows()
+    places = [[pool.position[text] for text in (positive, *negatives)] for positive, negatives in columns]
+    near = index.score_at(anchors, places)
     dense = _dense_scores(rows, pool.passages, params) if params.dense_model else None
-    for row in track(rows.iter_rows(named=True), "mine", rows.height):
-        scores_P = next(lexical)
-        proposals = [(pool.position[text], "given") for text in row["negatives"]]
-        proposals += _window(scores_P, params, "bm25")
-        if dense is not None:
-            scores_P = next(dense)
-            proposals += _window(scores_P, params, "dense")
-        yield _draft(row, proposals, scores_P, pool, params, tally)
+    for row, own in zip(track(rows.iter_rows(named=True), "mine", rows.height), places, strict=True):
+        dense_P = None if dense is None else next(dense)
+        positive_score, *scores = (next(near) if dense_P is None else dense_P[own]).tolist()
+        guard = Guard(pool, params, row["anchor"], row["positive"], row["concept"], positive_score)
+        proposed = [Candidate(position, "given", score) for position, score in zip(own[1:], scores, strict=True)]
+        given = _accept(proposed, guard, tally)
+        first, rest = given[: params.max_given], given[params.max_given :]
+        found: list[Candidate] = []
+        if retrieve_always or len(first) < params.negatives:
+            found = _accept(_retrieve(next(index.score([row["anchor"]])), dense_P, params), guard, tally)
+        yield Draft(row, [*first, *found, *rest], positive_score)
 
 
-def _window(scores_P: Floats, params: MineParams, origin: str) -> list[tuple[int, str]]:
-    ranked = top_k(scores_P, params.rank_to)[params.rank_from - 1 :]
-    return [(int(position), origin) for position in ranked]
+def _accept(candidates: Sequence[Candidate], guard: Guard, tally: Tally) -> list[Candidate]:
+    """Those that may be negatives by falling score; equal scores keep their order."""
+    kept: list[Candidate] = []
+    for candidate in candidates:
+        if reason := guard.refuse(candidate):
+            tally.refuse(candidate.origin, reason)
+        else:
+            kept.append(candidate)
+    return sorted(kept, key=lambda candidate: -candidate.score)
+
+
+def _retrieve(lexical_P: Floats, dense_P: Floats | None, params: MineParams) -> list[Candidate]:
+    """The passages in the rank window of BM25 and of the dense model, if there is one; its scores are then theirs."""
+    scores_P = lexical_P if dense_P is None else dense_P
+    ranked = [("bm25", lexical_P)] + ([] if dense_P is None else [("dense", dense_P)])
+    return [
+        Candidate(int(position), origin, float(scores_P[position]))
+        for origin, by_P in ranked
+        for position in top_k(by_P, params.rank_to)[params.rank_from - 1 :]
+    ]
 
 
 def _dense_scores(rows: pl.DataFrame, passages: Sequence[str], params: MineParams) -> Iterator[Floats]:
@@ -104,31 +133,6 @@ def _dense_scores(rows: pl.DataFrame, passages: Sequence[str], params: MineParam
     queries_QD = check_finite(encoder.encode_queries(rows["anchor"].to_list()), params.dense_model)
     for start in range(0, len(queries_QD), DENSE_BATCH):
         yield from queries_QD[start : start + DENSE_BATCH] @ passages_PD.T
-
-
-def _draft(
-    row: dict[str, Any],
-    proposals: Sequence[tuple[int, str]],
-    scores_P: Floats,
-    pool: Pool,
-    params: MineParams,
-    tally: Tally,
-) -> Draft:
-    positive_score = float(scores_P[pool.position[row["positive"]]])
-    guard = Guard(pool, params, row["anchor"], row["positive"], row["concept"], positive_score)
-    given: list[Candidate] = []
-    found: list[Candidate] = []
-    for position, origin in proposals:
-        candidate = Candidate(position, origin, float(scores_P[position]))
-        reason = guard.refuse(candidate)
-        if reason:
-            tally.refuse(origin, reason)
-        else:
-            (given if origin == "given" else found).append(candidate)
-    for group in (given, found):
-        group.sort(key=lambda candidate: -candidate.score)  # stable: equal scores keep the order of proposal
-    ranked = [*given[: params.max_given], *found, *given[params.max_given :]]
-    return Draft(row, ranked, positive_score)
 
 
 def _let_judge(chunk: Sequence[Draft], judges: Mapping[str, Judge], pool: Pool, most: int, tally: Tally) -> None:

@@ -21,7 +21,7 @@ from stm.params.backbone import HubSource as HubBackbone
 from stm.params.experts import BASELINE
 from stm.params.files import FileRow, Reader
 from stm.params.names import unknown_names
-from stm.params.prepare import EmbeddedSource, EmbeddedTask, HubSource
+from stm.params.prepare import EmbeddedSource, EmbeddedTask, FileSource, HubSource, Source
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 PIN = (
@@ -30,11 +30,11 @@ PIN = (
 )
 
 
-def _hub_sources(params: Params) -> Iterator[tuple[str, str, HubSource]]:
+def _sources(params: Params) -> Iterator[tuple[str, str, Source]]:
+    """Where params name each source of pairs, its split and the source."""
     for split, sources in params.prepare.splits.items():
         for place, source in enumerate(sources):
-            if isinstance(source, HubSource):
-                yield f"prepare.splits.{split}.{place}", split, source
+            yield f"prepare.splits.{split}.{place}", split, source
 
 
 def _pins(params: Params) -> Iterator[tuple[str, str, str]]:
@@ -42,7 +42,9 @@ def _pins(params: Params) -> Iterator[tuple[str, str, str]]:
     backbone = params.backbone.source
     if isinstance(backbone, HubBackbone):
         yield "backbone.source.revision", backbone.id, backbone.revision
-    for where, _, source in _hub_sources(params):
+    for where, _, source in _sources(params):
+        if not isinstance(source, HubSource):
+            continue
         pinned = [(where, source)] + ([(f"{where}.released", source.released)] if source.released else [])
         for key, item in pinned:
             if not Path(item.path).exists():
@@ -72,14 +74,18 @@ def _neither(params: Params) -> Iterator[str]:
 
 def _same_rows(params: Params) -> Iterator[str]:
     seen: list[tuple[str, dict[str, Any], set[str]]] = []
-    for where, split, source in _hub_sources(params):
-        origin = source.model_dump(include={"path", "revision", "config", "split"})
+    for where, split, source in _sources(params):
+        if not isinstance(source, FileSource | HubSource):
+            continue
+        # Other columns of the same rows make other pairs.
+        origin = source.model_dump(include={"path", "revision", "config", "split", "anchor", "positive"})
         texts = set(source.only_instructions)
         for other, known, others in seen:
             if known == origin and other != split and (not texts or not others or texts & others):
                 yield (
                     f"{where}.only_instructions: the splits {other!r} and {split!r} take the same rows of "
-                    f"{source.path}; name the texts of the instruction column that belong to each"
+                    f"{source.path}; name the texts of the instruction column that belong to each, or leave the source "
+                    "out of one"
                 )
                 break
         seen.append((split, origin, texts))
@@ -89,14 +95,12 @@ def _local_paths(params: Params) -> Iterator[tuple[str, Reader, str]]:
     """Where params name a path of this machine, the stage that reads it, and the path."""
     if isinstance(params.backbone.source, FolderSource):
         yield "backbone.source.path", "backbone", params.backbone.source.path
-    for split, sources in params.prepare.splits.items():
-        for place, source in enumerate(sources):
-            where = f"prepare.splits.{split}.{place}"
-            if not isinstance(source, EmbeddedSource) and not _is_of_a_hub(source):
-                yield f"{where}.path", "prepare", source.path
-            released = getattr(source, "released", None)
-            if released and Path(released.path).exists():
-                yield f"{where}.released.path", "prepare", released.path
+    for where, _, source in _sources(params):
+        if not isinstance(source, EmbeddedSource) and not _is_of_a_hub(source):
+            yield f"{where}.path", "prepare", source.path
+        released = getattr(source, "released", None)
+        if released and Path(released.path).exists():
+            yield f"{where}.released.path", "prepare", released.path
     for part, tasks in (("dev", params.prepare.tasks.dev), ("test", params.prepare.tasks.test)):
         for name, task in tasks.items():
             if not isinstance(task, EmbeddedTask):

@@ -3,6 +3,7 @@
 Holds bounds and meanings only; no figure is read here.
 """
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -14,6 +15,7 @@ Average = Literal["all", "medical", "general"]
 REGISTERED_NAME = r"^[^/:'\"`\\%\s][^/:'\"`\\%]*$"
 # What the names of MLflow's tags may hold on every system; a tag's name is longer by "gate." and at most 250.
 GateName = Annotated[str, Field(pattern=r"^[\w.\- ]+$", max_length=200)]
+LEAST_TAIL = 5  # resamples below a confidence bound; with fewer a bound is hardly more than their smallest
 WITHDRAWN = "not_withdrawn"  # the gate that keeps out what was rolled back
 
 
@@ -94,3 +96,15 @@ class PromoteParams(Section):
         ge=0, le=10_000, description="merge trials that get an MLflow run of their own, best first, as a count"
     )
     gates: Gates = Field(description="the gates")
+
+    @model_validator(mode="after")
+    def _enough_resamples(self) -> "PromoteParams":
+        levels = [(row.significance, name) for name, row in self.gates.comparisons.items() if row.significance]
+        level, name = min(levels, default=(1.0, ""))
+        if round(self.resamples * level, 3) < LEAST_TAIL:
+            raise ValueError(
+                f"{self.resamples:,} resamples are too few for gates.comparisons.{name}.significance, which is "
+                f"{level:g}; set resamples to at least {math.ceil(round(LEAST_TAIL / level, 3)):,}, or the "
+                f"significance to at least {LEAST_TAIL / self.resamples:g}"
+            )
+        return self

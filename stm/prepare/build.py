@@ -13,11 +13,12 @@ import numpy as np
 import polars as pl
 
 from stm.errors import DataError
-from stm.params.prepare import PrepareParams
+from stm.params.prepare import PrepareParams, Source
 from stm.prepare.candidates import Candidates, tidy
 from stm.prepare.contamination import EvaluationIndex, touched_queries
 from stm.prepare.decontamination import Counts
 from stm.prepare.embedded import Corpora
+from stm.prepare.mixture import describe_texts, find_left_out, shorten_texts
 from stm.prepare.sampling import as_rows, draw, seeded_permutation, share_out
 from stm.prepare.sources import load_source, load_task
 from stm.progress import say
@@ -47,13 +48,17 @@ def prepare(params: PrepareParams) -> Prepared:
     full["dev"], shared = separate(full["dev"], full["test"])
     index = EvaluationIndex([task for part in PARTS for task in full[part]], params.max_overlap)
     tasks = {part: [cap(params, task) for task in full[part]] for part in PARTS}
+    for task in tasks["dev"]:
+        require_two_queries(params, task, shared.get(task.name, 0))
     pairs: dict[str, pl.DataFrame] = {}
     warm_up: dict[str, pl.DataFrame] = {}
     splits: dict[str, Any] = {}
     left_in_warm_up = 0
     met: set[int] = set()  # evaluation texts that were among the tested rows
+    others: list[tuple[Source, dict[str, int]]] = []  # rows that a source does not take of its mixture
     for split, sources in params.splits.items():
         candidates = tidy([load_source(source, corpora) for source in sources], split)
+        others += [(source, found.others) for source, found in zip(sources, candidates, strict=True)]
         pairs[split], splits[split], found = draw_split(params, split, candidates, index)
         met |= found
         if split in params.warm_up_splits:
@@ -63,6 +68,9 @@ def prepare(params: PrepareParams) -> Prepared:
         say(f"prepare: {split}: {pairs[split].height} of {sum(c.frame.height for c in candidates)} pairs")
         for line in describe_losses(splits[split]["sources"]):
             say(f"prepare: {split}: {line}")
+    left_out = find_left_out(others)
+    for mixture, texts in left_out:
+        say(f"prepare: {sum(texts.values())} rows of {mixture['path']} are in no split: {describe_texts(texts)}")
     mixed = mix([warm_up[split] for split in params.warm_up_splits], params.seed)
     report = {
         "seed": params.seed,
@@ -73,6 +81,7 @@ def prepare(params: PrepareParams) -> Prepared:
         "tasks": {part: {task.name: describe_task(task, met) for task in tasks[part]} for part in PARTS},
         "contamination": summarise(splits, left_in_warm_up, index),
         "dev_queries_in_test": shared,
+        "left_out": [{**mixture, "rows": sum(n.values()), "texts": shorten_texts(n)} for mixture, n in left_out],
     }
     return Prepared(pairs, mixed, {split: params.instruction_of(split) for split in params.splits}, tasks, report)
 
@@ -92,6 +101,20 @@ def describe_losses(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def cap(params: PrepareParams, task: Task) -> Task:
     """The task reduced to the caps; one of which no relevant passage is left is a `DataError`."""
     return cap_task(task, params.max_queries, params.max_passages, params.seed).check()
+
+
+def require_two_queries(params: PrepareParams, task: Task, shared: int) -> None:
+    """`DataError` if a capped dev task has one query: searches see one half of them, the other half decides.
+
+    `shared` is how many it lost to the test tasks.
+    """
+    if len(task.queries) < 2:
+        lost = f", beside {shared} that a test task asks as well" if shared else ""
+        more = "give it more, for instance those of another split"
+        step = "raise prepare.max_queries" if params.max_queries == 1 else more
+        raise DataError(
+            f"prepare.tasks: the dev task {task.name!r} has one judged query{lost}; dev needs at least two, so {step}"
+        )
 
 
 def load_tasks(params: PrepareParams, part: str, corpora: Corpora) -> list[Task]:

@@ -5,7 +5,7 @@ counted. Knows nothing of evaluation tasks.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
@@ -27,23 +27,22 @@ class Candidates:
     label: str
     frame: pl.DataFrame
     facts: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, int] = field(default_factory=dict)  # rows of its mixture that it does not take, by instruction
 
 
 def make_frame(columns: Mapping[str, Any], where: str) -> pl.DataFrame:
     """A frame of CANDIDATES from equally long columns; left-out ones are empty, nulls become empty texts.
 
-    `columns` may hold polars series or lists; negatives are texts or lists of texts. A column of another type, or of
-    negatives that are lists written as texts, is a `DataError`.
+    `columns` may hold polars series or lists; negatives are texts or lists of texts, concepts may be whole numbers. A
+    column of another type, or of negatives that are lists written as texts, is a `DataError`.
     """
     frame = pl.DataFrame({name: columns[name] for name in CANDIDATES if name in columns})
     for name, kind in frame.schema.items():
-        fits = (
-            kind in (pl.String, pl.Null, pl.List(pl.String), pl.List(pl.Null))
-            if name == "negatives"
-            else kind in (pl.String, pl.Null)
-        )
+        fits = kind in (pl.String, pl.Null)
+        fits |= name == "negatives" and kind in (pl.List(pl.String), pl.List(pl.Null))
+        fits |= name == "concept" and kind.is_integer()
         if not fits:
-            wanted = "texts or lists of texts" if name == "negatives" else "texts"
+            wanted = {"negatives": "texts or lists of texts", "concept": "texts or whole numbers"}.get(name, "texts")
             raise DataError(f"{where}: the column for {name!r} has type {kind}; expected {wanted}")
     _refuse_written_lists(frame, where)
     empty = {name: pl.lit("") for name in CANDIDATES if name not in frame.columns and name != "negatives"}
@@ -118,7 +117,7 @@ def tidy(candidates: list[Candidates], split: str) -> list[Candidates]:
             "identical": filled.height - usable.height,
             "duplicates": usable.height - fresh.height,
         }
-        tidied.append(Candidates(source.label, fresh, {**source.facts, **counts}))
+        tidied.append(replace(source, frame=fresh, facts={**source.facts, **counts}))
     if not any(source.frame.height for source in tidied):
         reasons = ("blank", "identical", "duplicates")
         found = [

@@ -23,6 +23,8 @@ from stm.files import parse_object
 from stm.prepare.candidates import make_frame
 
 _GZIP = b"\x1f\x8b"
+_LONE_RETURN = re.compile(rb"\r(?!\n)")
+_RETURN = "\ufdd0".encode()  # stands for it meanwhile: Unicode reserves this character for such uses
 _SEPARATORS = ";\t|"  # what tables have beside commas
 _FAULTS = (pl.exceptions.PolarsError, csv.Error, UnicodeDecodeError)  # of a table that cannot be read
 
@@ -92,32 +94,42 @@ def _checked(value: Any, role: str, where: str) -> Any:
         raise DataError(f"{where}: expected a text or a list of texts, not {type(value).__name__}")
     if value is None or isinstance(value, str):
         return value
-    raise DataError(f"{where}: expected a text, not {type(value).__name__}")
+    if role == "concept" and type(value) is int:  # True is an int to isinstance
+        return str(value)
+    wanted = "a text or a whole number" if role == "concept" else "a text"
+    raise DataError(f"{where}: expected {wanted}, not {type(value).__name__}")
 
 
-def _check_quotes(data: bytes, separator: str, quote: str) -> None:
-    """`csv.Error` for a quoted text that does not end with its quotation mark, which polars would read on in silence up
-    to a mark of some later row.
+def _requote(data: bytes, separator: str, quote: str) -> bytes:
+    """The rows as Python's csv reads them, with marks around every text that needs some.
+
+    To polars a mark within an unquoted text, as in 5" pipe, begins a quoted one, and a quoted text that never ends goes
+    on up to a mark of some later row. The latter is a `csv.Error`.
     """
     if not quote or quote.encode() not in data:
-        return
+        return data
     csv.field_size_limit(sys.maxsize)
-    lines = io.TextIOWrapper(io.BytesIO(data), "utf-8", newline="")
+    # A carriage return alone ends a row for csv, but not for polars; others write it into texts without quoting them.
+    lines = io.TextIOWrapper(io.BytesIO(_LONE_RETURN.sub(_RETURN, data)), "utf-8", newline="")
     rows, start = csv.reader(lines, delimiter=separator, quotechar=quote, strict=True), 1
+    written = io.BytesIO()
+    texts = io.TextIOWrapper(written, "utf-8", newline="", write_through=True)
+    writer = csv.writer(texts, delimiter=separator, quotechar=quote, lineterminator="\n")
     try:
-        for _ in rows:
+        for row in rows:
+            writer.writerow(row)
             start = rows.line_num + 1
     except csv.Error as error:
         raise csv.Error(
             f"the row that begins in line {start} has a quoted text that is never closed or goes on after its mark; "
             'double the marks within quoted texts, or set `quote: ""` if no text is quoted'
         ) from error
+    return written.getvalue().replace(_RETURN, b"\r")
 
 
 def _read_csv(data: bytes, separator: str = ",", quote: str = '"', **types: Any) -> pl.DataFrame:
     """All columns under their names without blanks around them; `types` says how polars infers what they hold."""
-    _check_quotes(data, separator, quote)
-    table = pl.read_csv(data, separator=separator, quote_char=quote or None, **types)
+    table = pl.read_csv(_requote(data, separator, quote), separator=separator, quote_char=quote or None, **types)
     names = [name.strip() for name in table.columns]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise csv.Error(f"the column {twice[0]!r} stands there twice, blanks around it left out")

@@ -7,8 +7,6 @@ row here.
 from collections.abc import Callable
 from typing import Any
 
-import polars as pl
-
 from stm.errors import DataError
 from stm.files import sha256_file, sha256_tree
 from stm.params.prepare import (
@@ -28,6 +26,7 @@ from stm.prepare.embedded_pairs import PAIRS
 from stm.prepare.embedded_tasks import TASKS, build_task
 from stm.prepare.files import read_pairs
 from stm.prepare.hub import read_hub
+from stm.prepare.mixture import select_rows
 from stm.prepare.passages import read_passages
 from stm.prepare.released import add_released
 from stm.tasks import Task, read_task
@@ -65,16 +64,11 @@ def _complete(candidates: Candidates, source: FileSource | HubSource) -> Candida
     frame, facts = candidates.frame, dict(candidates.facts)
     if source.released:
         frame, facts["released"] = add_released(frame, source.released)
+    others: dict[str, int] = {}
     if source.only_instructions:
-        known = frame["instruction"].unique(maintain_order=True).to_list()
-        if absent := [text for text in source.only_instructions if text not in known]:
-            raise DataError(
-                f"{source.path}: no row has the text {absent[0]!r} of only_instructions in {source.instruction!r}; the "
-                f"first texts there are {'; '.join(map(repr, known[:5]))}"
-            )
         facts["rows"] = frame.height
-        frame = frame.filter(pl.col("instruction").is_in(source.only_instructions))
-    return Candidates(candidates.label, frame, facts)
+        frame, others = select_rows(frame, source)
+    return Candidates(candidates.label, frame, facts, others)
 
 
 def load_file(source: FileSource, _: Corpora) -> Candidates:

@@ -5,6 +5,7 @@ float noise, which must not decide at the very bound. Does not know where the fi
 leads to.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,11 +97,28 @@ def compare(
         return Verdict(
             name, False, rule.required, f"{other} was evaluated on other tasks or queries, so it cannot be compared"
         )
-    least = min(len(task.scores) for task in candidate.within(rule.average).values())
-    if rule.significance and least < 2:
-        return Verdict(name, False, rule.required, "a task has one query, of which no confidence bound can be had")
+    if rule.significance and (reason := _too_few(rule, candidate)):
+        return Verdict(name, False, rule.required, reason)
     rival = max(comparable, key=lambda model: (model.average(rule.average) or 0.0, model.name))
     return _compare_two(name, rule, candidate, rival, resamples, seed)
+
+
+def _too_few(rule: Comparison, candidate: Evaluation) -> str:
+    """Why there are too few queries for a bound; empty where there are enough.
+
+    If two models are the same, all of N queries favour one of them with a probability of 2^-N. Where that is above the
+    level, no outcome could reach it, but the bootstrap, which is too sure of so few queries, would still let some pass.
+    """
+    counts = [len(task.scores) for task in candidate.within(rule.average).values()]
+    if min(counts) < 2:
+        return "a task has one query, of which no confidence bound can be had"
+    needed = math.ceil(math.log2(1 / rule.significance))
+    if sum(counts) < needed:
+        return (
+            f"the tasks have {sum(counts)} queries (average {rule.average}), of which no confidence bound at level "
+            f"{rule.significance:g} can be had; that takes at least {needed}"
+        )
+    return ""
 
 
 def _compare_two(

@@ -9,7 +9,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
+from stm.errors import RegistryError
 from stm.progress import Meter
 from stm.promote.plan import Publication, RunPlan
 from stm.promote.registry import explained, local_database
@@ -21,13 +23,34 @@ if TYPE_CHECKING:
 PUBLICATION, KEY = "stm.publication", "stm.key"
 MAX_RUNS = 20_000
 METRICS_PER_CALL, PARAMS_PER_CALL = 800, 90
+MISPLACED = (
+    "after moving or copying the project, delete mlruns/ in it and run `stm promote`, which makes the registry anew; "
+    "after changing promote.artifact_folder, set it back"
+)
+
+
+def misplaced(artifact_location: str, artifact_folder: str | Path) -> str:
+    """Say that the files of a local registry are not in this folder, which `MISPLACED` helps with; empty if they are.
+
+    MLflow keeps the folder's absolute path. In a copy of a project it is the original's, which a publication would
+    write into, and in a moved project it leads nowhere.
+    """
+    parts = urlsplit(artifact_location)
+    there, here = Path(unquote(parts.path) if parts.scheme else artifact_location), Path(artifact_folder).resolve()
+    is_here = parts.scheme not in ("", "file") or there.resolve() == here
+    return "" if is_here else f"this registry keeps its files in {there}, and not in {here}"
 
 
 def ensure_experiment(client: "MlflowClient", uri: str, name: str, artifact_folder: str) -> str:
-    """Return the experiment's id; it is made, with a local artifact folder where the store is a local database."""
+    """Return the experiment's id; it is made, with a local artifact folder where the store is a local database.
+
+    `RegistryError` for a local store whose files are elsewhere, before anything is written.
+    """
     with explained(uri):
         found = client.get_experiment_by_name(name)
         if found is not None:
+            if local_database(uri) is not None and (reason := misplaced(found.artifact_location, artifact_folder)):
+                raise RegistryError(f"{reason}: {MISPLACED}")
             if found.lifecycle_stage == "deleted":
                 client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)

@@ -4,7 +4,6 @@ The files are those of MLflow's sentence-transformers flavor: safetensors and JS
 or aliases.
 """
 
-import os
 import shutil
 import statistics
 import tempfile
@@ -110,9 +109,9 @@ def register(
     return registry.version(version.number)
 
 
-def _check_content(folder: Path, content: str) -> None:
-    """Raise `DataError` if the folder no longer holds what was judged."""
-    if sha256_tree(folder) != content:
+def _check_content(folder: Path, content: str, copy: Path | None = None) -> None:
+    """Raise `DataError` if the folder, or its copy, does not hold what was judged."""
+    if sha256_tree(copy or folder) != content:
         raise DataError(f"{folder} changed while it was published; let what writes there end and run again")
 
 
@@ -129,8 +128,8 @@ def _find_logged(registry: Registry, experiment: str, content: str) -> str | Non
 def _log(registry: Registry, parent: str, publication: str, folder: Path, content: str, card: Path) -> str:
     import mlflow
 
-    model = _load_with_card(folder, card)
-    _check_content(folder, content)  # only now: what is uploaded is what was loaded
+    model = load_folder(str(folder))
+    _save_as_it_is(model, folder, content, card)
     tags = {PUBLICATION: publication, KEY: "model", "stm.kind": "model", "mlflow.parentRunId": parent}
     experiment = registry.client.get_run(parent).info.experiment_id
     filters = f"tags.`{PUBLICATION}` = '{publication}' AND tags.`{KEY}` = 'model'"
@@ -144,24 +143,35 @@ def _log(registry: Registry, parent: str, publication: str, folder: Path, conten
     return str(logged.model_id)
 
 
-def _load_with_card(folder: Path, card: Path) -> "SentenceTransformer":
-    """The model with that card as its README, which sentence-transformers keeps and saves again."""
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / "model"
-        shutil.copytree(folder.resolve(), copy, copy_function=os.symlink)
+def _save_as_it_is(model: "SentenceTransformer", folder: Path, content: str, card: Path) -> None:
+    """Let saving the model copy its folder, with that card as README: what is uploaded is what was judged.
+
+    MLflow has the model save itself anew. That would drop what only the folder holds (notices, keys for other programs)
+    and write weights that nobody but the owner can read.
+    """
+
+    def save(path: str) -> None:
+        shutil.copytree(folder, path, copy_function=shutil.copyfile)
+        _check_content(folder, content, Path(path))
         if card.exists():
-            (copy / "README.md").unlink(missing_ok=True)
-            shutil.copyfile(card, copy / "README.md")
-        return load_folder(str(copy))
+            shutil.copyfile(card, Path(path) / "README.md")
+
+    vars(model)["save"] = save
 
 
 def _signature(model: "SentenceTransformer") -> object:
-    """Texts in, float32 vectors out. Inferring it would encode, which leaves padding in the saved tokenizer."""
+    """Texts in, float32 vectors out; a server that MLflow starts takes the name of a prompt as well.
+
+    Inferring it would encode, which leaves padding in the saved tokenizer.
+    """
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import ColSpec, Schema, TensorSpec
+    from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
     width = model.get_embedding_dimension() or -1
-    return ModelSignature(Schema([ColSpec("string")]), Schema([TensorSpec(np.dtype("float32"), (-1, width))]))
+    return ModelSignature(
+        Schema([ColSpec("string")]), Schema([TensorSpec(np.dtype("float32"), (-1, width))]),
+        ParamSchema([ParamSpec("prompt_name", "string", None)]),
+    )  # fmt: skip
 
 
 def _requirements() -> list[str]:

@@ -6,14 +6,15 @@ Markdown and HTML first. Does not know where the card is put.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from stm.merge.card import FRONT, plain, recipe_line, usage
 from stm.merge.card import LIMITS as GENERAL_LIMITS
+from stm.merge.card import about, front, plain, recipe_line, usage
 from stm.report.cautions import HUB_UNTESTED, left_in
 from stm.report.collect import Reports
-from stm.report.compare import Analysis, count_of, percent, verdict
+from stm.report.compare import Analysis, count_of, percent, signed, verdict
 from stm.report.contaminated import Cleaned
 from stm.report.negatives import numbers
 from stm.report.scores import SCOPES
+from stm.report.slices import robustness_view
 from stm.report.stages import dig
 from stm.report.views import score_rows, task_note
 
@@ -46,7 +47,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _usage(reports: Reports) -> str:
     chosen = dig(reports.merge, "prompts", "chosen", default={})
-    return usage(FOLDER, {side: str(dig(chosen, side, default="")) for side in ("query", "document")})
+    return usage({side: str(dig(chosen, side, default="")) for side in ("query", "document")})
 
 
 def _scores(analysis: Analysis) -> str:
@@ -118,20 +119,30 @@ def _hub_scores(hub: Analysis | None, subject: str) -> str:
     return f"On tasks of mteb, by its own runner. {HUB_UNTESTED}\n\n{_scores(hub)}"
 
 
+def _limits(analysis: Analysis, reports: Reports) -> list[str]:
+    """The limits, and what changed queries cost the model where that was measured."""
+    rows = robustness_view(analysis, reports.evaluation)["rows"]
+    means: Mapping[str, float] = next((row["means"] for row in rows if row["model"] == analysis.subject), {})
+    listed = ", ".join(f"{plain(kind)} {signed(change)}" for kind, change in means.items())
+    changed = f"Changed queries move its nDCG@10, on average over the tasks, by: {listed}."
+    return [*LIMITS, *([changed] if means else [])]
+
+
 def model_card(analysis: Analysis, reports: Reports, cleaned: Cleaned, hub: Analysis | None = None) -> str:
-    """Return the card as Markdown: use, prompts, scores with intervals, recipe, data, limits, provenance.
+    """Return the card as Markdown: model, use, prompts, scores with intervals, recipe, data, limits, provenance.
 
     The subject of the analyses is the merged model.
     """
     hashes = dig(reports.evaluation.get(analysis.subject.name, {}), "hashes", "model", default="unknown")
     versions = dig(reports.evaluation.get(analysis.subject.name, {}), "versions", default={})
+    model = dig(reports.merge, "model", default={})
     parts = [
-        FRONT, "# A merged retriever", plain(verdict(analysis)), "## Use", _usage(reports),
+        front(model), "# A merged retriever", plain(verdict(analysis)), about(model), "## Use", _usage(reports),
         "## Scores", _scores(analysis), _without_contaminated(analysis, cleaned),
         _hub_scores(hub, analysis.subject.name),
         "Against the other models of the run:", _rivals(analysis),
         "## Recipe", _recipe(reports), "## Training data", _data(reports),
-        "## Limits", "\n".join(f"* {limit}" for limit in LIMITS),
+        "## Limits", "\n".join(f"* {limit}" for limit in _limits(analysis, reports)),
         "## Provenance", f"* SHA-256 of the evaluated model folder: `{plain(hashes)}`",
         "\n".join(f"* {plain(name)} {plain(number)}" for name, number in sorted(versions.items())),
     ]  # fmt: skip

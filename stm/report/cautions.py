@@ -3,11 +3,23 @@
 Takes the analysis and the stages' reports; says only what they hold, the most important first.
 """
 
+from collections.abc import Iterable
+
 from stm.report.collect import Reports
-from stm.report.compare import OPPONENTS, Analysis, count_of, needed_resamples, percent
+from stm.report.compare import (
+    ALL_TASKS,
+    OPPONENTS,
+    Analysis,
+    count_of,
+    count_queries,
+    needed_queries,
+    needed_resamples,
+    percent,
+)
 from stm.report.hub import NotRun
 from stm.report.seeds import groups
 from stm.report.stages import contamination_view, dig
+from stm.significance import corrected_width
 
 MUCH_CUT = 0.1  # share of a task's passages
 HUB_UNTESTED = (
@@ -20,7 +32,7 @@ def cautions(analysis: Analysis, reports: Reports, not_run: list[NotRun], hub: A
     """Return the sentences; `not_run` are mteb's tasks that some model could not be run on, `hub` is the comparison on
     those that were.
     """
-    found = [*_unlearned(reports), _blind(analysis), _resolution(analysis), left_in(reports)]
+    found = [*_unlearned(reports), *_blind(analysis), _resolution(analysis), left_in(reports)]
     found += [_cut(analysis, reports), _reduced(analysis)]
     if analysis.table.left_out:
         found.append(f"Not compared: {', '.join(analysis.table.left_out)}. The reasons stand above the table.")
@@ -28,7 +40,7 @@ def cautions(analysis: Analysis, reports: Reports, not_run: list[NotRun], hub: A
         count = len({row.task for row in not_run})
         found.append(f"{count} of mteb's tasks could not be run. They are named below the table, with reasons.")
     if hub is not None:
-        found += [HUB_UNTESTED, _blind(hub, " of mteb")]
+        found += [HUB_UNTESTED, *_blind(hub, " of mteb")]
     if analysis.subject.group not in groups(analysis):
         found.append("One training each, with one seed: no interval on this page covers the luck of a seed.")
     return [sentence for sentence in found if sentence]
@@ -43,26 +55,41 @@ def _unlearned(reports: Reports) -> list[str]:
     return [f"{name}: {reason}." for name, reason in reasons.items() if reason]
 
 
-def _blind(analysis: Analysis, source: str = "") -> str:
-    """Where the test has too few resamples to find any difference."""
-    needed = needed_resamples(analysis)
-    if not needed:
-        return ""
-    return (
-        f"With {analysis.resamples:,} resamples no difference on {' or on '.join(needed)}{source}, however large, can "
-        f"be significant at {percent(analysis.level)}: raise report.resamples to at least {max(needed.values()):,}, or "
-        "lower report.level."
-    )
+def _blind(analysis: Analysis, source: str = "") -> list[str]:
+    """Where the test has too few queries or resamples to find any difference."""
+    found = []
+    if needed := needed_queries(analysis):
+        count = count_queries(analysis.table, "all")
+        found.append(
+            f"With {count:,} test {'query' if count == 1 else 'queries'} {_nothing(analysis, needed, source)}: add "
+            f"queries until there are at least {max(needed.values()):,} for each."
+        )
+    if needed := needed_resamples(analysis):
+        found.append(
+            f"With {analysis.resamples:,} resamples {_nothing(analysis, needed, source)}: raise report.resamples to at "
+            f"least {max(needed.values()):,}, or lower report.level."
+        )
+    return found
+
+
+def _nothing(analysis: Analysis, families: Iterable[str], source: str) -> str:
+    where = " or on ".join(families)
+    return f"no difference on {where}{source}, however large, can be significant at {percent(analysis.level)}"
 
 
 def _resolution(analysis: Analysis) -> str:
-    """How small a difference these queries can show: half the interval against the strongest rival."""
+    """How small a difference these queries can show: half the interval against the strongest rival, which is widened
+    since what the page calls better or worse has to pass Holm's correction over all comparisons with the subject.
+
+    Nothing where `_blind` says that no difference at all can be shown.
+    """
     rival = analysis.strongest(OPPONENTS)
     row = analysis.against("all", rival.name) if rival else None
-    if row is None:
+    if row is None or ALL_TASKS in needed_queries(analysis) or ALL_TASKS in needed_resamples(analysis):
         return ""
-    reach = (row.comparison.high - row.comparison.low) / 2
-    queries = sum(task.queries for task in analysis.table.tasks)
+    width = corrected_width(len(analysis.tested["all"]), analysis.level)
+    reach = width * (row.comparison.high - row.comparison.low) / 2
+    queries = count_queries(analysis.table, "all")
     return f"With these {queries:,} test queries, differences under about {reach:.3f} cannot be told from chance."
 
 

@@ -3,6 +3,7 @@
 Takes the aligned table and returns figures and one sentence; does not know how they are shown.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from stm.report.scores import SCOPES, ModelInfo, Table
 from stm.significance import Comparison, Interval, Resampled, holm, resample
 
 METRIC = "ndcg_at_10"
+ALL_TASKS = "the average of all tasks"  # the family that the verdict rests on
 OPPONENTS = ("base", "warm_up", "expert", "all_data", "merged")
 
 
@@ -81,19 +83,41 @@ def families(table: Table) -> dict[str, list[str]]:
     """
     domains = [scope for scope in SCOPES if scope != "all" and table.scope(scope)]
     tasks = [task.name for task in table.tasks]
-    return {"the average of all tasks": ["all"], "the average of a domain": domains, "a single task": tasks}
+    return {ALL_TASKS: ["all"], "the average of a domain": domains, "a single task": tasks}
+
+
+def family_sizes(analysis: Analysis) -> dict[str, int]:
+    """Return by how many comparisons Holm's correction multiplies the least p-value of each family."""
+    return {
+        name: sum(len(analysis.tested[scope]) for scope in family) for name, family in families(analysis.table).items()
+    }
 
 
 def needed_resamples(analysis: Analysis) -> dict[str, int]:
-    """Return the families in which no difference could be significant, however large, with the resamples that it takes.
-
-    The least p-value is 1 / (resamples + 1), and Holm's correction multiplies it by the size of the family.
+    """Return the families in which, for want of resamples, no difference could be significant, however large, with the
+    resamples that it takes. The least p-value is 1 / (resamples + 1).
     """
     alpha = 1 - analysis.level
-    sizes = {
-        name: sum(len(analysis.tested[scope]) for scope in family) for name, family in families(analysis.table).items()
-    }
+    sizes = family_sizes(analysis)
     return {name: int(size / alpha + 1e-9) for name, size in sizes.items() if size / (analysis.resamples + 1) >= alpha}
+
+
+def needed_queries(analysis: Analysis) -> dict[str, int]:
+    """Return the families in which, for want of queries, no difference could be significant, however large, with the
+    queries that it takes. The least p-value is 2^(1 - N), for N queries of a task or of all tasks of an average.
+    """
+    found, sizes = {}, family_sizes(analysis)
+    for name, scopes in families(analysis.table).items():
+        needed = int(2 + math.log2(max(1, sizes[name]) / (1 - analysis.level)))
+        if sizes[name] and max(count_queries(analysis.table, scope) for scope in scopes) < needed:
+            found[name] = needed
+    return found
+
+
+def count_queries(table: Table, scope: str) -> int:
+    """The queries of a task, or of all tasks of an average."""
+    positions = table.scope(scope) or [index for index, task in enumerate(table.tasks) if task.name == scope]
+    return sum(len(table.query_ids[index]) for index in positions)
 
 
 def _correct(rows: Mapping[str, list[Tested]], family: list[str]) -> dict[str, list[Tested]]:

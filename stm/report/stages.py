@@ -7,7 +7,7 @@ write is left out, never invented.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from stm.merge.card import LAYERED, list_parameters
+from stm.merge.card import LAYERED, list_parameters, made_from
 from stm.report.charts import bars, curves, trace
 from stm.report.collect import Reports
 from stm.report.negatives import numbers
@@ -238,7 +238,7 @@ def provenance_view(reports: Reports) -> dict[str, Any]:
         tasks.update({task: str(dig(scores, "data", default="")) for task, scores in row["tasks"].items()})
         versions.update(dig(row, "versions", default={}))
     return {"models": models, "tasks": sorted(tasks.items()), "versions": sorted(versions.items()),
-            "sources": _sources(reports)}  # fmt: skip
+            "sources": _sources(reports), "made_from": made_from(dig(reports.merge, "model", default={}))}  # fmt: skip
 
 
 def _sources(reports: Reports) -> list[dict[str, str]]:

@@ -32,7 +32,10 @@ def _script(char: str) -> str:
 
 def main_script(text: str) -> str:
     """The script of most letters (LATIN, CYRILLIC, CJK, ARABIC, ...), HIRAGANA for Japanese; empty without letters."""
-    counts = Counter(_script(char) for char in text[:LOOKED_AT] if char.isalpha())
+    counts: Counter[str] = Counter()
+    for char, count in Counter(text[:LOOKED_AT]).items():  # a text has far fewer letters than places
+        if char.isalpha():
+            counts[_script(char)] += count
     kana = sum(counts.pop(script, 0) for script in KANA)
     if kana:
         is_japanese = kana >= LEAST_KANA * (kana + counts["CJK"])
@@ -43,6 +46,6 @@ def main_script(text: str) -> str:
 def probable_language(text: str) -> str:
     """ISO 639-1 code of a European language if function words make it clear, else the empty string."""
     words = re.findall(r"\w+", text[:LOOKED_AT].casefold())
-    hits = sorted(((sum(word in known for word in words), language) for language, known in SETS.items()), reverse=True)
+    hits = sorted(((sum(map(known.__contains__, words)), language) for language, known in SETS.items()), reverse=True)
     (most, language), (second, _) = hits[0], hits[1]
     return language if most >= LEAST_HITS and most >= LEAST_LEAD * second else ""

@@ -15,9 +15,10 @@ from stm.hardness import summarise
 from stm.llm.answers import Answer, Budget, Failure, Request
 from stm.llm.client import complete_all
 from stm.llm.store import AnswerStore
+from stm.params.llm import REQUESTS
 from stm.params.synthesize import SynthesizeParams
 from stm.prepare.contamination import EvaluationIndex
-from stm.progress import say
+from stm.progress import Meter, say
 from stm.schema import explode_negatives
 from stm.synthesize.estimate import describe_cost
 from stm.synthesize.judge import Opinions
@@ -155,12 +156,13 @@ class _Job:
             if not pending or self.budget.is_exhausted:
                 return
             self.regenerations += len(pending) if attempt else 0
+            meter = Meter(f"check negatives, attempt {attempt + 1}", len(pending))
             chunk = self.params.endpoint.requests_at_once
             for start in range(0, len(pending), chunk):
-                self._ask(pending[start : start + chunk], attempt)
+                self._ask(pending[start : start + chunk], attempt, meter)
             pending = [place for place in pending if place not in self.accepted]
 
-    def _ask(self, pending: Sequence[int], attempt: int) -> None:
+    def _ask(self, pending: Sequence[int], attempt: int, meter: Meter) -> None:
         requests = list(self.requests(pending, attempt))
         description = f"write negatives, attempt {attempt + 1}"
         outcomes = complete_all(requests, self.params.endpoint, self.store, description, self.budget)
@@ -170,17 +172,28 @@ class _Job:
                 self.tally.failures[outcome.reason] += 1
             else:
                 answered.append((place, outcome))
-        self._judge(answered)
+        meter.done += len(pending) - len(answered)  # to be shown with those that have an answer
+        self._judge(answered, meter)
 
-    def _judge(self, answered: Sequence[tuple[int, Answer]]) -> None:
+    def _judge(self, answered: Sequence[tuple[int, Answer]], meter: Meter) -> None:
         rows = [self.triplet(place) for place, _ in answered]
-        verdicts = validate([answer for _, answer in answered], rows, self.params.validation, self.similarity)
+        verdicts = self._validate([answer for _, answer in answered], rows, meter)
         if self.params.validation.judge:
             verdicts = self._ask_judge(rows, verdicts)
         for (place, answer), row, (text, reason) in zip(answered, rows, verdicts, strict=True):
             self.tally.count(answer, str(self.rows["id"][place]), row.query, text, reason)
             if not reason:
                 self.accepted[place] = text
+
+    def _validate(self, answers: Sequence[Answer], rows: Sequence[Triplet], meter: Meter) -> list[tuple[str, str]]:
+        """Apply the rules, to a few thousand answers at a time so that those of batch files show progress too."""
+        verdicts: list[tuple[str, str]] = []
+        for start in range(0, len(answers), REQUESTS):
+            part = slice(start, start + REQUESTS)
+            verdicts += validate(answers[part], rows[part], self.params.validation, self.similarity)
+            with meter:  # closed again at once: endpoint, judge and dense model show meters on the same line
+                meter.advance(len(answers[part]))
+        return verdicts
 
     def _ask_judge(self, rows: Sequence[Triplet], verdicts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         """Let the judge see what all other rules accepted."""
@@ -195,16 +208,18 @@ class _Job:
 
     def hardness(self, texts: Mapping[int, str]) -> dict[str, Any]:
         """Scores of synthetic and mined negatives of the same rows, over that of their positive."""
-        places = sorted(texts)[:MEASURED]
-        rows = [self.triplet(place) for place in places]
-        scored = {
-            "synthetic": [(row, texts[place]) for row, place in zip(rows, places, strict=True)],
-            "mined": [(row, row.mined) for row in rows if row.mined],
+        rows = {place: self.triplet(place) for place in sorted(texts)[:MEASURED]}
+        own = self._score(rows, {place: row.positive for place, row in rows.items()})
+        negatives = {
+            "synthetic": {place: texts[place] for place in rows},
+            "mined": {place: row.mined for place, row in rows.items() if row.mined},
         }
-        return {origin: self._ratios(pairs) for origin, pairs in scored.items()}
+        scored = {origin: self._score(rows, found) for origin, found in negatives.items()}
+        return {
+            origin: summarise([score / own[place] for place, score in found.items() if own[place] > 0])
+            for origin, found in scored.items()
+        }
 
-    def _ratios(self, pairs: Sequence[tuple[Triplet, str]]) -> dict[str, Any]:
-        queries = [row.query for row, _ in pairs]
-        found = self.similarity.query_to_passage(queries, [text for _, text in pairs])
-        own = self.similarity.query_to_passage(queries, [row.positive for row, _ in pairs])
-        return summarise([score / positive for score, positive in zip(found, own, strict=True) if positive > 0])
+    def _score(self, rows: Mapping[int, Triplet], passages: Mapping[int, str]) -> dict[int, float]:
+        found = self.similarity.query_to_passage([rows[place].query for place in passages], list(passages.values()))
+        return dict(zip(passages, found, strict=True))

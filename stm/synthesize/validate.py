@@ -5,6 +5,7 @@ Takes answers and triplets, returns a reason per answer (empty: accepted). Knows
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from stm.llm.answers import Answer
 from stm.params.synthesize import Validation
@@ -51,6 +52,11 @@ def tidy(text: str, is_cut: bool) -> str:
     return text
 
 
+@lru_cache(maxsize=8)  # the rules ask for the same four texts of a row again and again
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(words_of(text))
+
+
 def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
     """All word n-grams in order; a shorter text counts as one n-gram."""
     return [tuple(words[i : i + n]) for i in range(max(1, len(words) - n + 1))] if words else []
@@ -58,19 +64,21 @@ def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 def copied_share(text: str, source: str, n: int) -> float:
     """Share of one text's n-grams that the other has, the larger of both ways; n shrinks to the shorter text."""
-    left, right = words_of(text), words_of(source)
+    left, right = _words(text), _words(source)
     n = min(n, len(left), len(right))
     if not n:
         return 0.0
     ours, theirs = ngrams(left, n), ngrams(right, n)
     ours_set, theirs_set = set(ours), set(theirs)
+    if ours_set.isdisjoint(theirs_set):  # nearly always
+        return 0.0
     inside, covered = sum(g in theirs_set for g in ours) / len(ours), sum(g in ours_set for g in theirs) / len(theirs)
     return max(inside, covered)
 
 
 def repeated_share(text: str, n: int) -> float:
     """Share of n-grams that occurred before in the same text."""
-    grams = ngrams(words_of(text), n)
+    grams = ngrams(_words(text), n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
@@ -78,7 +86,7 @@ Rule = Callable[[str, Triplet, Validation], bool]
 
 
 def _is_empty(text: str, _row: Triplet, _params: Validation) -> bool:
-    return not words_of(text)
+    return not _words(text)
 
 
 def _refuses(text: str, _row: Triplet, _params: Validation) -> bool:
@@ -100,11 +108,11 @@ def _copies_mined(text: str, row: Triplet, params: Validation) -> bool:
 
 
 def _is_short(text: str, _row: Triplet, params: Validation) -> bool:
-    return len(words_of(text)) < params.min_words
+    return len(_words(text)) < params.min_words
 
 
 def _is_long(text: str, _row: Triplet, params: Validation) -> bool:
-    return len(words_of(text)) > params.max_words
+    return len(_words(text)) > params.max_words
 
 
 def _repeats(text: str, _row: Triplet, params: Validation) -> bool:
@@ -112,7 +120,7 @@ def _repeats(text: str, _row: Triplet, params: Validation) -> bool:
 
 
 def _copies_query(text: str, row: Triplet, params: Validation) -> bool:
-    query, words = words_of(row.query), words_of(text)
+    query, words = _words(row.query), _words(text)
     # A query of two words may well occur in a hard negative; one that is nothing else may not.
     return words == query or (
         len(query) >= params.ngram and copied_share(text, row.query, params.ngram) > params.max_copy
@@ -122,8 +130,8 @@ def _copies_query(text: str, row: Triplet, params: Validation) -> bool:
 def _is_other_language(text: str, row: Triplet, _params: Validation) -> bool:
     if main_script(text) != main_script(row.positive):
         return True
-    ours, theirs = probable_language(text), probable_language(f"{row.positive} {row.query}")
-    return bool(ours and theirs and ours != theirs)
+    ours = probable_language(text)
+    return bool(ours) and probable_language(f"{row.positive} {row.query}") not in ("", ours)
 
 
 RULES: tuple[tuple[str, Rule], ...] = (
@@ -176,10 +184,13 @@ def validate(
     queries = [rows[i].query for i in open_]
     positives = [rows[i].positive for i in open_]
     candidates = [texts[i] for i in open_]
-    topics = similarity.passage_to_passage(positives, candidates)
-    scores = similarity.query_to_passage(queries, candidates)
+    # In an order in which what one call has cut into words is still there for the next. A limit of 0 needs no score.
     positive_scores = similarity.query_to_passage(queries, positives)
-    mined_scores = similarity.query_to_passage(queries, [rows[i].mined for i in open_])
+    topics = similarity.passage_to_passage(positives, candidates) if params.min_topic else [0.0] * len(open_)
+    scores = similarity.query_to_passage(queries, candidates)
+    mined_scores = [0.0] * len(open_)
+    if params.min_ratio_to_mined:
+        mined_scores = similarity.query_to_passage(queries, [rows[i].mined for i in open_])
     for place, index in enumerate(open_):
         reasons[index] = check_margins(
             topics[place], scores[place], positive_scores[place],

@@ -21,7 +21,7 @@ from stm.train.finished import copy_adapter, find_same, record_training
 from stm.train.processes import Processes, join_processes
 
 # Beside this package's own modules.
-CODE = ("ahead", "chip", "compiled", "encode", "models", "packed", "pooled", "words")
+CODE = ("ahead", "chip", "compiled", "encode", "models", "packed", "pooled", "rounding", "words")
 LIBRARIES = ("peft", "sentence-transformers", "torch", "transformers")
 
 

@@ -100,8 +100,8 @@ def why_unlearned(history: History) -> str:
         )
     return (
         f"the loss ended at chance ({loss:.2f}, embeddings that tell nothing apart have {chance:.2f}), and nothing was "
-        "learned; put a token before every text (backbone.bos_token), take a lower learning rate, train longer, or use "
-        "fewer layers (backbone.layers)"
+        "learned; put a token before every text (backbone.bos_token), take a lower learning rate where it rose or "
+        "a higher one where it hardly moved, train longer, or use fewer layers (backbone.layers)"
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from stm.ahead import ahead
@@ -47,8 +48,7 @@ def run_training(
     steps = plan_steps(len(rows), params)
     if params.warmup_steps >= len(steps):
         say(f"{name}: its {len(steps)} steps are all within warmup_steps ({params.warmup_steps}); the rate only rises")
-    model = load_model(base)
-    adapted = attach(model, params, compute_dtype())
+    model, adapted = load_in_turn(base, params, processes)
     parameters = trainable(adapted)
     optimizer = make_optimizer(parameters, params)
     state = load_checkpoint(work, origin, parameters, optimizer)
@@ -91,6 +91,18 @@ def run_training(
             parameters[key].copy_(tensor)
     state.seconds += time.monotonic() - began
     return adapted, state
+
+
+def load_in_turn(base: Path, params: TrainParams, processes: Processes) -> tuple[SentenceTransformer, PeftModel]:
+    """The base with fresh factors, loaded by one process after the other: each holds it in float32 in main memory until
+    it is on its GPU.
+    """
+    for turn in range(processes.count):
+        if turn == processes.rank:
+            model = load_model(base)
+            adapted = attach(model, params, compute_dtype())
+        processes.wait()
+    return model, adapted
 
 
 def seed_rounding(seed: int, step: int) -> None:

@@ -20,6 +20,7 @@ from stm.files import write_json
 from stm.models import compute_in
 from stm.params.train import TrainParams
 from stm.pooled import skip_unpooled
+from stm.rounding import draw_noise, round_by_chance
 
 # Up to this many tokens per text plain products are the faster attention on a CPU in bfloat16: going back through the
 # fused one takes a fifth of a step (torch 2.13). Beyond, their matrices of tokens by tokens take memory.
@@ -89,23 +90,6 @@ def become_folded(layer: LoraLinear) -> None:
     for name, like in (("folded", layer.base_layer.weight), ("scaled_a", a), ("scaled_b", b)):
         buffer = torch.empty_like(like, dtype=layer.base_layer.weight.dtype, requires_grad=False)
         layer.register_buffer(name, buffer, persistent=False)
-
-
-def draw_noise(shape: torch.Size, device: torch.device) -> Tensor:
-    """Uniform int32 in [0, 2^16) in that shape, four of each number drawn: a CPU draws one after the other."""
-    count = shape.numel()
-    drawn = torch.empty(-(-count // 4), dtype=torch.int64, device=device).random_(-(1 << 63), None)
-    return drawn.view(torch.int16)[:count].to(torch.int32).bitwise_and_((1 << 16) - 1).view(shape)
-
-
-def round_by_chance(exact: Tensor, noise: Tensor) -> None:
-    """Round float32 in place to what bfloat16 holds, up or down in proportion to the distances, by noise of the same
-    shape from `draw_noise`.
-
-    The result's expectation over the noise is the exact value, so that a delta far below the weight's resolution is not
-    lost, as it is in rounding to nearest (stochastic rounding, arXiv 1502.02551, section 4).
-    """
-    exact.view(torch.int32).add_(noise).bitwise_and_(-(1 << 16))
 
 
 def fold(layers: Sequence[FoldedLora]) -> None:
