@@ -9,11 +9,13 @@ collector.
 import argparse
 import atexit
 import errno
+import functools
 import gc
 import logging
 import os
 import sys
 from collections.abc import Callable
+from typing import ParamSpec
 
 from stm.errors import STMError
 
@@ -22,6 +24,7 @@ from stm.errors import STMError
 gc.set_threshold(50_000)
 atexit.register(gc.freeze)
 
+Arguments = ParamSpec("Arguments")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DISK_FULL_WORDS = ("No space left on device", "Disk quota exceeded", "File too large", "disk is full")
 FREE_SPACE = (
@@ -62,6 +65,17 @@ def guard(action: Callable[[], None]) -> int:
         sys.stderr.write(f"error: the disk or the quota is full ({reason}); {FREE_SPACE}\n")
         return 1
     return 0
+
+
+def guarded(body: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Make `body` a command that exits with the code of `guard` unless that is 0."""
+
+    @functools.wraps(body)
+    def command(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        if code := guard(lambda: body(*args, **kwargs)):
+            sys.exit(code)
+
+    return command
 
 
 def is_disk_full(error: BaseException | None) -> bool:
