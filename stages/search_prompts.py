@@ -34,7 +34,7 @@ def body(split: str) -> None:
     encoder = Encoder(load_model(expert), params.batch_tokens)
     answers = Path("data/answers/search_prompts") / f"{split}.parquet"
     with tracked_answers(answers) as store, keep_serving():
-        budget = Budget.of(params, params.endpoint)
+        budget = Budget.of(params)
         ledger = Ledger(lambda asked: complete_all(asked, params.endpoint, store, "write instructions", budget), budget)
         found = search_instruction(
             tasks, prompts.instruction, encoder, lambda text: render(prompts.template, text).query, ledger, params
