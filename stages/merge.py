@@ -7,7 +7,7 @@ from pathlib import Path
 from stm.stage import run_stage
 from stm.files import write_json
 from stm.merge.run import merge_experts
-from stm.params.base import load_section
+from stm.params.base import MERGED, load_section
 from stm.params.experts import BASELINE
 from stm.params.merge import MergeParams
 from stm.tasks import read_tasks
@@ -24,7 +24,7 @@ def main() -> None:
     if params.with_baseline:
         folders[BASELINE] = Path("models/baselines") / BASELINE
     tasks = read_tasks("data/tasks/dev", "dev")
-    trace = merge_experts(params, "models/warm_up", folders, tasks, "models/merged", ".stm/merge")
+    trace = merge_experts(params, "models/warm_up", folders, tasks, MERGED, ".stm/merge")
     write_json("reports/merge.json", trace)
 
 

@@ -27,7 +27,6 @@ app = typer.Typer(
     help="Build, try, promote and roll back merged retrievers.", no_args_is_help=True, add_completion=False
 )
 app.add_typer(answers, name="answers")
-MERGED = Path("models/merged")
 WIDTH_WITHOUT_TERMINAL = 160
 MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
 
@@ -73,12 +72,12 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per passage.")] = False,
 ) -> None:
     """Try the merged retriever on a test task's corpus or on your own."""
-    from stm.params.base import load_section
+    from stm.params.base import MERGED, load_section
     from stm.params.evaluate import EvaluateParams
     from stm.search import champion_folder, read_corpus, read_embedded, search
     from stm.synthesize.prompt import strip_controls
 
-    model = MERGED
+    model = Path(MERGED)
     if champion:
         registry = _registry()
         model = champion_folder(registry.require("champion"), registry.name)

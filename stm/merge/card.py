@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stm.params.base import MERGED
+
 FRONT = """---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -83,7 +85,7 @@ def recipe_line(
 def folder_card(experts: Sequence[str], recipe: str, prompts: Mapping[str, str]) -> str:
     """Return the README of the folder as Markdown: use, prompts, recipe (a `recipe_line`), data, limits."""
     parts = [
-        FRONT, "# A merged retriever", "## Use", usage("models/merged", prompts),
+        FRONT, "# A merged retriever", "## Use", usage(MERGED, prompts),
         "## Recipe", recipe,
         "## Training data",
         f"An expert each, named after the split it was trained on: {', '.join(plain(name) for name in experts)}. "

@@ -14,6 +14,7 @@ Average = Literal["all", "medical", "general"]
 REGISTERED_NAME = r"^[^/:'\"`\\%\s][^/:'\"`\\%]*$"
 # What the names of MLflow's tags may hold on every system; a tag's name is longer by "gate." and at most 250.
 GateName = Annotated[str, Field(pattern=r"^[\w.\- ]+$", max_length=200)]
+CHAMPION = "@champion"  # the opponent that is the registered champion
 WITHDRAWN = "not_withdrawn"  # the gate that keeps out what was rolled back
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from stm.merge.card import FRONT, plain, recipe_line, usage
 from stm.merge.card import LIMITS as GENERAL_LIMITS
+from stm.params.base import MERGED
 from stm.report.cautions import HUB_UNTESTED, left_in
 from stm.report.collect import Reports
 from stm.report.compare import Analysis, count_of, percent, verdict
@@ -32,10 +33,9 @@ LIMITS = (
     *GENERAL_LIMITS,
 )
 
-FOLDER = "models/merged"
 EMPTY_CARD = f"""# A merged retriever
 
-No row of `models` in params.yaml with the path {FOLDER} was evaluated, so there are no scores to show.
+No row of `models` in params.yaml with the path {MERGED} was evaluated, so there are no scores to show.
 """
 
 
@@ -46,7 +46,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _usage(reports: Reports) -> str:
     chosen = dig(reports.merge, "prompts", "chosen", default={})
-    return usage(FOLDER, {side: str(dig(chosen, side, default="")) for side in ("query", "document")})
+    return usage(MERGED, {side: str(dig(chosen, side, default="")) for side in ("query", "document")})
 
 
 def _scores(analysis: Analysis) -> str:
