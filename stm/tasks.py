@@ -196,11 +196,16 @@ def read_task(
     return Task(name or meta.get("name", folder.name), chosen, corpus, queries, qrels, meta.get("notes") or {}).check()
 
 
-def read_tasks(root: Path | str, split: str) -> list[Task]:
-    """Read every task folder under `root` in name order; none at all is a `DataError`."""
+def task_folders(root: Path | str) -> list[Path]:
+    """The task folders under `root` in name order; none at all is a `DataError`."""
     folders = sorted(p for p in Path(root).glob("*") if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise DataError(
             f"{root} holds no tasks; `dvc repro prepare` makes those that prepare.tasks in params.yaml names"
         )
-    return [read_task(folder, split) for folder in folders]
+    return folders
+
+
+def read_tasks(root: Path | str, split: str) -> list[Task]:
+    """Read every task folder under `root`."""
+    return [read_task(folder, split) for folder in task_folders(root)]

@@ -13,13 +13,12 @@ from typing import Any
 
 from mteb.results import TaskResult
 
-from stm.errors import DataError
 from stm.evaluate.corpus import DiskCorpus
 from stm.evaluate.run import MissingTaskError, TaskScores, run_task
 from stm.evaluate.tasks import SPLIT, SUBSET, LocalTask
 from stm.files import atomic_directory, read_json, sha256_text, sha256_tree, write_text
 from stm.progress import say
-from stm.tasks import Task, read_task
+from stm.tasks import Task, read_task, task_folders
 
 METRICS = ("ndcg_at_10", "recall_at_10")
 # Whose versions shape a score.
@@ -79,10 +78,7 @@ def read_local_tasks(root: Path | str) -> Iterator[tuple[Task, str]]:
 
     Each is read when it is asked for, its corpus held on disk, so that one task is in memory at a time.
     """
-    folders = sorted(path for path in Path(root).glob("*") if path.is_dir() and not path.name.startswith("."))
-    if not folders:
-        raise DataError(f"{root} holds no tasks; run `dvc repro prepare`, or name test tasks in params.yaml")
-    return ((read_task(folder, SPLIT, hold=DiskCorpus), sha256_tree(folder)) for folder in folders)
+    return ((read_task(folder, SPLIT, hold=DiskCorpus), sha256_tree(folder)) for folder in task_folders(root))
 
 
 def run_local(evaluation: Evaluation, model: Any, tasks: Iterable[tuple[Task, str]]) -> None:
