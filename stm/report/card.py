@@ -10,12 +10,10 @@ from stm.merge.card import FRONT, plain, recipe_line, usage
 from stm.merge.card import LIMITS as GENERAL_LIMITS
 from stm.params.base import MERGED
 from stm.report.cautions import HUB_UNTESTED, left_in
-from stm.report.collect import Reports
+from stm.report.collect import Reports, dig, numbers
 from stm.report.compare import Analysis, count_of, percent, verdict
 from stm.report.contaminated import Cleaned
-from stm.report.negatives import numbers
 from stm.report.scores import SCOPES
-from stm.report.stages import dig
 from stm.report.views import score_rows, task_note
 
 # Of the data inside the packages; ATTRIBUTION.md has the whole text.

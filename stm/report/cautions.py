@@ -3,11 +3,11 @@
 Takes the analysis and the stages' reports; says only what they hold, the most important first.
 """
 
-from stm.report.collect import Reports
+from stm.report.collect import Reports, dig
 from stm.report.compare import OPPONENTS, Analysis, count_of, needed_resamples, percent
 from stm.report.hub import NotRun
 from stm.report.seeds import groups
-from stm.report.stages import contamination_view, dig
+from stm.report.stages import contamination_view
 
 MUCH_CUT = 0.1  # share of a task's passages
 HUB_UNTESTED = (

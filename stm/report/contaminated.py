@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from stm.params.report import ReportParams
-from stm.report.collect import Reports
+from stm.report.collect import Reports, dig
 from stm.report.compare import Analysis, analyse
 from stm.report.metrics import DECIMALS
 from stm.report.scores import SCOPES, without_queries
-from stm.report.stages import dig
 from stm.report.views import score_rows
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stm.report.charts import Span, small_bars, spans
+from stm.report.collect import numbers
 from stm.report.compare import METRIC, Analysis
-from stm.report.negatives import numbers
 from stm.report.scores import ModelInfo
 from stm.tasks import Task
 from stm.words import words_of
