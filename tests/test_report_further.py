@@ -56,7 +56,7 @@ def test_seeds_of_a_method_get_a_mean_and_students_interval() -> None:
     [difference] = seed_differences(analysis)
     rest = [analysis.mean("all", name) for name in ("all", "all-1", "all-2")]
     assert difference["interval"].mean == pytest.approx(np.mean(values) - np.mean(rest))
-    assert seed_metrics(analysis, 6)["merged"]["seeds"] == 3
+    assert seed_metrics(analysis)["merged"]["seeds"] == 3
 
 
 def test_single_models_make_no_group() -> None:

@@ -55,7 +55,7 @@ def build_report(reports: Reports, tasks: Mapping[str, Task], params: ReportPara
         **_further_scores(analysis, cleaned, hub, reports), **_stage_views(reports, params),
     })  # fmt: skip
     figures = {
-        **metrics.metrics_json(analysis), "seeds": seed_metrics(analysis, metrics.DECIMALS),
+        **metrics.metrics_json(analysis), "seeds": seed_metrics(analysis),
         "without_contaminated": contaminated_metrics(cleaned), "hub": metrics.hub_json(hub),
     }  # fmt: skip
     return Built(figures, page, _card(reports, params, found), plots, summarise(analysis))

@@ -16,10 +16,10 @@ from stm.tasks import Task
 TEXT = 400  # characters of a passage that are shown
 
 
-def shorten(text: str, limit: int = TEXT) -> str:
-    """Return the text on one line, cut at `limit` characters."""
+def shorten(text: str) -> str:
+    """Return the text on one line, cut at `TEXT` characters."""
     line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 1].rstrip() + "\u2026"
+    return line if len(line) <= TEXT else line[: TEXT - 1].rstrip() + "\u2026"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stm.report.compare import METRIC, Analysis
+from stm.report.metrics import DECIMALS
 from stm.report.scores import SCOPES
 from stm.significance import seed_difference, seed_interval
 
@@ -45,23 +46,23 @@ def seed_rows(analysis: Analysis) -> list[dict[str, Any]]:
     return rows
 
 
-def seed_differences(analysis: Analysis, scope: str = "all") -> list[dict[str, Any]]:
+def seed_differences(analysis: Analysis) -> list[dict[str, Any]]:
     """Return the subject's group minus every other group; none where the subject has a single seed."""
     found = groups(analysis)
     own = found.pop(analysis.subject.group, None)
     if own is None:
         return []
-    values = {group: _averages(analysis, columns, scope) for group, columns in found.items()}
-    first = _averages(analysis, own, scope)
+    values = {group: _averages(analysis, columns, "all") for group, columns in found.items()}
+    first = _averages(analysis, own, "all")
     return [{"group": name, "interval": seed_difference(first, row, analysis.level)} for name, row in values.items()]
 
 
-def seed_metrics(analysis: Analysis, decimals: int) -> Mapping[str, Any]:
+def seed_metrics(analysis: Analysis) -> Mapping[str, Any]:
     """Return the rows as plain data for metrics.json."""
     return {
         row["group"]: {
             "seeds": len(row["seeds"]),
-            **{scope: {key: round(value, decimals) for key, value in vars(cell["interval"]).items()}
+            **{scope: {key: round(value, DECIMALS) for key, value in vars(cell["interval"]).items()}
                for scope, cell in row["cells"].items()},
         }
         for row in seed_rows(analysis)

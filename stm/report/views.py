@@ -57,9 +57,9 @@ def recall_rows(analysis: Analysis) -> list[dict[str, Any]]:
     return rows
 
 
-def comparison_rows(analysis: Analysis, scope: str = "all") -> list[dict[str, Any]]:
-    """Return the subject against every other model on an average, the strongest rival first."""
-    rows = sorted(analysis.tested[scope], key=lambda row: row.comparison.difference)
+def comparison_rows(analysis: Analysis) -> list[dict[str, Any]]:
+    """Return the subject against every other model on the average of all tasks, the strongest rival first."""
+    rows = sorted(analysis.tested["all"], key=lambda row: row.comparison.difference)
     return [
         {"model": row.model, "c": row.comparison, "p": row.p_holm, "is_significant": row.is_significant} for row in rows
     ]
