@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec
 
-from stm.errors import STMError
+from stm.errors import STMError, brief
 
 # torch, transformers and mteb make millions of objects that live to the end. With Python's default threshold the
 # collector walks them hundreds of times while they are imported, and again at exit: together 6 of 17 s per stage.
@@ -61,8 +61,7 @@ def guard(action: Callable[[], None]) -> int:
     except Exception as error:
         if not is_disk_full(error):
             raise
-        reason = " ".join(str(error).split())[:200]
-        sys.stderr.write(f"error: the disk or the quota is full ({reason}); {FREE_SPACE}\n")
+        sys.stderr.write(f"error: the disk or the quota is full ({brief(error)}); {FREE_SPACE}\n")
         return 1
     return 0
 

@@ -13,7 +13,7 @@ import huggingface_hub.constants
 import mteb
 from mteb.abstasks import AbsTask
 
-from stm.errors import ParamsError
+from stm.errors import ParamsError, brief
 from stm.tasks import Domain
 
 RETRIEVAL = "Retrieval"  # mteb's word for the type of task
@@ -56,8 +56,7 @@ def find_task(name: str, subsets: Sequence[str] = (), splits: Sequence[str] = ()
     try:
         task = mteb.get_task(name, hf_subsets=list(subsets) or None, eval_splits=list(splits) or None)
     except (KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ParamsError(f"evaluate.hub_tasks: mteb cannot give the task {name!r}: {reason}") from error
+        raise ParamsError(f"evaluate.hub_tasks: mteb cannot give the task {name!r}: {brief(error)}") from error
     if unknown := sorted(set(subsets) - set(task.hf_subsets)):
         raise ParamsError(f"evaluate.hub_tasks: {name!r} has no subset {unknown[0]!r}; it has {_all_subsets(name)}")
     named = NamedTask(task, cast(Domain, domain) if domain else _domain(task))
@@ -73,6 +72,5 @@ def find_benchmark(name: str) -> list[NamedTask]:
     try:
         benchmark = mteb.get_benchmark(name)
     except (KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ParamsError(f"evaluate.benchmarks: mteb has no benchmark {name!r}: {reason}") from error
+        raise ParamsError(f"evaluate.benchmarks: mteb has no benchmark {name!r}: {brief(error)}") from error
     return [NamedTask(task, _domain(task)) for task in benchmark.tasks]
