@@ -282,10 +282,5 @@ def test_custom_code_is_refused_and_nothing_is_left(experts: Experts, root: Path
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "x.Y"}}))
     with pytest.raises(ModelError, match="auto_map"):
-        materialise(
-            Experts(base, experts.adapters, experts.targets, experts.shards),
-            UNIFORM,
-            PROMPTS,
-            tmp_path / "m",
-        )
+        materialise(Experts(base, experts.adapters, experts.targets, experts.shards), UNIFORM, PROMPTS, tmp_path / "m")
     assert not (tmp_path / "m").exists()

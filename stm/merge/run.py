@@ -26,14 +26,7 @@ from stm.merge.materialise import materialise
 from stm.merge.memory import Memories
 from stm.merge.mixer import Mixer
 from stm.merge.named import merge_by_name, write_named
-from stm.merge.plan import (
-    check_interaction,
-    fixed_recipe,
-    inputs_key,
-    make_space,
-    merge_key,
-    search_space,
-)
+from stm.merge.plan import check_interaction, fixed_recipe, inputs_key, make_space, merge_key, search_space
 from stm.merge.prompt import best_prompt, score_prompts
 from stm.merge.recipe import Recipe
 from stm.merge.similarity import compare_experts

@@ -34,9 +34,7 @@ class Comparison(Section):
         description="least gain over the opponent, in nDCG@10 of 0 to 1; a negative value is a tolerated loss",
     )
     significance: float = Field(
-        ge=0,
-        lt=0.5,
-        description="one-sided level of the paired bootstrap, a probability; 0 compares the means alone",
+        ge=0, lt=0.5, description="one-sided level of the paired bootstrap, a probability; 0 compares the means alone"
     )
     required: bool = Field(description="whether the gate holds a promotion back, or is only recorded")
 
