@@ -94,7 +94,7 @@ def run_local(evaluation: Evaluation, model: Any, tasks: Iterable[tuple[Task, st
 
 
 def run_hub(evaluation: Evaluation, model: Any, tasks: Iterable[Any]) -> None:
-    """Run tasks of the hub (`stm.evaluate.hub.NamedTask`); one that cannot be run or had is named in `not_run`."""
+    """Run tasks of the hub (`stm.evaluate.named.NamedTask`); one that cannot be run or had is named in `not_run`."""
     for named in tasks:
         name = named.task.metadata.name
         try:

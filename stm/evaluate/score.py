@@ -12,7 +12,7 @@ from typing import Any
 from mteb.results import TaskResult
 
 from stm.evaluate.dense import open_model
-from stm.evaluate.hub import NamedTask
+from stm.evaluate.named import NamedTask
 from stm.evaluate.record import Evaluation, describe, hash_model, read_local_tasks, run_hub, run_local
 from stm.evaluate.robustness import ChangedQueries
 from stm.params.evaluate import EvaluateParams, ModelEntry, OutsideEntry
