@@ -33,15 +33,8 @@ def _versions(row: Any) -> str:
 
 
 COUNTED = (
-    "tested",
-    "evaluation_texts",
-    "found",
-    "removed",
-    "negatives",
-    "negatives_found",
-    "negatives_removed",
-    "left",
-)
+    "tested", "evaluation_texts", "found", "removed", "negatives", "negatives_found", "negatives_removed", "left",
+)  # fmt: skip
 
 
 def _counts(data: Any) -> dict[str, Any]:
