@@ -23,7 +23,7 @@ from stm.search_prompts.search import search_instruction
 from stm.tasks import choose_tasks, read_tasks
 
 
-def body(split: str) -> None:
+def main(split: str) -> None:
     """Run the stage for one split."""
     params = load_section("search_prompts", SearchPromptsParams)
     expert = Path("models/experts") / f"{split}-ft"
@@ -46,4 +46,4 @@ def body(split: str) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(body, "split")
+    run_stage(main)

@@ -11,6 +11,7 @@ import atexit
 import errno
 import functools
 import gc
+import inspect
 import logging
 import os
 import sys
@@ -33,14 +34,14 @@ FREE_SPACE = (
 )
 
 
-def run_stage(body: Callable[..., None], *arguments: str) -> None:
-    """Run a stage's `body` with the named positional command-line arguments and exit.
+def run_stage(body: Callable[..., None]) -> None:
+    """Run a stage's `body` with the command-line arguments that it takes and exit.
 
     The module docstring of the body's script is its `--help`.
     """
     script = sys.modules[body.__module__]
     parser = argparse.ArgumentParser(description=script.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in arguments:
+    for name in inspect.signature(body).parameters:
         parser.add_argument(name)
     values = vars(parser.parse_args())
     sys.exit(guard(lambda: body(**values)))
