@@ -44,7 +44,7 @@ def find_failures(
     At most half of them come from one task, so that one hard task does not hide the others. Tasks whose text is not
     at hand are left out.
     """
-    table, column = analysis.table, analysis.table.position(analysis.subject.name) or 0
+    table, column = analysis.table, analysis.table.column(analysis.subject.name)
     found: list[tuple[float, str, str, int, int]] = []
     for number, task in enumerate(table.tasks):
         scores_NM = table.scores[METRIC][number]

@@ -11,7 +11,6 @@ import numpy as np
 
 from stm.report.compare import METRIC, Analysis
 from stm.report.metrics import DECIMALS
-from stm.report.scores import SCOPES
 from stm.significance import seed_difference, seed_interval
 
 
@@ -27,17 +26,16 @@ def groups(analysis: Analysis) -> dict[str, list[int]]:
 
 def _averages(analysis: Analysis, columns: Sequence[int], scope: str) -> list[float]:
     """A group's average nDCG@10 over the tasks of a scope, per seed."""
-    means_TM = analysis.table.task_means(METRIC)[analysis.table.scope(scope)]
+    means_TM = analysis.table.task_means(METRIC)[analysis.table.scopes[scope]]
     return [float(value) for value in means_TM[:, list(columns)].mean(axis=0)]
 
 
 def seed_rows(analysis: Analysis) -> list[dict[str, Any]]:
     """Return a row per group: seeds, and per average the mean, the standard deviation and the interval over seeds."""
-    scopes = [scope for scope in SCOPES if analysis.table.scope(scope)]
     rows = []
     for group, columns in groups(analysis).items():
         cells = {}
-        for scope in scopes:
+        for scope in analysis.table.scopes:
             values = _averages(analysis, columns, scope)
             deviation = float(np.std(values, ddof=1))
             cells[scope] = {"interval": seed_interval(values, analysis.level), "deviation": deviation}
