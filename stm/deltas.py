@@ -222,12 +222,12 @@ def check_shape(adapter: Adapter, name: str, shape: Sequence[int]) -> None:
 
 
 @torch.no_grad()
-def add_adapter(model: nn.Module, adapter: Adapter, weight: float = 1.0) -> None:
-    """Add `weight` times the adapter's deltas to the weights of `model`, in place; an error changes nothing."""
+def add_adapter(model: nn.Module, adapter: Adapter) -> None:
+    """Add the adapter's deltas to the weights of `model`, in place; an error changes nothing."""
     parameters = dict(model.named_parameters())
     names = match_names(adapter, parameters)
     for name, target in names.items():
         check_shape(adapter, name, parameters[target].shape)
     for name, target in names.items():
         parameter = parameters[target]
-        parameter.copy_((parameter.float() + weight * adapter.delta(name).to(parameter.device)).to(parameter.dtype))
+        parameter.copy_((parameter.float() + adapter.delta(name).to(parameter.device)).to(parameter.dtype))
