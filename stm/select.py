@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stm.deltas import CONFIG_FILE, WEIGHTS_FILE
 from stm.encode import Encoder
 from stm.errors import ModelError
 from stm.files import atomic_directory, sha256_file, sha256_text
@@ -22,7 +23,7 @@ from stm.params.experts import ExpertRow
 from stm.progress import say
 from stm.prompts import FILE, own_prompts, read_prompts
 
-COPIED = ("adapter_config.json", "adapter_model.safetensors", FILE)
+COPIED = (CONFIG_FILE, WEIGHTS_FILE, FILE)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import polars as pl
 import torch
 from sentence_transformers import SentenceTransformer
 
+from stm.deltas import CONFIG_FILE
 from stm.files import atomic_directory, read_json
 from stm.massive import TEXTS, find_massive, why_unsteady
 from stm.models import load_model
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 def fold_adapter(adapter: Path, out: Path | str) -> None:
     """Write the base of `adapter` with its delta added as a full folder, in the type that the base was saved in."""
-    base = Path(read_json(adapter / "adapter_config.json")["base_model_name_or_path"])
+    base = Path(read_json(adapter / CONFIG_FILE)["base_model_name_or_path"])
     model = load_model(adapter)
     model.to(getattr(torch, read_json(base / "config.json")["dtype"]))
     model.prompts = read_prompts(base).as_model_prompts()

@@ -25,7 +25,6 @@ from stm.evaluate.named import NamedTask, find_benchmark, find_task
 from stm.evaluate.record import (
     Evaluation,
     average_tasks,
-    hash_model,
     read_local_tasks,
     run_hub,
     run_local,
@@ -33,6 +32,7 @@ from stm.evaluate.record import (
 )
 from stm.evaluate.robustness import KINDS
 from stm.evaluate.run import run_task
+from stm.evaluate.score import hash_model
 from stm.evaluate.tasks import SPLIT, SUBSET, LocalTask
 from stm.hub_models import is_hub_reachable
 from stm.models import load_model

@@ -16,14 +16,13 @@ from mteb.results import TaskResult
 from stm.evaluate.corpus import DiskCorpus
 from stm.evaluate.run import MissingTaskError, TaskScores, run_task
 from stm.evaluate.tasks import SPLIT, SUBSET, LocalTask
-from stm.files import atomic_directory, read_json, sha256_text, sha256_tree, write_text
+from stm.files import atomic_directory, sha256_tree, write_text
 from stm.progress import say
 from stm.tasks import Task, read_task, task_folders
 
 METRICS = ("ndcg_at_10", "recall_at_10")
 # Whose versions shape a score.
 LIBRARIES = ("mteb", "torch", "transformers", "sentence-transformers", "peft", "numpy", "bm25s")
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass
@@ -61,16 +60,6 @@ def average_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 
 def _means(tasks: Iterable[Sequence[Mapping[str, Any]]], metric: str) -> list[float]:
     return [fmean(row[metric] for row in rows) for rows in tasks]
-
-
-def hash_model(path: Path | str) -> str:
-    """Return the hash of a model folder; for an adapter that of the adapter and the base that it names."""
-    path = Path(path)
-    config = path / ADAPTER_CONFIG
-    if not config.exists():
-        return sha256_tree(path)
-    base = Path(str(read_json(config).get("base_model_name_or_path", "")))
-    return sha256_text(sha256_tree(path), sha256_tree(base) if base.is_dir() else "")
 
 
 def read_local_tasks(root: Path | str) -> Iterator[tuple[Task, str]]:
