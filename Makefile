@@ -47,7 +47,6 @@ bench: $(READY)  ## run the benchmarks; some need a finished `make repro`; JSON 
 	python -m benchmarks.llm_overhead
 	python -m benchmarks.contamination
 	python -m benchmarks.evaluate_models
-	python -m benchmarks.encode_memory
 	python -m benchmarks.noop
 	python -m benchmarks.registry
 

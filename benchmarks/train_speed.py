@@ -193,10 +193,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     examples = read_examples(options, base, params)
     work, loss = count_work(base, examples), compare_losses(base, examples[:16], params)
     with tempfile.TemporaryDirectory() as scratch:
-        sides = {
-            "ours": ours(base, examples, params),
-            "plain": plain(base, examples, params, scratch, options),
-        }
+        sides = {"ours": ours(base, examples, params), "plain": plain(base, examples, params, scratch, options)}
         if options.compile:
             sides["compiled"] = ours(base, examples, params.model_copy(update={"compile": True}))
         times: dict[str, list[dict[str, float]]] = {name: [] for name in sides}

@@ -22,4 +22,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, "name")
+    run_stage(main)

@@ -8,7 +8,7 @@ from stm.stage import run_stage
 from stm.files import write_json
 from stm.folders import describe_folder
 from stm.merge.run import merge_experts
-from stm.params.base import load_section
+from stm.params.base import MERGED, load_section
 from stm.params.experts import BASELINE
 from stm.params.merge import MergeParams
 from stm.tasks import read_tasks
@@ -25,8 +25,8 @@ def main() -> None:
     if params.with_baseline:
         folders[BASELINE] = Path("models/baselines") / BASELINE
     tasks = read_tasks("data/tasks/dev", "dev")
-    trace = merge_experts(params, "models/warm_up", folders, tasks, "models/merged", ".stm/merge")
-    write_json("reports/merge.json", {**trace, "model": describe_folder(Path("models/merged"))})
+    trace = merge_experts(params, "models/warm_up", folders, tasks, MERGED, ".stm/merge")
+    write_json("reports/merge.json", {**trace, "model": describe_folder(Path(MERGED))})
 
 
 if __name__ == "__main__":

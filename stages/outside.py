@@ -41,4 +41,4 @@ def main(model: str) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, "model")
+    run_stage(main)

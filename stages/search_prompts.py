@@ -18,23 +18,22 @@ from stm.params.base import load_section
 from stm.params.search_prompts import SearchPromptsParams
 from stm.progress import say
 from stm.prompts import read_prompts, render
-from stm.search_prompts.halves import pick_tasks
 from stm.search_prompts.ledger import Ledger
 from stm.search_prompts.search import search_instruction
-from stm.tasks import read_tasks
+from stm.tasks import choose_tasks, read_tasks
 
 
-def body(split: str) -> None:
+def main(split: str) -> None:
     """Run the stage for one split."""
     params = load_section("search_prompts", SearchPromptsParams)
     expert = Path("models/experts") / f"{split}-ft"
     prompts = read_prompts(expert)
     dev = read_tasks("data/tasks/dev", "dev")
-    tasks = pick_tasks(dev, params.tasks, params.max_queries, params.max_passages, params.seed)
+    tasks = choose_tasks(dev, params.tasks, params.max_queries, params.max_passages, params.seed)
     encoder = Encoder(load_model(expert), params.batch_tokens)
     answers = Path("data/answers/search_prompts") / f"{split}.parquet"
     with tracked_answers(answers) as store, keep_serving():
-        budget = Budget.of(params, params.endpoint)
+        budget = Budget.of(params)
         ledger = Ledger(lambda asked: complete_all(asked, params.endpoint, store, "write instructions", budget), budget)
         found = search_instruction(
             tasks, prompts.instruction, encoder, lambda text: render(prompts.template, text).query, ledger, params
@@ -47,4 +46,4 @@ def body(split: str) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(body, "split")
+    run_stage(main)

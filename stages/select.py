@@ -8,17 +8,16 @@ from stm.merge.dev import make_dev_set
 from stm.params.base import load_section
 from stm.params.experts import BASELINE, load_experts
 from stm.params.select import SelectParams
-from stm.select import Variant, prompt_baseline, select_experts
+from stm.select import prompt_baseline, select_experts
 from stm.tasks import read_tasks
 
 
 def main() -> None:
     """Run the stage."""
-    params = load_section("select", SelectParams)
-    variants = [Variant(name, row.split, row.negatives, row.instruction) for name, row in load_experts().items()]
+    params, experts = load_section("select", SelectParams), load_experts()
     tasks = read_tasks("data/tasks/dev", "dev")
     dev = make_dev_set(tasks, params.tasks, params.max_queries, params.max_passages, params.seed)
-    report = select_experts(variants, "models/experts", dev, "models/selected")
+    report = select_experts(experts, "models/experts", dev, "models/selected")
     baseline = prompt_baseline(BASELINE, list(report["selected"].values()), "models/experts", dev, "models/baselines")
     write_json("reports/select.json", {**report, "baseline": baseline})
 

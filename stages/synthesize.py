@@ -31,4 +31,4 @@ def main(split: str) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, "split")
+    run_stage(main)

@@ -30,4 +30,4 @@ def main(expert: str) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, "expert")
+    run_stage(main)

@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from stm.errors import ModelError
+from stm.errors import ModelError, brief
 from stm.files import atomic_directory
 from stm.folders import add_served_keys, copy_notices
 from stm.models import check_whole
@@ -52,8 +52,7 @@ def load_source(source: Source) -> tuple[PreTrainedModel, Any]:
         tokenizer = loader.from_pretrained(location, **extra)
         model = AutoModel.from_pretrained(location, config=config, dtype=torch.float32, **weights, **extra)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"cannot load the backbone {location!r}: {reason}") from error
+        raise ModelError(f"cannot load the backbone {location!r}: {brief(error)}") from error
     check_whole(model, f"the backbone {location!r}")
     return model, tokenizer
 

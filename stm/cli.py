@@ -5,7 +5,6 @@ inside the commands.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stm.stage import guard
+from stm.stage import guarded
 from stm.cli_answers import answers
 from stm.errors import DataError, ParamsError
 
@@ -28,16 +27,8 @@ app = typer.Typer(
     help="Build, try, promote and roll back merged retrievers.", no_args_is_help=True, add_completion=False
 )
 app.add_typer(answers, name="answers")
-MERGED = Path("models/merged")
 WIDTH_WITHOUT_TERMINAL = 160
 MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
-
-
-def _run(action: Callable[[], None]) -> None:
-    """Run a command's body; a user's error is one line on stderr and exit code 1."""
-    code = guard(action)
-    if code:
-        raise typer.Exit(code)
 
 
 def _console() -> Console:
@@ -64,6 +55,7 @@ def _registry() -> "Registry":
 
 
 @app.command()
+@guarded
 def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     champion: Annotated[
@@ -80,31 +72,28 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per passage.")] = False,
 ) -> None:
     """Try the merged retriever on a test task's corpus or on your own."""
+    from stm.params.base import MERGED, load_section
+    from stm.params.evaluate import EvaluateParams
+    from stm.search import champion_folder, read_corpus, read_embedded, search
+    from stm.synthesize.prompt import strip_controls
 
-    def body() -> None:
-        from stm.params.base import load_section
-        from stm.params.evaluate import EvaluateParams
-        from stm.search import champion_folder, read_corpus, read_embedded, search
-        from stm.synthesize.prompt import strip_controls
-
-        model = MERGED
-        if champion:
-            registry = _registry()
-            model = champion_folder(registry.require("champion"), registry.name)
-        passages = read_corpus(corpus) if corpus else read_embedded(task)[1]
-        console = _console()
-        for hit in search(model, passages, query, k, load_section("evaluate", EvaluateParams).store_megabytes):
-            if as_json:
-                typer.echo(json.dumps(asdict(hit), ensure_ascii=False))
-                continue
-            key, title, text = (escape(strip_controls(part)) for part in (hit.passage_id, hit.title, hit.text[:240]))
-            console.print(f"{hit.position:>3}  {hit.score:.3f}  [bold]{key}[/]  {title}")
-            console.print(f"            {text}")
-
-    _run(body)
+    model = Path(MERGED)
+    if champion:
+        registry = _registry()
+        model = champion_folder(registry.require("champion"), registry.name)
+    passages = read_corpus(corpus) if corpus else read_embedded(task)[1]
+    console = _console()
+    for hit in search(model, passages, query, k, load_section("evaluate", EvaluateParams).store_megabytes):
+        if as_json:
+            typer.echo(json.dumps(asdict(hit), ensure_ascii=False))
+            continue
+        key, title, text = (escape(strip_controls(part)) for part in (hit.passage_id, hit.title, hit.text[:240]))
+        console.print(f"{hit.position:>3}  {hit.score:.3f}  [bold]{key}[/]  {title}")
+        console.print(f"            {text}")
 
 
 @app.command()
+@guarded
 def doctor(
     cache: Annotated[bool, typer.Option("--cache", help="Only look for damaged files in DVC's cache.")] = False,
 ) -> None:
@@ -112,7 +101,7 @@ def doctor(
     from stm.doctor.examine import examine
 
     if cache:
-        _run(_check_cache)
+        _check_cache()
         return
     findings = examine(Path())
     table = Table("check", "", "found", "next step", box=None)
@@ -140,48 +129,42 @@ def _check_cache() -> None:
 
 
 @app.command()
+@guarded
 def use(profile: Annotated[str, typer.Argument(help="Name of a file in profiles/, without .yaml.")]) -> None:
     """Apply a profile to params.yaml: what it names changes, everything else and all comments stay."""
+    from stm.profiles import use_profile
 
-    def body() -> None:
-        from stm.profiles import use_profile
-
-        kept = use_profile(profile)
-        if kept is None:
-            typer.echo(f"params.yaml has all of profile {profile!r} already; nothing was written")
-            return
-        typer.echo(
-            f"params.yaml has taken over profile {profile!r}; what {profile} does not set is as before, and the former "
-            f"file is {kept}. `git diff params.yaml` shows what is not committed, `dvc repro check` says whether "
-            "anything is missing, and `dvc repro` runs it"
-        )
-
-    _run(body)
+    kept = use_profile(profile)
+    if kept is None:
+        typer.echo(f"params.yaml has all of profile {profile!r} already; nothing was written")
+        return
+    typer.echo(
+        f"params.yaml has taken over profile {profile!r}; what {profile} does not set is as before, and the former "
+        f"file is {kept}. `git diff params.yaml` shows what is not committed, `dvc repro check` says whether "
+        "anything is missing, and `dvc repro` runs it"
+    )
 
 
 @app.command()
+@guarded
 def promote(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what the gates say; change nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Make it the champion even if gates hold it back.")] = False,
     reason: Annotated[str, typer.Option(help="Why; required with --force, and recorded.")] = "",
 ) -> None:
     """Publish the reports and the merged model to MLflow, and make it the champion if the gates let it through."""
+    from stm.promote.actor import current_actor
+    from stm.promote.promotion import preview, promote
 
-    def body() -> None:
-        from stm.promote.actor import current_actor
-        from stm.promote.promotion import preview, promote
-
-        if force != bool(reason.strip()):
-            raise ParamsError(
-                '--force and --reason go together: stm promote --force --reason "why the gates are wrong here"'
-            )
-        params = _params()
-        if dry_run:
-            _show(preview(params, force=reason.strip()))
-        else:
-            _show(promote(params, current_actor(), force=reason.strip()))
-
-    _run(body)
+    if force != bool(reason.strip()):
+        raise ParamsError(
+            '--force and --reason go together: stm promote --force --reason "why the gates are wrong here"'
+        )
+    params = _params()
+    if dry_run:
+        _show(preview(params, force=reason.strip()))
+    else:
+        _show(promote(params, current_actor(), force=reason.strip()))
 
 
 def _show(outcome: "Outcome") -> None:
@@ -194,6 +177,7 @@ def _show(outcome: "Outcome") -> None:
 
 
 @app.command()
+@guarded
 def rollback(
     version: Annotated[int | None, typer.Argument(help="An earlier champion; by default, the previous one.")] = None,
     reason: Annotated[str, typer.Option(help="Why; recorded in the history.")] = "no reason given",
@@ -202,61 +186,53 @@ def rollback(
     ] = False,
 ) -> None:
     """Make an earlier champion the champion again."""
+    from stm.promote.actor import current_actor
+    from stm.promote.history import roll_back
+    from stm.promote.promotion import only_one
 
-    def body() -> None:
-        from stm.promote.actor import current_actor
-        from stm.promote.history import roll_back
-        from stm.promote.promotion import only_one
-
-        registry = _registry()
-        with only_one(Path()):
-            entry = roll_back(registry, version, current_actor(), reason, other_backbone=other_backbone)
-        typer.echo(f"version {entry.version} is the champion again (before: version {entry.previous})")
-
-    _run(body)
+    registry = _registry()
+    with only_one(Path()):
+        entry = roll_back(registry, version, current_actor(), reason, other_backbone=other_backbone)
+    typer.echo(f"version {entry.version} is the champion again (before: version {entry.previous})")
 
 
 @app.command()
+@guarded
 def models(
     history: Annotated[bool, typer.Option("--history", help="Show who moved the champion, when and why.")] = False,
 ) -> None:
     """List the registered versions with aliases, scores and dates."""
+    from stm.promote.history import read_history
 
-    def body() -> None:
-        from stm.promote.history import read_history
-
-        registry = _registry()
-        if history:
-            table = Table("what", "version", "before", "when", "who", "why", box=None)
-            for entry in read_history(registry):
-                table.add_row(
-                    entry.kind,
-                    str(entry.version),
-                    str(entry.previous or "-"),
-                    entry.when,
-                    escape(entry.who),
-                    escape(entry.why),
-                )
-        else:
-            table = Table(
-                "version", "alias", "nDCG@10", "medical", "general", "method", "decision", "git", "created", box=None
+    registry = _registry()
+    if history:
+        table = Table("what", "version", "before", "when", "who", "why", box=None)
+        for entry in read_history(registry):
+            table.add_row(
+                entry.kind,
+                str(entry.version),
+                str(entry.previous or "-"),
+                entry.when,
+                escape(entry.who),
+                escape(entry.why),
             )
-            for item in registry.versions():
-                tags = item.tags
-                scores = [_rounded(tags.get(f"ndcg_at_10.{name}")) for name in ("all", "medical", "general")]
-                dirty = {"true": "*", "unknown": "?"}.get(tags.get("git.dirty", ""), "")
-                git = tags.get("git.revision", "-")[:8] + dirty
-                created = item.created.strftime("%Y-%m-%d %H:%M")
-                method, decision = tags.get("merge.method", "-"), tags.get("decision", "-")
-                table.add_row(
-                    str(item.number), ", ".join(item.aliases), *scores, escape(method), decision, git, created
-                )
-        _console().print(table)
-
-    _run(body)
+    else:
+        table = Table(
+            "version", "alias", "nDCG@10", "medical", "general", "method", "decision", "git", "created", box=None
+        )
+        for item in registry.versions():
+            tags = item.tags
+            scores = [_rounded(tags.get(f"ndcg_at_10.{name}")) for name in ("all", "medical", "general")]
+            dirty = {"true": "*", "unknown": "?"}.get(tags.get("git.dirty", ""), "")
+            git = tags.get("git.revision", "-")[:8] + dirty
+            created = item.created.strftime("%Y-%m-%d %H:%M")
+            method, decision = tags.get("merge.method", "-"), tags.get("decision", "-")
+            table.add_row(str(item.number), ", ".join(item.aliases), *scores, escape(method), decision, git, created)
+    _console().print(table)
 
 
 @app.command()
+@guarded
 def reproduce(
     version: Annotated[int, typer.Argument(help="A registered version.")],
     folder: Annotated[Path | None, typer.Option(help="Where to put it; by default, .stm/reproduce/VERSION.")] = None,
@@ -265,19 +241,13 @@ def reproduce(
     ] = False,
 ) -> None:
     """Check out the state that a version was made from, pull its data, and compare the model byte by byte."""
+    from stm.promote.reproduce import reproduce
 
-    def body() -> None:
-        from stm.promote.reproduce import reproduce
-
-        registry = _registry()
-        found = reproduce(
-            registry.version(version), Path(), folder or Path(f".stm/reproduce/{version}"), rebuild=rebuild
-        )
-        typer.echo("\n".join(found.lines()))
-        if not found.is_same:
-            raise typer.Exit(1)
-
-    _run(body)
+    registry = _registry()
+    found = reproduce(registry.version(version), Path(), folder or Path(f".stm/reproduce/{version}"), rebuild=rebuild)
+    typer.echo("\n".join(found.lines()))
+    if not found.is_same:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -8,44 +8,33 @@ from typing import Annotated
 
 import typer
 
-from stm.stage import guard
+from stm.stage import guarded
 
 answers = typer.Typer(help="Move paid-for LLM answers between machines.", no_args_is_help=True)
 
 
 @answers.command("export")
+@guarded
 def export_answers(file: Annotated[Path, typer.Argument(help="The Parquet file to write.")]) -> None:
     """Write every stored answer to a Parquet file."""
+    from stm.errors import DataError
+    from stm.llm.store import STORE_FILE, AnswerStore
 
-    def body() -> None:
-        from stm.errors import DataError
-        from stm.llm.store import STORE_FILE, AnswerStore
-
-        if not STORE_FILE.exists():
-            raise DataError(f"no answers to export: {STORE_FILE} does not exist; run a stage that asks an LLM")
-        with AnswerStore() as store:
-            count = store.export_parquet(file)
-        typer.echo(f"{count} answers written to {file}; `stm answers import {file}` takes them in elsewhere")
-
-    _exit_on_error(guard(body))
+    if not STORE_FILE.exists():
+        raise DataError(f"no answers to export: {STORE_FILE} does not exist; run a stage that asks an LLM")
+    with AnswerStore() as store:
+        count = store.export_parquet(file)
+    typer.echo(f"{count} answers written to {file}; `stm answers import {file}` takes them in elsewhere")
 
 
 @answers.command("import")
+@guarded
 def import_answers(files: Annotated[list[Path], typer.Argument(help="Exported Parquet files.")]) -> None:
     """Add exported answers to the store; their requests are not sent again."""
+    from stm.llm.store import AnswerStore
 
-    def body() -> None:
-        from stm.llm.store import AnswerStore
-
-        with AnswerStore() as store:
-            for file in files:
-                before = len(store)
-                read = store.import_parquet(file)
-                typer.echo(f"{file}: {read} answers, {len(store) - before} of them new")
-
-    _exit_on_error(guard(body))
-
-
-def _exit_on_error(code: int) -> None:
-    if code:
-        raise typer.Exit(code)
+    with AnswerStore() as store:
+        for file in files:
+            before = len(store)
+            read = store.import_parquet(file)
+            typer.echo(f"{file}: {read} answers, {len(store) - before} of them new")

@@ -223,9 +223,9 @@ def check_shape(adapter: Adapter, name: str, shape: Sequence[int]) -> None:
 
 
 @torch.no_grad()
-def add_adapter(model: nn.Module, adapter: Adapter, weight: float = 1.0, kind: torch.dtype = torch.float32) -> None:
-    """Add `weight` times the adapter's deltas to the weights of `model`, in place, as `add_delta` does for the type
-    `kind` of the saved base; an error changes nothing.
+def add_adapter(model: nn.Module, adapter: Adapter, kind: torch.dtype = torch.float32) -> None:
+    """Add the adapter's deltas to the weights of `model`, in place, as `add_delta` does for the type `kind` of the
+    saved base; an error changes nothing.
     """
     parameters = dict(model.named_parameters())
     names = match_names(adapter, parameters)
@@ -233,4 +233,4 @@ def add_adapter(model: nn.Module, adapter: Adapter, weight: float = 1.0, kind: t
         check_shape(adapter, name, parameters[target].shape)
     for name, target in names.items():
         parameter = parameters[target]
-        parameter.copy_(add_delta(parameter, weight * adapter.delta(name).to(parameter.device), kind, name))
+        parameter.copy_(add_delta(parameter, adapter.delta(name).to(parameter.device), kind, name))

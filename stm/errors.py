@@ -31,6 +31,11 @@ class RegistryError(STMError):
     """The model registry cannot do what was asked."""
 
 
+def brief(error: Exception) -> str:
+    """What a library's error says, on one line of 300 characters at most."""
+    return " ".join(str(error).split())[:300]
+
+
 def redact(text: str) -> str:
     """The text with nothing before the last @ of each URL in it, so that no message shows a user name or a password.
 

@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 import huggingface_hub.constants
 from huggingface_hub import errors, snapshot_download
 
-from stm.errors import ModelError, STMError
+from stm.errors import ModelError, STMError, brief
 from stm.models import missing_files
 
 FETCHED = ["*.json", "*.txt", "*.model", "*.safetensors"]
@@ -45,7 +45,7 @@ def find_model(model_id: str, revision: str, *settings: str) -> Path:
     try:
         folder = _snapshot(model_id, revision, is_offline=True)
     except errors.HFValidationError as error:
-        raise ModelError(f"{model_id!r} is neither a folder here nor a hub id: {_short(error)}") from error
+        raise ModelError(f"{model_id!r} is neither a folder here nor a hub id: {brief(error)}") from error
     except OSError:  # not cached, or not all of it
         lacking = model_id
     else:
@@ -59,11 +59,11 @@ def find_model(model_id: str, revision: str, *settings: str) -> Path:
         folder = _snapshot(model_id, revision, is_offline=False)
     except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise ModelError(
-            f"the hub has no model {model_id!r} at {revision!r} for this user: {_short(error)}; "
+            f"the hub has no model {model_id!r} at {revision!r} for this user: {brief(error)}; "
             "check id and revision in params.yaml, and HF_TOKEN for a gated model"
         ) from error
     except (OSError, errors.HTTPError) as error:  # type: ignore[attr-defined]  # a proxy that refuses is no OSError
-        raise UnreachableError(f"{model_id} at {revision[:12]} cannot be fetched: {_short(error)}") from error
+        raise UnreachableError(f"{model_id} at {revision[:12]} cannot be fetched: {brief(error)}") from error
     if missing := missing_files(folder, *settings):  # where the hub falls silent the client gives what its cache has
         raise UnreachableError(f"{model_id} at {revision[:12]} has no {missing}, or the hub stopped answering")
     return folder
@@ -75,7 +75,3 @@ def _snapshot(model_id: str, revision: str, is_offline: bool) -> Path:
             model_id, revision=revision, allow_patterns=FETCHED, ignore_patterns=LEFT, local_files_only=is_offline
         )
     )
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from stm.chip import device
 from stm.deltas import CONFIG_FILE, add_adapter, read_adapter
-from stm.errors import ModelError
+from stm.errors import ModelError, brief
 from stm.files import read_json
 from stm.prompts import read_prompts
 
@@ -137,7 +137,7 @@ def _load_folder(folder: Path) -> SentenceTransformer:
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"cannot load the model {folder}: {' '.join(str(error).split())[:200]}; the folder must be whole, and code "
+            f"cannot load the model {folder}: {brief(error)}; the folder must be whole, and code "
             "of its own is never run: fetch or make it again"
         ) from error
     check_whole(model, folder)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stm.chip import device
-from stm.errors import DataError, ModelError
+from stm.errors import DataError, ModelError, brief
 from stm.hub_models import UnreachableError, find_model
 from stm.models import RETRIEVER, load_model, quiet_libraries
 
@@ -45,7 +45,7 @@ def load_cross_encoder(name: str, revision: str) -> "CrossEncoder":
             model_kwargs={"use_safetensors": True},
         )  # fmt: skip
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot load the cross-encoder {name}: {_short(error)}; name another one") from error
+        raise ModelError(f"cannot load the cross-encoder {name}: {brief(error)}; name another one") from error
 
 
 def check_finite(values: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.float32]:
@@ -75,7 +75,3 @@ def _find_folder(name: str, revision: str, *settings: str) -> Path:
         return find_model(name, revision, *settings)
     except UnreachableError as error:
         raise ModelError(f"{error}; run again when it answers, or name a local folder") from error
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

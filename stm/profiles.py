@@ -11,7 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from stm.errors import ParamsError
+from stm.errors import ParamsError, brief
 from stm.files import write_text
 from stm.params.all import Params
 from stm.params.base import PARAMS_FILE, parse_section
@@ -38,7 +38,7 @@ def _load(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8") from error
     except (YAMLError, ValueError) as error:  # a ValueError is a date that does not exist
-        raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())[:200]}") from error
+        raise ParamsError(f"{path} is not valid YAML: {brief(error)}") from error
     if not isinstance(data, dict):
         raise ParamsError(f"{path} holds no settings; write `section: {{key: value}}` lines as params.yaml has them")
     return data

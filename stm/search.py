@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stm.errors import DataError, RegistryError
+from stm.errors import DataError, RegistryError, brief
 from stm.files import atomic_directory, parse_object, sha256_tree
 from stm.metrics import rank
 from stm.params.base import PARAMS_FILE
@@ -99,8 +99,7 @@ def champion_folder(version: "Version", registered_model: str) -> Path:
                     f"models:/{registered_model}/{version.number}", dst_path=str(scratch)
                 )
         except Exception as error:  # the artifact store may be any of a dozen, each with errors of its own
-            reason = " ".join(str(error).split())[:200]
-            raise RegistryError(f"version {version.number} cannot be downloaded: {reason}") from error
+            raise RegistryError(f"version {version.number} cannot be downloaded: {brief(error)}") from error
     folder = target / str(SENTENCE_TRANSFORMERS_DATA_PATH)
     check_folder(folder)
     return folder

@@ -9,19 +9,23 @@ collector.
 import argparse
 import atexit
 import errno
+import functools
 import gc
+import inspect
 import logging
 import os
 import sys
 from collections.abc import Callable
+from typing import ParamSpec
 
-from stm.errors import STMError
+from stm.errors import STMError, brief
 
 # torch, transformers and mteb make millions of objects that live to the end. With Python's default threshold the
 # collector walks them hundreds of times while they are imported, and again at exit: together 6 of 17 s per stage.
 gc.set_threshold(50_000)
 atexit.register(gc.freeze)
 
+Arguments = ParamSpec("Arguments")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DISK_FULL_WORDS = ("No space left on device", "Disk quota exceeded", "File too large", "disk is full")
 FREE_SPACE = (
@@ -30,14 +34,14 @@ FREE_SPACE = (
 )
 
 
-def run_stage(body: Callable[..., None], *arguments: str) -> None:
-    """Run a stage's `body` with the named positional command-line arguments and exit.
+def run_stage(body: Callable[..., None]) -> None:
+    """Run a stage's `body` with the command-line arguments that it takes and exit.
 
     The module docstring of the body's script is its `--help`.
     """
     script = sys.modules[body.__module__]
     parser = argparse.ArgumentParser(description=script.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in arguments:
+    for name in inspect.signature(body).parameters:
         parser.add_argument(name)
     values = vars(parser.parse_args())
     sys.exit(guard(lambda: body(**values)))
@@ -58,10 +62,20 @@ def guard(action: Callable[[], None]) -> int:
     except Exception as error:
         if not is_disk_full(error):
             raise
-        reason = " ".join(str(error).split())[:200]
-        sys.stderr.write(f"error: the disk or the quota is full ({reason}); {FREE_SPACE}\n")
+        sys.stderr.write(f"error: the disk or the quota is full ({brief(error)}); {FREE_SPACE}\n")
         return 1
     return 0
+
+
+def guarded(body: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Make `body` a command that exits with the code of `guard` unless that is 0."""
+
+    @functools.wraps(body)
+    def command(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        if code := guard(lambda: body(*args, **kwargs)):
+            sys.exit(code)
+
+    return command
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -5,7 +5,7 @@ Reads, checks, reduces and writes tasks; knows nothing of models or scores.
 
 import codecs
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -84,6 +84,16 @@ def cap_task(task: Task, max_queries: int, max_passages: int, seed: int) -> Task
     corpus = {passage_id: task.corpus[passage_id] for passage_id in sorted(chosen)}
     queries = {query_id: task.queries[query_id] for query_id in kept}
     return Task(task.name, task.domain, corpus, queries, qrels, notes)
+
+
+def choose_tasks(
+    tasks: Sequence[Task], names: Collection[str], max_queries: int, max_passages: int, seed: int
+) -> list[Task]:
+    """Return the named tasks (no names: all), each reduced by `cap_task`; `DataError` for a name that is not there."""
+    known = [task.name for task in tasks]
+    if unknown := sorted(set(names) - set(known)):
+        raise DataError(f"there is no dev task {unknown[0]!r}; there are {', '.join(known)}")
+    return [cap_task(task, max_queries, max_passages, seed) for task in tasks if not names or task.name in names]
 
 
 def write_task(task: Task, folder: Path | str, split: str) -> None:
@@ -186,11 +196,16 @@ def read_task(
     return Task(name or meta.get("name", folder.name), chosen, corpus, queries, qrels, meta.get("notes") or {}).check()
 
 
-def read_tasks(root: Path | str, split: str) -> list[Task]:
-    """Read every task folder under `root` in name order; none at all is a `DataError`."""
+def task_folders(root: Path | str) -> list[Path]:
+    """The task folders under `root` in name order; none at all is a `DataError`."""
     folders = sorted(p for p in Path(root).glob("*") if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise DataError(
             f"{root} holds no tasks; `dvc repro prepare` makes those that prepare.tasks in params.yaml names"
         )
-    return [read_task(folder, split) for folder in folders]
+    return folders
+
+
+def read_tasks(root: Path | str, split: str) -> list[Task]:
+    """Read every task folder under `root`."""
+    return [read_task(folder, split) for folder in task_folders(root)]

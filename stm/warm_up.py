@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 from sentence_transformers import SentenceTransformer
 
+from stm.deltas import CONFIG_FILE
 from stm.files import atomic_directory, read_json
 from stm.folders import complete_folder
 from stm.massive import TEXTS, find_massive, why_unsteady
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 def fold_adapter(adapter: Path, out: Path | str) -> None:
     """Write the base of `adapter` with its delta added as a full folder, in the type that the base was saved in."""
-    base = Path(read_json(adapter / "adapter_config.json")["base_model_name_or_path"])
+    base = Path(read_json(adapter / CONFIG_FILE)["base_model_name_or_path"])
     model = load_model(adapter)
     model.to(saved_type(base))
     model.prompts = read_prompts(base).as_model_prompts()

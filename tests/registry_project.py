@@ -118,7 +118,7 @@ def write_project(root: Path, model: Path | None = None, levels: dict[str, tuple
     trials = [{"search": 0.1 * index, "weights": {"nlu-ft": index / 4}} for index in range(4)]
     recipe = {"method": "ties", "weights": {"med_real-ft": 0.7, "nlu-ft": 0.3}, "lambda": 1.0}
     write_report(reports / "merge.json", {"decision": {"taken": recipe}, "trials": trials})
-    write_report(reports / "prepare.json", {"contamination": {"tested": 9, "removed": 2}})
+    write_report(reports / "prepare.json", {"contamination": {"tested": 9, "removed": 2, "left": 0}})
     (reports / "model_card.md").write_text(
         "# A merged retriever\n\n| all | 0.500 | 0.480 to 0.520 |\n", encoding="utf-8"
     )

@@ -19,13 +19,12 @@ from stm.encode import Encoder
 from stm.errors import DataError, ParamsError, STMError
 from stm.evaluate import models, named, run
 from stm.evaluate.dense import open_model
-from stm.evaluate.hub import NamedTask, find_benchmark, find_task
 from stm.evaluate.lexical import LexicalModel
 from stm.evaluate.models import DenseModel
+from stm.evaluate.named import NamedTask, find_benchmark, find_task
 from stm.evaluate.record import (
     Evaluation,
     average_tasks,
-    hash_model,
     read_local_tasks,
     run_hub,
     run_local,
@@ -33,13 +32,14 @@ from stm.evaluate.record import (
 )
 from stm.evaluate.robustness import KINDS
 from stm.evaluate.run import run_task
+from stm.evaluate.score import hash_model
 from stm.evaluate.tasks import SPLIT, SUBSET, LocalTask
 from stm.hub_models import is_hub_reachable
 from stm.models import load_model
 from stm.params.all import Params
 from stm.params.base import load_row, load_section, parse_section
 from stm.params.complete import check_complete
-from stm.params.evaluate import EvaluateParams, ModelEntry
+from stm.params.evaluate import EvaluateParams, HubTask, ModelEntry
 from stm.params.report import ReportParams
 from stm.report.build import build_report
 from stm.report.collect import collect
@@ -231,13 +231,13 @@ def test_tasks_of_an_unreachable_hub_are_named_as_not_run(dense: DenseModel) -> 
 
 
 def test_names_of_mteb_are_resolved_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_task("CUREv1", ["en"], ["all"]).task.hf_subsets == ["en"]
-    assert find_task("SCIDOCS").domain == "general"
-    assert find_task("SCIDOCS", domain="medical").domain == "medical"
+    assert find_task(HubTask(name="CUREv1", subsets=["en"], splits=["all"])).task.hf_subsets == ["en"]
+    assert find_task(HubTask(name="SCIDOCS")).domain == "general"
+    assert find_task(HubTask(name="SCIDOCS", domain="medical")).domain == "medical"
     assert {task.domain for task in find_benchmark("MTEB(Medical, v1)")} == {"medical"}
     for name, subsets in (("Nonesuch", []), ("CUREv1", ["xx"]), ("Banking77Classification", [])):
         with pytest.raises(ParamsError, match="hub_tasks"):
-            find_task(name, subsets)
+            find_task(HubTask(name=name, subsets=subsets))
     with pytest.raises(ParamsError, match="no benchmark 'Nonesuch'"):
         find_benchmark("Nonesuch")
     went: list[bool] = []

@@ -15,9 +15,8 @@ from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
 from stm.errors import DataError, ParamsError
 from stm.evaluate import named
-from stm.evaluate.hub import NamedTask
 from stm.evaluate.lexical import LexicalModel
-from stm.evaluate.named import load_named_tasks
+from stm.evaluate.named import NamedTask, load_named_tasks
 from stm.evaluate.record import Evaluation, run_hub
 from stm.evaluate.tasks import LocalTask
 from stm.files import sha256_tree

@@ -113,10 +113,7 @@ def test_twenty_kills_lose_no_answer_and_ask_for_none_again(tmp_path: Path) -> N
     faults = random.Random(SEED + 1)
     behave = lambda number, body: faults.choice(FAULTS) if faults.random() < 0.3 else "ok"  # noqa: E731
     known: dict[str, str] = {}
-    with (
-        fault_server(behave, delay=lambda: faults.uniform(0, 0.02)) as server,
-        clients(tmp_path, server) as lives,
-    ):
+    with fault_server(behave, delay=lambda: faults.uniform(0, 0.02)) as server, clients(tmp_path, server) as lives:
         for life in range(KILLS + 1):
             before = len(server.asked)
             pid = lives.start()

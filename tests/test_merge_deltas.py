@@ -75,15 +75,6 @@ def test_adding_a_delta_equals_peft_merging_it(base: Path, tmp_path: Path, setti
         torch.testing.assert_close(found[name], tensor, msg=name)
 
 
-def test_a_weighted_delta_moves_half_the_way(base: Path, adapter: Path) -> None:
-    before, half = AutoModel.from_pretrained(base), AutoModel.from_pretrained(base)
-    read = read_adapter(adapter)
-    add_adapter(half, read, weight=0.5)
-    name = read.names[0]
-    moved = half.state_dict()[name] - before.state_dict()[name]
-    torch.testing.assert_close(moved, 0.5 * read.delta(name), rtol=1e-4, atol=1e-6)
-
-
 def test_reading_gives_sorted_names_and_the_base(base: Path, adapter: Path) -> None:
     read = read_adapter(adapter)
     assert list(read.names) == sorted(read.names)

@@ -14,12 +14,7 @@ from stm.merge.dev import DevSet, embed, make_dev_set, query_texts, score_embedd
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, read_experts
 from stm.merge.interaction import choose_pair, grid_of_two, interaction_share
-from stm.merge.interpolation import (
-    Places,
-    cardinal_weights,
-    places_of,
-    unseen_weights,
-)
+from stm.merge.interpolation import Places, cardinal_weights, places_of, unseen_weights
 from stm.merge.mixer import Mixer
 from stm.merge.recipe import Recipe
 from stm.merge.rungs import make_rung

@@ -14,10 +14,7 @@ from tests.test_files import COMMIT, params
 
 INTERACTION = {"experts": ["nlu", "nobody"], "step": 0.1, "source": "surrogate"}
 WRONG = [
-    (
-        {"merge__weights": {"nobody": 1.0}, "merge__method": "linear"},
-        "merge.weights names 'nobody'; there are",
-    ),
+    ({"merge__weights": {"nobody": 1.0}, "merge__method": "linear"}, "merge.weights names 'nobody'; there are"),
     ({"merge__weights": {"all": 1.0}}, "merge.weights names 'all'; there are"),
     ({"merge__interaction": INTERACTION}, "merge.interaction.experts names 'nobody'; there are med_real"),
     ({"merge__tasks": ["med-hpo"]}, "merge.tasks names 'med-hpo'; there are med-hpo-lay"),
@@ -41,15 +38,9 @@ WRONG = [
         {"promote__gates__comparisons__base__against": ["bsae"]},
         "promote.gates.comparisons.base.against has 'bsae', which is no role",
     ),
-    (
-        {"models__med_real__path": "models/selected/medreal"},
-        "models.med_real.path is 'models/selected/medreal'",
-    ),
+    ({"models__med_real__path": "models/selected/medreal"}, "models.med_real.path is 'models/selected/medreal'"),
     ({"models__other": {"path": "my/nothing"}}, "models.other.path: there is no my/nothing"),
-    (
-        {"prepare__tasks__dev__med-foo": {"kind": "embedded"}},
-        "prepare.tasks.dev.med-foo is no embedded task",
-    ),
+    ({"prepare__tasks__dev__med-foo": {"kind": "embedded"}}, "prepare.tasks.dev.med-foo is no embedded task"),
     ({"mine__dense_model": "owner/model"}, "mine.dense_model: there is no folder owner/model; correct the path or"),
 ]
 

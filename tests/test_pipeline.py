@@ -22,7 +22,7 @@ from tests.registry_project import copy_store
 
 
 def run(stage: str, *arguments: str) -> None:
-    import_module(f"stages.{stage}").__dict__["body" if stage == "search_prompts" else "main"](*arguments)
+    import_module(f"stages.{stage}").main(*arguments)
 
 
 @pytest.fixture(scope="module")

@@ -171,7 +171,7 @@ def test_no_training_text_is_in_a_full_task() -> None:
         texts = pl.concat(
             [rows["anchor"], rows["positive"].alias("anchor"), rows["negatives"].explode().drop_nulls().alias("anchor")]
         )
-        assert index.find(texts).is_empty()
+        assert index.match(texts).is_empty()
 
 
 def test_a_leaked_passage_is_removed_and_counted(tmp_path: Path) -> None:

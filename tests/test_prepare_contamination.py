@@ -27,7 +27,8 @@ def make_task(name: str, passages: list[Passage], queries: list[str] | None = No
 
 
 def find(texts: list[str], *tasks: Task, max_overlap: float = 0.5) -> list[tuple[int, str]]:
-    return EvaluationIndex(tasks, max_overlap).find(pl.Series(texts, dtype=pl.String)).rows()
+    index = EvaluationIndex(tasks, max_overlap)
+    return index.name_tasks(index.match(pl.Series(texts, dtype=pl.String))).rows()
 
 
 @pytest.mark.parametrize("text", ["Heart attack", "  heart-ATTACK! ", "HEART\tattack."])
@@ -245,7 +246,7 @@ def test_buckets_sieve_and_slices_agree_with_the_plain_reference(monkeypatch: py
     index = EvaluationIndex([make_task("t", [Passage("", text) for text in passages])], 0.4)
     expected = [(i, "t") for i, text in enumerate(texts) if any(is_same(text, p, 0.4) for p in passages)]
     assert 0 < len(expected) < len(texts)
-    assert index.find(pl.Series(texts)).rows() == expected
+    assert index.name_tasks(index.match(pl.Series(texts))).rows() == expected
 
 
 @pytest.mark.parametrize(
@@ -259,4 +260,4 @@ def test_near_copies_are_found_where_no_spaces_stand_between_words(script: str) 
     task = Task("t", "medical", {"p": Passage("", script)}, {"q": "query"}, {"q": {"p": 1}})
     index = EvaluationIndex([task], 0.5)
     texts = [script, "\u7b2c\u4e00 " + script, script[:-1] + "x", "\u5fc3 heart", "heart"]
-    assert index.find(pl.Series(texts))["index"].to_list() == [0, 1, 2]
+    assert index.match(pl.Series(texts))["index"].to_list() == [0, 1, 2]

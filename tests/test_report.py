@@ -476,7 +476,7 @@ def test_tasks_are_ordered_and_scores_aligned_by_query() -> None:
         row["per_query"] = {k: dict(reversed(list(v.items()))) for k, v in row["per_query"].items()}
     table = build_table({"merged": made.evaluation("merged"), "all": shuffled}, "merged")
     assert [task.name for task in table.tasks] == ["med-lay", "med-syn", "gen-wiki"]
-    column = table.position("all")
+    column = table.column("all")
     for number, task in enumerate(table.tasks):
         expected = [shuffled["tasks"][task.name]["per_query"]["ndcg_at_10"][q] for q in table.query_ids[number]]
         assert list(table.scores["ndcg_at_10"][number][:, column]) == expected
@@ -617,7 +617,7 @@ def test_slices_are_over_the_same_queries_and_leave_out_small_ones() -> None:
     groups = slice_view(found, tasks)
     lengths = groups[0]["rows"]
     assert sum(row["queries"] for row in lengths) == made.QUERIES * len(made.TASKS)
-    means = found.table.task_means("ndcg_at_10")[:, found.table.position("merged")]
+    means = found.table.task_means("ndcg_at_10")[:, found.table.column("merged")]
     weighed = sum(row["queries"] * row["cells"]["merged"] for row in lengths) / (made.QUERIES * len(made.TASKS))
     assert weighed == pytest.approx(means.mean())
     assert slice_view(found, {}) == []

@@ -44,7 +44,7 @@ def test_the_card_holds_use_scores_recipe_data_and_limits(tmp_path: Path) -> Non
         assert words in card, words
     block = re.findall(r"```json\n(.*?)```", card, re.DOTALL)[0]
     assert json.loads(block) == {"query": "Find it\nQuery: ", "document": ""}
-    own = found.intervals["all"][found.table.position("merged") or 0]
+    own = found.intervals["all"][found.table.column("merged")]
     assert f"| all (average of 3 tasks) | {own.mean:.3f} | {own.low:.3f} to {own.high:.3f} |" in card
     assert "Without the test queries that training candidates held too (2): 0." in card
     assert card_of(reports) == card

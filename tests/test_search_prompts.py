@@ -293,7 +293,7 @@ def test_the_stage_writes_the_instruction_and_its_story(tmp_path: Path, monkeypa
     for _ in range(2):
         ask, _log = scripted([BEST])
         monkeypatch.setattr(stage, "complete_all", lambda requests, *_, ask=ask: ask(requests))
-        stage.body("nlu")
+        stage.main("nlu")
         outputs.append([Path(path).read_bytes() for path in (SEARCHED, STORY)])
     assert outputs[0] == outputs[1]
     instruction, pool = read_instruction(SEARCHED)
@@ -308,10 +308,10 @@ def test_another_machine_replays_the_stage_without_an_endpoint(tmp_path: Path, m
     written: list[list[bytes]] = []
     with fault_server(answer=answer) as server:
         prepare_stage(endpoint={"base_url": server.base_url, "model": "fake", "retries": 0})
-        stage.body("nlu")
+        stage.main("nlu")
         written.append([Path(path).read_bytes() for path in (SEARCHED, STORY, ANSWERS)])
     shutil.rmtree(".stm")
-    stage.body("nlu")  # the server is gone, and so is all that this machine remembers but the tracked answers
+    stage.main("nlu")  # the server is gone, and so is all that this machine remembers but the tracked answers
     written.append([Path(path).read_bytes() for path in (SEARCHED, STORY, ANSWERS)])
     assert written[0] == written[1]
 
@@ -331,7 +331,7 @@ def test_at_its_limit_a_search_ends_with_what_it_has(
     ) as server:
         endpoint = {"base_url": server.base_url, "model": "fake", "price_in": 1, "price_out": 2, "concurrency": 1}
         prepare_stage(endpoint=endpoint, **limit)
-        stage.body("nlu")
+        stage.main("nlu")
     llm = json.loads(Path(STORY).read_text(encoding="utf-8"))["llm"]
     assert len(server.asked) == llm["requests"] - llm["failures"]["budget"] > 0
     assert llm["is_budget_exhausted"]
@@ -341,7 +341,7 @@ def test_at_its_limit_a_search_ends_with_what_it_has(
     assert "the search ends with what it has. To go on, raise search_prompts.max_total" in capsys.readouterr().err
     once = [Path(path).read_bytes() for path in (SEARCHED, STORY, ANSWERS)]
     shutil.rmtree(".stm")
-    stage.body("nlu")  # from the tracked answers, the server is gone
+    stage.main("nlu")  # from the tracked answers, the server is gone
     assert once == [Path(path).read_bytes() for path in (SEARCHED, STORY, ANSWERS)]
 
 
@@ -354,7 +354,7 @@ def test_a_limit_that_allows_no_answer_is_an_error_and_not_the_seed(
         with pytest.raises(
             EndpointError, match=r"not allow for a single answer; raise search_prompts\.max_total_tokens"
         ):
-            stage.body("nlu")
+            stage.main("nlu")
     assert not server.asked
     assert not Path(SEARCHED).exists()
 

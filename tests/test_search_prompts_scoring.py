@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from stm.errors import DataError, ParamsError
+from stm.errors import DataError
 from stm.metrics import ndcg_at_k, rank
 from stm.search_prompts.copying import CopyGuard
-from stm.search_prompts.halves import Item, pick_tasks, split_halves
+from stm.search_prompts.halves import Item, split_halves
 from stm.search_prompts.scoring import Scorer
-from stm.tasks import Passage, Task
+from stm.tasks import Passage, Task, choose_tasks
 
 QUERIES = 20
 
@@ -83,13 +83,13 @@ def test_one_query_cannot_be_halved() -> None:
         split_halves([make_task("colours", 1)], 10, seed=1)
 
 
-def test_tasks_are_picked_by_name_and_capped() -> None:
+def test_tasks_are_chosen_by_name_and_capped() -> None:
     tasks = [make_task("colours"), make_task("shapes")]
-    (picked,) = pick_tasks(tasks, ["shapes"], 4, 6, seed=0)
-    assert (picked.name, len(picked.queries), len(picked.corpus)) == ("shapes", 4, 6)
-    assert len(pick_tasks(tasks, [], 4, 6, seed=0)) == 2
-    with pytest.raises(ParamsError, match="sounds; the dev tasks are colours, shapes"):
-        pick_tasks(tasks, ["sounds"], 4, 6, seed=0)
+    (chosen,) = choose_tasks(tasks, ["shapes"], 4, 6, seed=0)
+    assert (chosen.name, len(chosen.queries), len(chosen.corpus)) == ("shapes", 4, 6)
+    assert len(choose_tasks(tasks, [], 4, 6, seed=0)) == 2
+    with pytest.raises(DataError, match="no dev task 'sounds'; there are colours, shapes"):
+        choose_tasks(tasks, ["sounds"], 4, 6, seed=0)
 
 
 def test_passages_are_encoded_once_and_only_new_queries_are_encoded() -> None:

@@ -16,15 +16,17 @@ from stm.files import read_json
 from stm.merge.dev import make_dev_set, score_model
 from stm.metrics import mean
 from stm.models import load_model
+from stm.params.experts import ExpertRow
 from stm.prompts import read_prompts, render, write_prompts
-from stm.select import Scored, Variant, choose, prompt_baseline, score_variant, select_experts
+from stm.select import Scored, choose, prompt_baseline, score_expert, select_experts
 from stm.tasks import Passage, Task, write_task
 from tests.pico import pico_adapter, pico_backbone
 
-FT = Variant("a-ft", "a", "mined", "seed")
-SHN = Variant("a-shn", "a", "synthetic", "seed")
-PO = Variant("a-po", "a", "mined", "searched")
-SHN_PO = Variant("a-shn_po", "a", "synthetic", "searched")
+FT = ExpertRow(split="a", negatives="mined", instruction="seed")
+SHN = ExpertRow(split="a", negatives="synthetic", instruction="seed")
+PO = ExpertRow(split="a", negatives="mined", instruction="searched")
+SHN_PO = ExpertRow(split="a", negatives="synthetic", instruction="searched")
+NAMES = {FT: "a-ft", SHN: "a-shn", PO: "a-po", SHN_PO: "a-shn_po"}
 
 
 def make_task() -> Task:
@@ -33,8 +35,8 @@ def make_task() -> Task:
     return Task("toy", "general", corpus, queries, {f"q{i}": {f"p{i}": 1} for i in range(6)})
 
 
-def scored(variant: Variant, mean: float) -> Scored:
-    return Scored(variant, {"toy": mean}, mean, tokens=1)
+def scored(row: ExpertRow, mean: float) -> Scored:
+    return Scored(NAMES.get(row, "b-ft"), row, {"toy": mean}, mean, tokens=1)
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +53,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_best_of_each_split_is_chosen() -> None:
-    other = Variant("b-ft", "b", "mined", "seed")
+    other = FT.model_copy(update={"split": "b"})
     best = choose([scored(FT, 0.3), scored(other, 0.1), scored(SHN, 0.4), scored(PO, 0.2)])
-    assert {split: s.variant.name for split, s in best.items()} == {"a": "a-shn", "b": "b-ft"}
+    assert {split: s.name for split, s in best.items()} == {"a": "a-shn", "b": "b-ft"}
 
 
 def test_ties_go_to_the_simpler_variant() -> None:
     ordered = [FT, SHN, PO, SHN_PO]
     for start in range(4):
         tied = [scored(variant, 0.5) for variant in reversed(ordered[start:])]
-        assert choose(tied)["a"].variant == ordered[start]
+        assert choose(tied)["a"].row == ordered[start]
 
 
 @given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.permutations([0, 1, 2, 3]))
@@ -126,7 +128,7 @@ def test_a_baseline_that_is_not_trained_is_refused(root: Path, tmp_path: Path) -
 
 def test_scores_are_per_task_and_counted_in_tokens(root: Path) -> None:
     dev = make_dev_set([make_task()], [], 0, 0, 0)
-    result = score_variant(FT, root / "models/experts/a-ft", dev)
+    result = score_expert("a-ft", FT, root / "models/experts/a-ft", dev)
     assert set(result.scores) == {"toy"}
     assert result.mean == result.scores["toy"]
     assert 0 <= result.mean <= 1
@@ -136,7 +138,7 @@ def test_scores_are_per_task_and_counted_in_tokens(root: Path) -> None:
 def test_an_untrained_variant_is_refused_before_any_work(root: Path, tmp_path: Path) -> None:
     dev = make_dev_set([make_task()], [], 0, 0, 0)
     with pytest.raises(ModelError, match="'a-shn_po' is not in"):
-        select_experts([FT, SHN_PO], root / "models/experts", dev, tmp_path / "selected")
+        select_experts({NAMES[row]: row for row in (FT, SHN_PO)}, root / "models/experts", dev, tmp_path / "selected")
     assert not (tmp_path / "selected").exists()
 
 

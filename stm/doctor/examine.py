@@ -2,27 +2,15 @@
 
 from pathlib import Path
 
+from stm.doctor import machine, project, services
 from stm.doctor.findings import Finding
-from stm.doctor.machine import (
-    check_accelerator,
-    check_compiler,
-    check_data,
-    check_disk,
-    check_memory,
-    check_packages,
-    check_params,
-    check_path,
-    check_python,
-    check_writable,
-)
-from stm.doctor.project import check_dvc, check_git
-from stm.doctor.services import check_endpoints, check_registry
 
 
 def examine(root: Path) -> list[Finding]:
     """Run all checks on the project in `root`."""
-    params, readable = check_params(root)
-    findings = [check_python(), check_path(), readable, *check_packages(), *check_data(params), check_writable(root)]
-    findings += [check_disk(root), check_memory(), check_accelerator(), *check_compiler(params)]
-    findings += [*check_git(root), *check_dvc(root)]
-    return [*findings, *check_endpoints(params), *([check_registry(root, params)] if params else [])]
+    params, readable = machine.check_params(root)
+    findings = [machine.check_python(), machine.check_path(), readable, *machine.check_packages()]
+    findings += [*machine.check_data(params), machine.check_writable(root), machine.check_disk(root)]
+    findings += [machine.check_memory(), machine.check_accelerator(), *machine.check_compiler(params)]
+    findings += [*project.check_git(root), *project.check_dvc(root), *services.check_endpoints(params)]
+    return [*findings, *([services.check_registry(root, params)] if params else [])]

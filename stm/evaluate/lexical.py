@@ -5,7 +5,6 @@ is taken for, is cut into words by `stm.bm25`, any other language by mteb's own 
 """
 
 import io
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from importlib.metadata import version
@@ -22,7 +21,6 @@ from stm.bm25 import K1, METHOD, B, Floats, Index
 from stm.bm25 import top_k as best_positions
 from stm.evaluate.models import model_meta
 
-logging.getLogger("bm25s").setLevel(logging.WARNING)  # it asks for DEBUG itself
 REVISION = f"bm25s {version('bm25s')}, {METHOD}, k1={K1}, b={B}, words by language as in mteb {version('mteb')}"
 ENGLISH = "eng"
 

@@ -13,18 +13,16 @@ from typing import Any
 
 from mteb.results import TaskResult
 
-from stm.errors import DataError
 from stm.evaluate.corpus import DiskCorpus
 from stm.evaluate.run import MissingTaskError, TaskScores, run_task
 from stm.evaluate.tasks import SPLIT, SUBSET, LocalTask
-from stm.files import atomic_directory, read_json, sha256_text, sha256_tree, write_text
+from stm.files import atomic_directory, sha256_tree, write_text
 from stm.progress import say
-from stm.tasks import Task, read_task
+from stm.tasks import Task, read_task, task_folders
 
 METRICS = ("ndcg_at_10", "recall_at_10")
 # Whose versions shape a score.
 LIBRARIES = ("mteb", "torch", "transformers", "sentence-transformers", "peft", "numpy", "bm25s")
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass
@@ -64,25 +62,12 @@ def _means(tasks: Iterable[Sequence[Mapping[str, Any]]], metric: str) -> list[fl
     return [fmean(row[metric] for row in rows) for rows in tasks]
 
 
-def hash_model(path: Path | str) -> str:
-    """Return the hash of a model folder; for an adapter that of the adapter and the base that it names."""
-    path = Path(path)
-    config = path / ADAPTER_CONFIG
-    if not config.exists():
-        return sha256_tree(path)
-    base = Path(str(read_json(config).get("base_model_name_or_path", "")))
-    return sha256_text(sha256_tree(path), sha256_tree(base) if base.is_dir() else "")
-
-
 def read_local_tasks(root: Path | str) -> Iterator[tuple[Task, str]]:
     """Return the task folders under `root` in name order, each with the hash of its data.
 
     Each is read when it is asked for, its corpus held on disk, so that one task is in memory at a time.
     """
-    folders = sorted(path for path in Path(root).glob("*") if path.is_dir() and not path.name.startswith("."))
-    if not folders:
-        raise DataError(f"{root} holds no tasks; run `dvc repro prepare`, or name test tasks in params.yaml")
-    return ((read_task(folder, SPLIT, hold=DiskCorpus), sha256_tree(folder)) for folder in folders)
+    return ((read_task(folder, SPLIT, hold=DiskCorpus), sha256_tree(folder)) for folder in task_folders(root))
 
 
 def run_local(evaluation: Evaluation, model: Any, tasks: Iterable[tuple[Task, str]]) -> None:
@@ -98,7 +83,7 @@ def run_local(evaluation: Evaluation, model: Any, tasks: Iterable[tuple[Task, st
 
 
 def run_hub(evaluation: Evaluation, model: Any, tasks: Iterable[Any]) -> None:
-    """Run tasks of the hub (`stm.evaluate.hub.NamedTask`); one that cannot be run or had is named in `not_run`."""
+    """Run tasks of the hub (`stm.evaluate.named.NamedTask`); one that cannot be run or had is named in `not_run`."""
     for named in tasks:
         name = named.task.metadata.name
         try:

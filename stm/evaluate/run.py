@@ -18,7 +18,7 @@ from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # a 
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.results import TaskResult
 
-from stm.errors import DataError, STMError
+from stm.errors import DataError, STMError, brief
 from stm.files import read_json
 from stm.hub_data import require_cached_commit, require_commit
 from stm.metrics import mean, missing_queries, ndcg_at_k, order_passages, recall_at_k
@@ -114,8 +114,7 @@ def _load(task: AbsTaskRetrieval) -> None:
         raise MissingTaskError(f"the data of {name} have no {error}, which mteb looks for in them") from error
     except (OSError, ValueError, RuntimeError, HTTPError, DatasetsError) as error:
         # Data that are cached in part are a ValueError, data that would need code of their own a RuntimeError.
-        reason = " ".join(str(error).split())[:200]
-        raise MissingTaskError(f"the data of {name} cannot be loaded: {reason}") from error
+        raise MissingTaskError(f"the data of {name} cannot be loaded: {brief(error)}") from error
     except DataError as error:
         raise MissingTaskError(f"the data of {name} is not what mteb names: {error}") from error
 

@@ -133,9 +133,9 @@ class Budget:
     answers: int = 0  # how many were counted
 
     @classmethod
-    def of(cls, limits: Limits, endpoint: Endpoint) -> "Budget":
-        """A budget of those limits at the endpoint's prices."""
-        return cls(limits.max_total_tokens, limits.max_cost, endpoint.price_in, endpoint.price_out)
+    def of(cls, limits: Limits) -> "Budget":
+        """A budget of those limits at their endpoint's prices."""
+        return cls(limits.max_total_tokens, limits.max_cost, limits.endpoint.price_in, limits.endpoint.price_out)
 
     @property
     def is_limited(self) -> bool:
@@ -144,9 +144,10 @@ class Budget:
 
     def cost(self) -> float:
         """Money spent or reserved so far."""
-        return self._price(self.tokens_in, self.tokens_out)
+        return self.price(self.tokens_in, self.tokens_out)
 
-    def _price(self, tokens_in: int, tokens_out: int) -> float:
+    def price(self, tokens_in: int, tokens_out: int) -> float:
+        """Money for so many tokens."""
         return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
 
     @property
@@ -160,7 +161,7 @@ class Budget:
         """Set tokens aside; False if they do not fit now, or the budget is exhausted, which whoever asks decides."""
         all_in, all_out = self.tokens_in + tokens_in, self.tokens_out + tokens_out
         over_tokens = bool(self.max_tokens) and all_in + all_out > self.max_tokens
-        over_cost = bool(self.max_cost) and self._price(all_in, all_out) > self.max_cost
+        over_cost = bool(self.max_cost) and self.price(all_in, all_out) > self.max_cost
         if self.is_exhausted or over_tokens or over_cost:
             return False
         self.tokens_in, self.tokens_out = all_in, all_out

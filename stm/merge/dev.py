@@ -11,7 +11,7 @@ from typing import Protocol
 
 from stm.errors import DataError
 from stm.metrics import mean, ndcg_at_k, rank
-from stm.tasks import Task, cap_task
+from stm.tasks import Task, choose_tasks
 from stm.text_encoder import Floats, TextEncoder
 
 K = 10
@@ -76,16 +76,12 @@ class DevSet:
 
 
 def make_dev_set(tasks: Sequence[Task], names: Sequence[str], max_queries: int, max_passages: int, seed: int) -> DevSet:
-    """Choose tasks by name (none: all), reduce each with `cap_task`, and cut the queries in two.
+    """Choose and reduce tasks as `choose_tasks` does, and cut their queries in two.
 
     `DataError` for an unknown name and for a task with fewer than two queries.
     """
-    by_name = {task.name: task for task in sorted(tasks, key=lambda task: task.name)}
-    unknown = sorted(set(names) - set(by_name))
-    if unknown:
-        raise DataError(f"there is no dev task {unknown[0]!r}; there are {', '.join(by_name)}")
-    chosen = [task for name, task in by_name.items() if not names or name in names]
-    capped = tuple(cap_task(task, max_queries, max_passages, seed) for task in chosen)
+    tasks = sorted(tasks, key=lambda task: task.name)
+    capped = tuple(choose_tasks(tasks, names, max_queries, max_passages, seed))
     for task in capped:
         if len(task.queries) < len(HALVES):
             raise DataError(

@@ -114,7 +114,6 @@ class Method:
     combine: Callable[[list[Tensor], list[float], bool], Tensor]
     normalize: bool
     thin: Literal["none", "magnitude", "random"]
-    source: str
 
     @property
     def uses_density(self) -> bool:
@@ -130,11 +129,11 @@ class Method:
 METHODS: Mapping[str, Method] = {
     row.name: row
     for row in (
-        Method("linear", add, True, "none", "arXiv 2203.05482"),
-        Method("task_arithmetic", add, False, "none", "arXiv 2212.04089"),
-        Method("ties", elect, True, "magnitude", "arXiv 2306.01708"),
-        Method("dare_linear", add, False, "random", "arXiv 2311.03099"),
-        Method("dare_ties", elect, False, "random", "arXiv 2311.03099 and 2306.01708"),
+        Method("linear", add, True, "none"),  # arXiv 2203.05482
+        Method("task_arithmetic", add, False, "none"),  # arXiv 2212.04089
+        Method("ties", elect, True, "magnitude"),  # arXiv 2306.01708
+        Method("dare_linear", add, False, "random"),  # arXiv 2311.03099
+        Method("dare_ties", elect, False, "random"),  # arXiv 2311.03099 and 2306.01708
     )
 }
 

@@ -135,12 +135,7 @@ class Recipe:
             factors = [adapters[name].factors[tensor] for name in names]
             return sum_products(factors, [self.scale * weights[name] / total for name in names])
         parts = [
-            Part(
-                adapters[name].delta(tensor),
-                weights[name],
-                self.density_of(name),
-                mask_seed(self.seed, name, tensor),
-            )
+            Part(adapters[name].delta(tensor), weights[name], self.density_of(name), mask_seed(self.seed, name, tensor))
             for name in names
         ]
         return merge_parts(row, parts, self.rescale).mul_(self.scale)

@@ -22,19 +22,12 @@ from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, read_experts
 from stm.merge.guard import Decision, compare, decide
 from stm.merge.interaction import measure_interaction
-from stm.merge.learn import Learned, learn
+from stm.merge.learn import learn
 from stm.merge.materialise import materialise
 from stm.merge.memory import Memories
 from stm.merge.mixer import Mixer
 from stm.merge.named import merge_by_name, write_named
-from stm.merge.plan import (
-    check_interaction,
-    fixed_recipe,
-    inputs_key,
-    make_space,
-    merge_key,
-    search_space,
-)
+from stm.merge.plan import check_interaction, fixed_recipe, inputs_key, make_space, merge_key, search_space
 from stm.merge.prompt import best_prompt, score_prompts
 from stm.merge.recipe import Recipe
 from stm.merge.similarity import compare_experts
@@ -124,7 +117,9 @@ def _search(
 ) -> "_Found":
     found, key = _Found(), inputs_key(experts, evaluator.dev, evaluator.prompts)
     for space in spaces:
-        found.add(*search_space(params, space, key, evaluator, storage))
+        trials, trust = search_space(params, space, key, evaluator, storage)
+        found.trials += trials
+        found.trusts += [trust] if trust else []
     return found
 
 
@@ -135,9 +130,13 @@ def _learn(
     if params.learn is None:
         return
     mixer.restore()
-    learned = learn(model, experts, evaluator.dev, evaluator.prompts, found.best.recipe, params.learn, params.seed)
+    start = max(found.trials, key=lambda trial: trial.value).recipe
+    learned = learn(model, experts, evaluator.dev, evaluator.prompts, start, params.learn, params.seed)
     evaluator.add_cost(learned.tokens, learned.seconds)
-    found.add_learned(learned, evaluator.evaluate("learned", learned.recipe))
+    trial = evaluator.evaluate("learned", learned.recipe)
+    tokens, seconds = trial.tokens + learned.tokens, trial.seconds + learned.seconds
+    found.trials.append(replace(trial, tokens=tokens, seconds=seconds))
+    found.losses = learned.losses
 
 
 def _interaction(
@@ -208,19 +207,6 @@ class _Found:
     trials: list[Trial] = field(default_factory=list)
     trusts: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-
-    @property
-    def best(self) -> Trial:
-        return max(self.trials, key=lambda trial: trial.value)
-
-    def add(self, trials: list[Trial], trust: dict[str, Any] | None) -> None:
-        self.trials += trials
-        self.trusts += [trust] if trust else []
-
-    def add_learned(self, learned: Learned, trial: Trial) -> None:
-        tokens, seconds = trial.tokens + learned.tokens, trial.seconds + learned.seconds
-        self.trials.append(replace(trial, tokens=tokens, seconds=seconds))
-        self.losses = learned.losses
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -131,8 +131,8 @@ def describe_cost(rows: pl.DataFrame, most: int, params: JudgeParams) -> str:
     texts = (*rows["anchor"], *rows["positive"], *rows["instruction"])
     tokens = sum(estimate_tokens(text[: params.max_passage_chars]) for text in texts)
     each = estimate_tokens(PROMPT) + tokens // max(1, rows.height)
-    asked, endpoint = rows.height * most, params.endpoint
-    cost = asked * (each * endpoint.price_in + endpoint.max_tokens * endpoint.price_out) / 1e6
+    asked = rows.height * most
+    cost = Budget.of(params).price(asked * each, asked * params.endpoint.max_tokens)
     price = f", up to {cost:.4g} money units" if cost else ""
     return f"up to {asked} questions to the judge, about {asked * each} prompt tokens{price}; refused ones cost another"
 
@@ -149,6 +149,5 @@ def make_judges(params: JudgeParams, store: AnswerStore) -> dict[str, Judge]:
     if params.llm:
         from stm.synthesize.judge import Opinions
 
-        budget = Budget.of(params, params.endpoint)
-        judges["llm"] = LlmJudge(Opinions(params.endpoint, store, budget, params.max_passage_chars))
+        judges["llm"] = LlmJudge(Opinions(params.endpoint, store, Budget.of(params), params.max_passage_chars))
     return judges

@@ -17,6 +17,7 @@ from stm.params.mine import MineParams
 from stm.params.prepare import PrepareParams
 from stm.params.promote import PromoteParams
 from stm.params.report import ReportParams
+from stm.params.rows import LEXICAL
 from stm.params.search_prompts import SearchPromptsParams
 from stm.params.select import SelectParams
 from stm.params.synthesize import SynthesizeParams
@@ -55,11 +56,11 @@ class Params(Section):
             raise ValueError(
                 f"splits has {sorted(splits)}, but prepare.splits has {sorted(self.prepare.splits)}; name the same"
             )
-        taken = sorted({"bm25", *self.models} & set(self.outside) | {"bm25"} & set(self.models))
+        taken = sorted({LEXICAL, *self.models} & set(self.outside) | {LEXICAL} & set(self.models))
         if taken:
             raise ValueError(
                 f"two evaluated models are called {taken[0]!r}; names are unique over the tables models and outside, "
-                "and bm25 is the lexical baseline: give one another name"
+                f"and {LEXICAL} is the lexical baseline: give one another name"
             )
         if self.merge.with_baseline and BASELINE in splits:
             raise ValueError(

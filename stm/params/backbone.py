@@ -41,8 +41,7 @@ class BackboneParams(Section):
     layers: int = Field(ge=0, le=200, description="decoder layers kept, counted from the input; 0 keeps all")
     dtype: DType = Field(description="type of the saved weights")
     bos_token: str | None = Field(
-        min_length=1,
-        description="token before every text; null: what the model's tokenizer puts there, if anything",
+        min_length=1, description="token before every text; null: what the model's tokenizer puts there, if anything"
     )
     max_tokens: int = Field(
         ge=8, le=131072, description="tokens per text, BOS and EOS included; longer texts are truncated"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from stm.errors import ParamsError
 
 PARAMS_FILE = Path("params.yaml")
+MERGED = "models/merged"  # the folder that `merge` makes and `promote` publishes
 GIVEN_CHARS = 200  # longest value that an error repeats
 
 

@@ -1,11 +1,10 @@
 """The tables `splits` and `experts`: which parts the data has, and which adapters are trained on them."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from stm.params.base import PARAMS_FILE, Section, parse_section, read_params
+from stm.params.base import Section, parse_section, read_params
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
 
@@ -38,17 +37,17 @@ class Tables(Section):
     experts: ExpertTable = Field(min_length=1, description="expert name -> how it is trained")
 
 
-def load_tables(path: Path | str = PARAMS_FILE) -> Tables:
+def load_tables() -> Tables:
     """Load both tables."""
-    data = read_params(path)
+    data = read_params()
     return parse_section({key: data.get(key) for key in Tables.model_fields}, Tables, "")
 
 
-def load_splits(path: Path | str = PARAMS_FILE) -> list[str]:
+def load_splits() -> list[str]:
     """The names of the splits, in the order of the table."""
-    return load_tables(path).splits
+    return load_tables().splits
 
 
-def load_experts(path: Path | str = PARAMS_FILE) -> dict[str, ExpertRow]:
+def load_experts() -> dict[str, ExpertRow]:
     """The whole table of experts, by name."""
-    return load_tables(path).experts
+    return load_tables().experts

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import get_args
 
 from stm.params.all import Params
+from stm.params.base import MERGED
 from stm.params.evaluate import Role
 from stm.params.experts import BASELINE
 from stm.params.prepare import EmbeddedTask, EmbeddedTaskName
+from stm.params.promote import CHAMPION
+from stm.params.rows import LEXICAL
 
-CHAMPION, LEXICAL = "@champion", "bm25"
-MERGED = "models/merged"  # the folder that `promote` publishes
 MADE = ("models/backbone", "models/warm_up", MERGED, "models/baselines/all")
 KEYED = ("models", "outside", "files")  # tables whose rows are params in dvc.yaml, as `models.${key}`
 

@@ -11,18 +11,9 @@ from pydantic import Field, StringConstraints, model_validator
 from stm.params.base import Section
 
 EmbeddedName = Literal[
-    "lay_terms",
-    "disease_names",
-    "anatomy_names",
-    "vignettes",
-    "questions",
-    "reverse_dictionary",
-    "encyclopedia",
-    "cloze",
-    "senses",
-    "hypernyms",
-    "paraphrases",
-]
+    "lay_terms", "disease_names", "anatomy_names", "vignettes", "questions", "reverse_dictionary", "encyclopedia",
+    "cloze", "senses", "hypernyms", "paraphrases",
+]  # fmt: skip
 EmbeddedTaskName = Literal[
     "med-hpo-lay", "med-mondo-syn", "med-vignette", "med-anatomy", "med-para", "gen-wiki", "gen-wsd", "gen-revdict"
 ]
@@ -56,9 +47,17 @@ class Released(Section):
     text: Text = Field("hard_negative", description="Column that holds the negative.")
 
 
-class _Columns(Section):
+class _Named(Section):
     name: str = Field("", description="Name of the source in rows and reports; empty takes it from the path.")
     path: Text = Field(description="Path from the project's root, or a hub id where the kind is hub.")
+
+    @property
+    def label(self) -> str:
+        """Name of the source in rows and reports."""
+        return self.name or self.path.rstrip("/").rsplit("/", 1)[-1].split(".", 1)[0]
+
+
+class _Columns(_Named):
     anchor: Text = Field("anchor", description="Column that holds the query.")
     positive: Text = Field("positive", description="Column that holds the passage which answers it.")
     negatives: str = Field(
@@ -68,11 +67,6 @@ class _Columns(Section):
     concept: str = Field(
         "", description="Column whose equal values mark rows that never are each other's negatives; empty: none."
     )
-
-    @property
-    def label(self) -> str:
-        """Name of the source in rows and reports."""
-        return self.name or self.path.rstrip("/").rsplit("/", 1)[-1].split(".", 1)[0]
 
 
 class _Csv(Section):
@@ -135,19 +129,12 @@ class BeirSource(Section):
         return self.name or self.path.rstrip("/").rsplit("/", 1)[-1]
 
 
-class CorpusSource(_Csv):
+class CorpusSource(_Named, _Csv):
     """Passages without queries. Each gets a stand-in: its title, or its beginning; an LLM can write better ones."""
 
     kind: Literal["corpus"]
-    name: str = Field("", description="Name of the source in rows and reports; empty takes it from the path.")
-    path: Text = Field(description="A .jsonl, .csv or .parquet file, gzipped or not.")
     text: Text = Field("text", description="Column that holds the passage.")
     title: str = Field("", description="Column that holds its title; empty for none.")
-
-    @property
-    def label(self) -> str:
-        """Name of the source in rows and reports."""
-        return self.name or self.path.rsplit("/", 1)[-1].split(".", 1)[0]
 
 
 class EmbeddedTask(Section):

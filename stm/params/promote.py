@@ -15,6 +15,7 @@ Average = Literal["all", "medical", "general"]
 REGISTERED_NAME = r"^[^/:'\"`\\%\s][^/:'\"`\\%]*$"
 # What the names of MLflow's tags may hold on every system; a tag's name is longer by "gate." and at most 250.
 GateName = Annotated[str, Field(pattern=r"^[\w.\- ]+$", max_length=200)]
+CHAMPION = "@champion"  # the opponent that is the registered champion
 LEAST_TAIL = 5  # resamples below a confidence bound; with fewer a bound is hardly more than their smallest
 WITHDRAWN = "not_withdrawn"  # the gate that keeps out what was rolled back
 
@@ -35,9 +36,7 @@ class Comparison(Section):
         description="least gain over the opponent, in nDCG@10 of 0 to 1; a negative value is a tolerated loss",
     )
     significance: float = Field(
-        ge=0,
-        lt=0.5,
-        description="one-sided level of the paired bootstrap, a probability; 0 compares the means alone",
+        ge=0, lt=0.5, description="one-sided level of the paired bootstrap, a probability; 0 compares the means alone"
     )
     required: bool = Field(description="whether the gate holds a promotion back, or is only recorded")
 

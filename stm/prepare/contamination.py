@@ -180,10 +180,6 @@ class EvaluationIndex:
         sizes = {"grams": len(self._grams.grams), "stock_phrases": len(self._grams.common)}
         return {"evaluation_texts": len(self._texts), **sizes}
 
-    def find(self, texts: pl.Series) -> pl.DataFrame:
-        """Hits as columns `index` (position in `texts`) and `task` (name), each pair once, sorted."""
-        return self.name_tasks(self.match(texts))
-
     def match(self, texts: pl.Series) -> pl.DataFrame:
         """Columns `index` (position in `texts`) and `text` (hash of the evaluation text that is the same), sorted."""
         slices = [self._match_slice(texts.slice(start, SLICE), start) for start in range(0, len(texts), SLICE)]

@@ -6,6 +6,7 @@ decontaminate.
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -46,7 +47,8 @@ def _concept_pair(medical: MedicalCorpus, query: str, concept: Concept, titled: 
     return Pair(query, concept_passage(concept, titled).full_text(), negatives, medical.roots[concept.id])
 
 
-def _named(corpora: Corpora, limit: int, *ontologies: str) -> Iterator[Pair]:
+def _named(limit: int, ontologies: tuple[str, ...], corpora: Corpora) -> Iterator[Pair]:
+    """Up to `limit` lay terms and synonyms of a concept -> its definition."""
     medical = corpora.medical
     for concept in medical.defined("train", *ontologies):
         queries = dict.fromkeys(lay_queries(concept) + synonym_queries(concept))
@@ -54,19 +56,9 @@ def _named(corpora: Corpora, limit: int, *ontologies: str) -> Iterator[Pair]:
             yield _concept_pair(medical, query, concept)
 
 
-def lay_terms(corpora: Corpora) -> Iterator[Pair]:
-    """Lay term or synonym of a clinical sign -> its definition."""
-    return _named(corpora, 4, "HPO")
-
-
-def disease_names(corpora: Corpora) -> Iterator[Pair]:
-    """Synonym of a disease -> its definition."""
-    return _named(corpora, 2, "MONDO")
-
-
-def anatomy_names(corpora: Corpora) -> Iterator[Pair]:
-    """Synonym of a body part or cell type -> its definition."""
-    return _named(corpora, 2, "UBERON", "CL")
+lay_terms = partial(_named, 4, ("HPO",))
+disease_names = partial(_named, 2, ("MONDO",))
+anatomy_names = partial(_named, 2, ("UBERON", "CL"))
 
 
 def vignettes(corpora: Corpora) -> Iterator[Pair]:

@@ -4,7 +4,8 @@ A corpus goes in, a full task comes out; queries of equal text are one query. Do
 training pairs.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 from stm.prepare.embedded import Corpora
@@ -42,28 +43,11 @@ def _concept_corpus(concepts: Iterable[Concept], titled: bool = True) -> dict[st
     return {concept.id: concept_passage(concept, titled) for concept in concepts}
 
 
-def _name_queries(concepts: Iterable[Concept], names: Callable[[Concept], list[str]]) -> Iterator[Judged]:
-    for concept in concepts:
-        for number, name in enumerate(names(concept)):
-            yield Judged(f"{concept.id}-{number}", name, [concept.id])
-
-
-def hpo_lay(corpora: Corpora, part: str) -> Content:
-    """Lay phrase -> definition of the clinical sign."""
-    concepts = list(corpora.medical.defined(part, "HPO"))
-    return Content(_concept_corpus(concepts), _name_queries(concepts, lay_queries))
-
-
-def mondo_synonym(corpora: Corpora, part: str) -> Content:
-    """Synonym -> disease."""
-    concepts = list(corpora.medical.defined(part, "MONDO"))
-    return Content(_concept_corpus(concepts), _name_queries(concepts, distinct_synonyms))
-
-
-def anatomy(corpora: Corpora, part: str) -> Content:
-    """Synonym -> definition of the body part or cell type."""
-    concepts = list(corpora.medical.defined(part, "UBERON", "CL"))
-    return Content(_concept_corpus(concepts), _name_queries(concepts, distinct_synonyms))
+def _named(names: Callable[[Concept], list[str]], ontologies: tuple[str, ...], corpora: Corpora, part: str) -> Content:
+    """Another name -> definition of the concept."""
+    concepts = list(corpora.medical.defined(part, *ontologies))
+    queries = (Judged(f"{c.id}-{number}", name, [c.id]) for c in concepts for number, name in enumerate(names(c)))
+    return Content(_concept_corpus(concepts), queries)
 
 
 def vignettes(corpora: Corpora, part: str) -> Content:
@@ -123,10 +107,10 @@ class TaskBuilder(NamedTuple):
 
 
 TASKS: dict[str, TaskBuilder] = {
-    "med-hpo-lay": TaskBuilder(hpo_lay, "medical"),
-    "med-mondo-syn": TaskBuilder(mondo_synonym, "medical"),
+    "med-hpo-lay": TaskBuilder(partial(_named, lay_queries, ("HPO",)), "medical"),
+    "med-mondo-syn": TaskBuilder(partial(_named, distinct_synonyms, ("MONDO",)), "medical"),
     "med-vignette": TaskBuilder(vignettes, "medical"),
-    "med-anatomy": TaskBuilder(anatomy, "medical"),
+    "med-anatomy": TaskBuilder(partial(_named, distinct_synonyms, ("UBERON", "CL")), "medical"),
     "med-para": TaskBuilder(paraphrases, "medical"),
     "gen-wiki": TaskBuilder(encyclopedia, "general"),
     "gen-wsd": TaskBuilder(word_senses, "general"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from stm.errors import DataError
+from stm.errors import DataError, brief
 from stm.files import sha256_tree
 from stm.hub_data import require_commit
 from stm.prepare.files import read_table, require_columns, select_columns
@@ -70,9 +70,8 @@ def read_hub_columns(path: str, columns: Iterable[str], *, config: str, split: s
     except (
         Exception
     ) as error:  # the library raises errors of many unrelated kinds for a missing data set, split or network
-        reason = " ".join(str(error).split())[:300]
         raise DataError(
-            f"cannot load {where}: {reason}; check path, config, split, revision and the network"
+            f"cannot load {where}: {brief(error)}; check path, config, split, revision and the network"
         ) from error
     require_columns(wanted, dataset.column_names, where)
     if not Path(path).exists():

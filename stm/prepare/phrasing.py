@@ -52,11 +52,11 @@ def synonym_queries(concept: Concept) -> list[str]:
     return [synonym for synonym in concept.synonyms if tells_more(synonym, concept)]
 
 
-def distinct_synonyms(concept: Concept, limit: int = 2) -> list[str]:
-    """Up to `limit` synonyms that have a word which the concept's name lacks."""
+def distinct_synonyms(concept: Concept) -> list[str]:
+    """Up to two synonyms that have a word which the concept's name lacks."""
     words = set(normalise_name(concept.name).split())
     found = [text for text in synonym_queries(concept) if not set(normalise_name(text).split()) <= words]
-    return sorted(found, key=lambda text: (hashed_unit("synonym", concept.id, text), text))[:limit]
+    return sorted(found, key=lambda text: (hashed_unit("synonym", concept.id, text), text))[:2]
 
 
 def vignette(disease: Concept, findings: Mapping[str, str], concepts: Mapping[str, Concept], variant: int) -> str:

@@ -51,8 +51,7 @@ def join_released(frame: pl.DataFrame, released: pl.DataFrame, where: str = "rel
         )
     numbered = frame.drop("synthetic", strict=False).with_row_index(INDEX).with_columns(pl.col(INDEX).cast(pl.Int64))
     texts = released.select(
-        pl.col(INDEX).cast(pl.Int64),
-        pl.col(TEXT).cast(pl.String).fill_null("").str.strip_chars().alias("synthetic"),
+        pl.col(INDEX).cast(pl.Int64), pl.col(TEXT).cast(pl.String).fill_null("").str.strip_chars().alias("synthetic")
     )
     joined = numbered.join(texts, on=INDEX, how="left", maintain_order="left")
     return joined.with_columns(pl.col("synthetic").fill_null("")).drop(INDEX)

@@ -35,10 +35,7 @@ _HOLLOW = re.compile(r"\((?:\s*[;,])+\s*")  # what a removed template leaves in 
 _EMPTY_BRACKETS = re.compile(r"\s*\(\s*\)")
 _LEFTOVER = re.compile(r"\[\[|\]\]|\{\{|\}\}|<ref|\|thumb")  # markup that was broken in the source
 _END_MATTER = frozenset(
-    (
-        *("references", "external links", "further reading", "see also", "notes"),
-        *("bibliography", "sources", "footnotes", "citations"),
-    )
+    "references|external links|further reading|see also|notes|bibliography|sources|footnotes|citations".split("|")
 )
 
 

@@ -2,24 +2,17 @@
 
 import getpass
 import os
-import subprocess
 from datetime import UTC, datetime
+from pathlib import Path
 
 from stm.promote.history import Actor
+from stm.promote.lineage import run_git
 
 
 def current_actor() -> Actor:
     """The person by STM_ACTOR, else by git's user name or the login; the time in UTC, to the second."""
-    name = os.environ.get("STM_ACTOR", "").strip() or _git_name() or _login()
+    name = os.environ.get("STM_ACTOR", "").strip() or run_git(Path(), "config", "user.name").strip() or _login()
     return Actor(name, datetime.now(UTC).isoformat(timespec="seconds"))
-
-
-def _git_name() -> str:
-    try:
-        done = subprocess.run(["git", "config", "user.name"], capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()
 
 
 def _login() -> str:

@@ -12,14 +12,13 @@ from typing import Any
 
 from stm.errors import DataError
 from stm.files import read_json, sha256_tree
-from stm.params.base import PARAMS_FILE
+from stm.params.base import MERGED, PARAMS_FILE
 from stm.params.promote import Average
 from stm.params.rows import known_reports
 from stm.promote.evidence import Evaluation, read_contamination, read_evaluations
 from stm.promote.lineage import Lineage, read_lineage
 from stm.prompts import own_prompts
 
-MODEL = Path("models/merged")
 AVERAGES: tuple[Average, ...] = ("all", "medical", "general")
 RECIPE = ("method", "weights", "densities", "lambda", "seed", "rescale", "layers", "parameters")
 TAG_CHARS = 5000  # servers of earlier MLflow versions take no longer value
@@ -108,9 +107,9 @@ def read_candidate(root: Path, model: str) -> Candidate:
         raise DataError(
             f"reports/evaluation has no model {model!r} (promote.model in params.yaml); it has {', '.join(known)}"
         )
-    folder = root / MODEL
+    folder = root / MERGED
     if not folder.is_dir():
-        raise DataError(f"{folder} does not exist; run `dvc repro merge` or `dvc pull {MODEL}`")
+        raise DataError(f"{folder} does not exist; run `dvc repro merge` or `dvc pull {MERGED}`")
     content = sha256_tree(folder)
     _check_scored(evaluations[model], folder, content)
     return Candidate(

@@ -103,7 +103,5 @@ def read_contamination(path: Path) -> int | None:
     """Texts shared by training and evaluation data that prepare left; None where it did not count them."""
     if not path.exists():
         return None
-    counts = read_json(path).get("contamination") or {}
-    if "left" in counts:
-        return int(counts["left"])
-    return 0 if "removed" in counts else None  # reports before `left` was written: what was found was removed
+    left = (read_json(path).get("contamination") or {}).get("left")
+    return None if left is None else int(left)

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from stm.params.promote import Comparison, Gates, Limit
+from stm.params.promote import CHAMPION, Comparison, Gates, Limit
 from stm.promote.evidence import Evaluation
 from stm.significance import mean_intervals
 
-CHAMPION = "@champion"
 DIGITS = 6  # decimals to which figures out of scores are rounded before they are compared and recorded
 
 

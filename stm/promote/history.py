@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from stm.errors import RegistryError
+from stm.errors import RegistryError, brief
 from stm.promote.registry import CHALLENGER, CHAMPION, Registry, Version, explained
 
 PREFIX = "stm.history."
@@ -247,5 +247,5 @@ def _check_readable(registry: Registry, number: int) -> None:
         get_model_info(f"models:/{registry.name}/{number}")
     except Exception as error:  # the artifact store may be any of a dozen, each with errors of its own
         raise RegistryError(
-            f"the files of version {number} cannot be read ({' '.join(str(error).split())[:200]}); the champion stays"
+            f"the files of version {number} cannot be read ({brief(error)}); the champion stays"
         ) from error

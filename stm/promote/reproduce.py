@@ -18,8 +18,8 @@ from stm.cache import cache_folder
 from stm.errors import RegistryError
 from stm.files import atomic_file, sha256_tree
 from stm.llm.store import STORE_FILE
+from stm.params.base import MERGED
 from stm.progress import say
-from stm.promote.candidate import MODEL
 from stm.promote.lineage import hash_lock, locked_outs, run_git
 from stm.promote.registry import Version
 from stm.promote.versions import CONTENT
@@ -56,11 +56,9 @@ class Reproduction:
             lines.append("whether the version was made with uncommitted changes is not known: git could not tell then")
         lines.append(f"dvc status: {self.status}")
         if self.is_same:
-            lines.append("models/merged has the same bytes as the registered model")
+            lines.append(f"{MERGED} has the same bytes as the registered model")
         else:
-            lines.append(
-                "models/merged is missing" if not self.model else "models/merged differs from the registered model"
-            )
+            lines.append(f"{MERGED} is missing" if not self.model else f"{MERGED} differs from the registered model")
         return lines
 
 
@@ -87,7 +85,7 @@ def reproduce(version: Version, root: Path, folder: Path, *, rebuild: bool) -> R
         say("not everything is in the cache; pulling from the remote")
         _run_dvc(folder, "pull")
     status = " ".join(_dvc(folder, "status").stdout.split())
-    model = folder / MODEL
+    model = folder / MERGED
     found = sha256_tree(model) if model.is_dir() else ""
     dirty = "false" if is_lock_same else version.tags.get("git.dirty", "unknown")
     return Reproduction(folder, revision, is_lock_same, status, found, expected, dirty)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from stm.errors import DataError, ModelError, RegistryError
+from stm.errors import DataError, ModelError, RegistryError, brief
 from stm.files import sha256_tree
 from stm.promote.publish import KEY, PUBLICATION
 from stm.promote.registry import Registry, Version, explained
@@ -190,8 +190,7 @@ def measure(uri: str, folder: Path) -> RoundTrip:
     try:
         reloaded = mlflow.sentence_transformers.load_model(uri).to("cpu")
     except Exception as error:  # whatever the store or the loader raises, the model is not fit for use
-        reason = " ".join(str(error).split())[:300]
-        raise RegistryError(f"{uri} cannot be loaded back: {reason}; the champion stays") from error
+        raise RegistryError(f"{uri} cannot be loaded back: {brief(error)}; the champion stays") from error
     vectors = _encode_probes(reloaded)
     same = vectors.shape == expected.shape and bool(np.isfinite(vectors).all())
     difference = float(np.abs(vectors - expected).max()) if same else 1.0

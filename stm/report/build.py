@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stm.params.base import MERGED
 from stm.params.report import ReportParams
 from stm.report import metrics, stages, views
-from stm.report.card import EMPTY_CARD, FOLDER, model_card
+from stm.report.card import EMPTY_CARD, model_card
 from stm.report.cautions import cautions
 from stm.report.collect import Reports
 from stm.report.compare import OPPONENTS, Analysis, analyse, count_of, percent, verdict
@@ -54,7 +55,7 @@ def build_report(reports: Reports, tasks: Mapping[str, Task], params: ReportPara
         **_further_scores(analysis, cleaned, hub, reports), **_stage_views(reports, params),
     })  # fmt: skip
     figures = {
-        **metrics.metrics_json(analysis), "seeds": seed_metrics(analysis, metrics.DECIMALS),
+        **metrics.metrics_json(analysis), "seeds": seed_metrics(analysis),
         "without_contaminated": contaminated_metrics(cleaned), "hub": metrics.hub_json(hub),
     }  # fmt: skip
     return Built(figures, page, _card(reports, params, found), plots, summarise(analysis))
@@ -68,7 +69,7 @@ def _analyse_all(reports: Reports, params: ReportParams) -> Found:
 
 
 def _is_merged(row: Mapping[str, Any]) -> bool:
-    return Path(str(row.get("path"))).as_posix() == FOLDER
+    return Path(str(row.get("path"))).as_posix() == MERGED
 
 
 def _card(reports: Reports, params: ReportParams, found: Found) -> str:

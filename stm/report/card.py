@@ -8,14 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from stm.merge.card import LIMITS as GENERAL_LIMITS
 from stm.merge.card import about, front, plain, recipe_line, usage
+from stm.params.base import MERGED
 from stm.report.cautions import HUB_UNTESTED, left_in
-from stm.report.collect import Reports
+from stm.report.collect import Reports, dig, numbers
 from stm.report.compare import Analysis, count_of, percent, signed, verdict
 from stm.report.contaminated import Cleaned
-from stm.report.negatives import numbers
-from stm.report.scores import SCOPES
 from stm.report.slices import robustness_view
-from stm.report.stages import dig
 from stm.report.views import score_rows, task_note
 
 # Of the data inside the packages; ATTRIBUTION.md has the whole text.
@@ -33,10 +31,9 @@ LIMITS = (
     *GENERAL_LIMITS,
 )
 
-FOLDER = "models/merged"
 EMPTY_CARD = f"""# A merged retriever
 
-No row of `models` in params.yaml with the path {FOLDER} was evaluated, so there are no scores to show.
+No row of `models` in params.yaml with the path {MERGED} was evaluated, so there are no scores to show.
 """
 
 
@@ -52,9 +49,9 @@ def _usage(reports: Reports) -> str:
 
 def _scores(analysis: Analysis) -> str:
     subject, table = analysis.subject, analysis.table
-    position = table.position(subject.name) or 0
+    position = table.column(subject.name)
     notes = {task.name: task_note(task) for task in table.tasks}
-    notes |= {scope: f"average of {count_of(len(table.scope(scope)), 'task')}" for scope in SCOPES}
+    notes |= {scope: f"average of {count_of(len(tasks), 'task')}" for scope, tasks in table.scopes.items()}
     rows = []
     for scope, intervals in analysis.intervals.items():
         own = intervals[position]
@@ -105,7 +102,7 @@ def _data(reports: Reports) -> str:
 def _without_contaminated(analysis: Analysis, cleaned: Cleaned) -> str:
     if not cleaned.count or cleaned.analysis is None:
         return ""
-    own = cleaned.analysis.intervals["all"][cleaned.analysis.table.position(analysis.subject.name) or 0]
+    own = cleaned.analysis.intervals["all"][cleaned.analysis.table.column(analysis.subject.name)]
     return (
         f"Without the test queries that training candidates held too ({cleaned.count}): {own.mean:.3f} "
         f"({own.low:.3f} to {own.high:.3f})."

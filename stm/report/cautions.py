@@ -5,7 +5,7 @@ Takes the analysis and the stages' reports; says only what they hold, the most i
 
 from collections.abc import Iterable
 
-from stm.report.collect import Reports
+from stm.report.collect import Reports, dig
 from stm.report.compare import (
     ALL_TASKS,
     OPPONENTS,
@@ -18,7 +18,7 @@ from stm.report.compare import (
 )
 from stm.report.hub import NotRun
 from stm.report.seeds import groups
-from stm.report.stages import contamination_view, dig
+from stm.report.stages import contamination_view
 from stm.significance import corrected_width
 
 MUCH_CUT = 0.1  # share of a task's passages

@@ -1,7 +1,7 @@
 """Reads what the stages left under reports/.
 
 Returns plain data per stage; a stage that did not run is an empty mapping, and a file that is broken is an error that
-names it. Does not interpret what it reads.
+names it. Does not interpret what it reads, of which the views take what is there.
 """
 
 from collections.abc import Collection, Mapping
@@ -31,6 +31,26 @@ class Reports:
     select: Section = field(default_factory=dict)
     merge: Section = field(default_factory=dict)
     fresh: frozenset[str] | None = None  # files written by the run that is going on; None: not known
+
+
+def dig(data: Any, *keys: str, default: Any = None) -> Any:
+    """Return the value under nested keys, or `default` where a step is missing or no mapping."""
+    for key in keys:
+        if not isinstance(data, Mapping) or key not in data:
+            return default
+        data = data[key]
+    return data
+
+
+def is_number(value: Any) -> bool:
+    """Say whether a value is a number, as a truth is not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def numbers(data: Any) -> dict[str, float]:
+    """Return the entries of a mapping that are numbers; anything else gives an empty mapping."""
+    found = sorted(data.items()) if isinstance(data, Mapping) else ()
+    return {str(key): float(value) for key, value in found if is_number(value)}
 
 
 def _read(path: Path) -> Section:

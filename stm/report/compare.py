@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stm.errors import ParamsError
-from stm.report.scores import SCOPES, ModelInfo, Table
+from stm.report.scores import ModelInfo, Table
 from stm.significance import Comparison, Interval, Resampled, holm, resample
 
 METRIC = "ndcg_at_10"
@@ -55,8 +55,7 @@ class Analysis:
 
     def mean(self, scope: str, model: str) -> float:
         """Return a model's nDCG@10 in a scope."""
-        position = self.table.position(model)
-        return self.intervals[scope][position or 0].mean
+        return self.intervals[scope][self.table.column(model)].mean
 
     def strongest(self, roles: tuple[str, ...]) -> ModelInfo | None:
         """Return the model of those roles with the best average over all tasks, without the subject and the other seeds
@@ -69,19 +68,19 @@ class Analysis:
 
 def choose_subject(table: Table, name: str) -> ModelInfo:
     """Return the model of that name; `ParamsError` with the names that there are for another."""
-    position = table.position(name)
-    if position is None:
+    models = {model.name: model for model in table.models}
+    if name not in models:
         why = f" ({table.left_out[name]})" if name in table.left_out else ""
-        known = ", ".join(model.name for model in table.models)
+        known = ", ".join(models)
         raise ParamsError(f"report.subject is {name!r}, which is not among the compared models{why}; there are {known}")
-    return table.models[position]
+    return models[name]
 
 
 def families(table: Table) -> dict[str, list[str]]:
     """Return the scopes whose comparisons are corrected together, by what they are on: the average of all tasks, which
     the verdict rests on; the averages of one domain; single tasks.
     """
-    domains = [scope for scope in SCOPES if scope != "all" and table.scope(scope)]
+    domains = [scope for scope in table.scopes if scope != "all"]
     tasks = [task.name for task in table.tasks]
     return {ALL_TASKS: ["all"], "the average of a domain": domains, "a single task": tasks}
 
@@ -116,7 +115,7 @@ def needed_queries(analysis: Analysis) -> dict[str, int]:
 
 def count_queries(table: Table, scope: str) -> int:
     """The queries of a task, or of all tasks of an average."""
-    positions = table.scope(scope) or [index for index, task in enumerate(table.tasks) if task.name == scope]
+    positions = table.scopes.get(scope) or [index for index, task in enumerate(table.tasks) if task.name == scope]
     return sum(len(table.query_ids[index]) for index in positions)
 
 
@@ -130,9 +129,8 @@ def _correct(rows: Mapping[str, list[Tested]], family: list[str]) -> dict[str, l
 def analyse(table: Table, subject: str, level: float, resamples: int, seed: int) -> Analysis:
     """Compare the subject with every other model, per task and on the averages, corrected within each of `families`."""
     chosen = choose_subject(table, subject)
-    drawn = resample(table.scores[METRIC], table.position(chosen.name) or 0, resamples, seed)
-    averages = {scope: table.scope(scope) for scope in SCOPES if table.scope(scope)}
-    scopes = {**averages, **{task.name: [index] for index, task in enumerate(table.tasks)}}
+    drawn = resample(table.scores[METRIC], table.column(chosen.name), resamples, seed)
+    scopes = {**table.scopes, **{task.name: [index] for index, task in enumerate(table.tasks)}}
     raw = {scope: _test(drawn, table, chosen, positions, level) for scope, positions in scopes.items()}
     tested = {scope: rows for family in families(table).values() for scope, rows in _correct(raw, family).items()}
     intervals = {scope: _clip(drawn.intervals(positions, level)) for scope, positions in scopes.items()}

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from stm.params.report import ReportParams
-from stm.report.collect import Reports
+from stm.report.collect import Reports, dig
 from stm.report.compare import Analysis, analyse
 from stm.report.metrics import DECIMALS
-from stm.report.scores import SCOPES, without_queries
-from stm.report.stages import dig
+from stm.report.scores import without_queries
 from stm.report.views import score_rows
 
 
@@ -47,7 +46,7 @@ def clean_analysis(analysis: Analysis, reports: Reports, params: ReportParams) -
 
 def contaminated_view(analysis: Analysis, cleaned: Cleaned) -> dict[str, Any]:
     """Return a row per model with its average over all and over the clean queries, and a row per touched task."""
-    subject = analysis.table.position(analysis.subject.name) or 0
+    subject = analysis.table.column(analysis.subject.name)
     tasks = [
         {"task": task.name, "queries": task.queries, "contaminated": len(cleaned.queries[task.name]),
          "whole": analysis.intervals[task.name][subject].mean,
@@ -56,7 +55,7 @@ def contaminated_view(analysis: Analysis, cleaned: Cleaned) -> dict[str, Any]:
     ]  # fmt: skip
     models = []
     for row in score_rows(analysis) if cleaned.analysis and cleaned.count else ():
-        column = analysis.table.position(row["model"].name) or 0
+        column = analysis.table.column(row["model"].name)
         clean = cleaned.analysis.intervals["all"][column] if cleaned.analysis else None
         models.append({**row, "whole": row["cells"][0], "clean": clean})
     total = sum(task.queries for task in analysis.table.tasks)
@@ -72,9 +71,8 @@ def contaminated_metrics(cleaned: Cleaned) -> dict[str, Any]:
     analysis = cleaned.analysis
     if analysis is None:
         return {"queries": cleaned.count, "averages": {}}
-    scopes = [scope for scope in SCOPES if scope in analysis.intervals]
     averages = {
-        model.name: {scope: round(analysis.intervals[scope][column].mean, DECIMALS) for scope in scopes}
+        model.name: {scope: round(analysis.intervals[scope][column].mean, DECIMALS) for scope in analysis.table.scopes}
         for column, model in enumerate(analysis.table.models)
     }
     return {"queries": cleaned.count, "averages": averages}

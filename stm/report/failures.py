@@ -16,10 +16,10 @@ from stm.tasks import Task
 TEXT = 400  # characters of a passage that are shown
 
 
-def shorten(text: str, limit: int = TEXT) -> str:
-    """Return the text on one line, cut at `limit` characters."""
+def shorten(text: str) -> str:
+    """Return the text on one line, cut at `TEXT` characters."""
     line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 1].rstrip() + "\u2026"
+    return line if len(line) <= TEXT else line[: TEXT - 1].rstrip() + "\u2026"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def find_failures(
     At most half of them come from one task, so that one hard task does not hide the others. Tasks whose text is not
     at hand are left out.
     """
-    table, column = analysis.table, analysis.table.position(analysis.subject.name) or 0
+    table, column = analysis.table, analysis.table.column(analysis.subject.name)
     found: list[tuple[float, str, str, int, int]] = []
     for number, task in enumerate(table.tasks):
         scores_NM = table.scores[METRIC][number]

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from stm.params.report import ReportParams
-from stm.report.collect import Reports
+from stm.report.collect import Reports, dig
 from stm.report.compare import Analysis, analyse
 from stm.report.scores import METRICS, build_table, keep_shared, name_rerun
-from stm.report.stages import dig
 from stm.report.views import score_columns, score_rows
 
 Row = Mapping[str, Any]

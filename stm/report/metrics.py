@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from stm.report.compare import Analysis
-from stm.report.scores import METRICS, SCOPES
+from stm.report.scores import METRICS
 
 DECIMALS = 6
 
@@ -21,7 +21,7 @@ def metrics_json(analysis: Analysis) -> dict[str, Any]:
         model.name: {
             "role": model.role,
             "tasks": {task.name: _metrics(analysis, column, [number]) for number, task in enumerate(table.tasks)},
-            "averages": {s: _metrics(analysis, column, table.scope(s)) for s in SCOPES if table.scope(s)},
+            "averages": _averages(analysis, column),
         }
         for column, model in enumerate(table.models)
     }
@@ -40,11 +40,11 @@ def hub_json(analysis: Analysis | None) -> dict[str, Any]:
     """Return the averages of each model over mteb's own tasks; nothing where none ran."""
     if analysis is None:
         return {}
-    table = analysis.table
-    return {
-        model.name: {s: _metrics(analysis, column, table.scope(s)) for s in SCOPES if table.scope(s)}
-        for column, model in enumerate(table.models)
-    }
+    return {model.name: _averages(analysis, column) for column, model in enumerate(analysis.table.models)}
+
+
+def _averages(analysis: Analysis, column: int) -> dict[str, dict[str, float]]:
+    return {scope: _metrics(analysis, column, tasks) for scope, tasks in analysis.table.scopes.items()}
 
 
 def _metrics(analysis: Analysis, column: int, tasks: Sequence[int]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from stm.hardness import PER_UNIT
 from stm.report.charts import bars, histogram
-from stm.report.collect import Reports
+from stm.report.collect import Reports, dig, is_number, numbers
 from stm.report.failures import shorten
 
 MINED = {
@@ -36,28 +36,20 @@ GUARDS = {
 QUERIES = {"asked": "queries asked for", "accepted": "of these accepted"}
 
 
-def numbers(data: Any) -> dict[str, float]:
-    """Return the entries of a mapping that are numbers; anything else gives an empty mapping."""
-    if not isinstance(data, Mapping):
-        return {}
-    found = ((str(key), value) for key, value in sorted(data.items()) if not isinstance(value, bool))
-    return {key: float(value) for key, value in found if isinstance(value, (int, float))}
-
-
 def negatives_view(reports: Reports, count: int) -> list[dict[str, Any]]:
     """Return per split the figures, charts and at most `count` samples of each kind."""
     rows = []
     for split in sorted({*reports.mine, *reports.synthesize}):
         mined, made = reports.mine.get(split, {}), reports.synthesize.get(split, {})
         rejected = numbers(made.get("rejected"))
-        queries, judged = _section(made, "queries"), _section(_section(mined, "judges"), "llm")
-        refused = {reason: value for reason, value in numbers(queries.get("outcomes")).items() if reason != "accepted"}
+        queries, judged = dig(made, "queries"), dig(mined, "judges", "llm")
+        refused = {reason: n for reason, n in numbers(dig(queries, "outcomes")).items() if reason != "accepted"}
         origins = numbers(mined.get("negatives_by_origin"))
         rows.append({
             "split": split, "mine": _figures(mined, MINED), "synthesize": _figures(made, MADE),
             "guarded": _guarded(mined.get("guarded_out")), "failed": numbers(made.get("failed")),
             "queries": _figures(queries, QUERIES), "judged": _figures(judged, JUDGED),
-            "is_judge_spent": judged.get("is_budget_exhausted") is True,
+            "is_judge_spent": dig(judged, "is_budget_exhausted") is True,
             "refused": bars(refused, f"Written queries of {split} that were rejected, by reason, count"),
             "origins": bars(origins, f"Negatives of {split} by origin, count"),
             "rejected": bars(rejected, f"Synthetic negatives of {split} that were rejected, by reason, count"),
@@ -66,14 +58,8 @@ def negatives_view(reports: Reports, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _section(report: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A part of a report; empty where it is missing or no mapping."""
-    part = report.get(name)
-    return part if isinstance(part, Mapping) else {}
-
-
-def _figures(report: Mapping[str, Any], names: Mapping[str, str]) -> list[tuple[str, Any]]:
-    return [(label, report[key]) for key, label in names.items() if isinstance(report.get(key), (int, float))]
+def _figures(report: Any, names: Mapping[str, str]) -> list[tuple[str, Any]]:
+    return [(label, value) for key, label in names.items() if is_number(value := dig(report, key))]
 
 
 def _guarded(guarded: Any) -> dict[str, Any]:
@@ -91,19 +77,12 @@ def _hardness(split: str, mined: Mapping[str, Any], made: Mapping[str, Any]) -> 
     series: dict[str, list[float]] = {}
     for report, kinds in ((made, ("synthetic", "mined")), (mined, ("given", "bm25", "dense"))):
         for kind in () if series else kinds:
-            bins = list(numbers(dict(enumerate(_bins(report, kind)))).values())
+            bins = [count for count in dig(report, "hardness", kind, "histogram", default=()) if is_number(count)]
             if sum(bins):
                 series[kind] = [value / sum(bins) for value in bins]
     return histogram(
         series, 1 / PER_UNIT, f"Hardness of the negatives of {split}: share by score relative to the positive"
     )
-
-
-def _bins(report: Mapping[str, Any], kind: str) -> list[Any]:
-    hardness = report.get("hardness")
-    of_kind = hardness.get(kind) if isinstance(hardness, Mapping) else None
-    bins = of_kind.get("histogram") if isinstance(of_kind, Mapping) else None
-    return bins if isinstance(bins, list) else []
 
 
 def _samples(samples: Any, count: int) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from stm.report.collect import is_number
 from stm.report.compare import signed
 
 FOLDER = Path(__file__).parent
@@ -21,23 +22,19 @@ SECTIONS = (
 NOTHING = "\u2013"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def format_score(value: Any) -> str:
     """Three decimals; a dash for anything that is no number."""
-    return f"{value:.3f}".replace("-", "\u2212") if _is_number(value) else NOTHING
+    return f"{value:.3f}".replace("-", "\u2212") if is_number(value) else NOTHING
 
 
 def format_count(value: Any) -> str:
     """A whole number with separators; a dash for anything that is no number."""
-    return f"{round(value):,}" if _is_number(value) else NOTHING
+    return f"{round(value):,}" if is_number(value) else NOTHING
 
 
 def format_plain(value: Any) -> str:
     """A number as short as it can be; any other value as text."""
-    if _is_number(value):
+    if is_number(value):
         return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
     return str(value)
 

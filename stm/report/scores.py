@@ -60,13 +60,15 @@ class Table:
     scores: Mapping[str, list[npt.NDArray[np.float64]]]
     left_out: Mapping[str, str]  # model -> why it is not in the table
 
-    def scope(self, name: str) -> list[int]:
-        """Return the positions of the tasks that the average "all", "medical" or "general" covers."""
-        return [index for index, task in enumerate(self.tasks) if name in ("all", task.domain)]
+    @property
+    def scopes(self) -> dict[str, list[int]]:
+        """Return the averages that cover any task, of "all", "medical" and "general", with their tasks' positions."""
+        covered = {s: [row for row, task in enumerate(self.tasks) if s in ("all", task.domain)] for s in SCOPES}
+        return {scope: positions for scope, positions in covered.items() if positions}
 
-    def position(self, model: str) -> int | None:
-        """Return the column of a model, or None."""
-        return next((index for index, info in enumerate(self.models) if info.name == model), None)
+    def column(self, model: str) -> int:
+        """Return the column of a model of the table."""
+        return [info.name for info in self.models].index(model)
 
     def task_means(self, metric: str) -> npt.NDArray[np.float64]:
         """Return the means [tasks, models]."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stm.report.compare import METRIC, Analysis
-from stm.report.scores import SCOPES
+from stm.report.metrics import DECIMALS
 from stm.significance import seed_difference, seed_interval
 
 
@@ -26,17 +26,16 @@ def groups(analysis: Analysis) -> dict[str, list[int]]:
 
 def _averages(analysis: Analysis, columns: Sequence[int], scope: str) -> list[float]:
     """A group's average nDCG@10 over the tasks of a scope, per seed."""
-    means_TM = analysis.table.task_means(METRIC)[analysis.table.scope(scope)]
+    means_TM = analysis.table.task_means(METRIC)[analysis.table.scopes[scope]]
     return [float(value) for value in means_TM[:, list(columns)].mean(axis=0)]
 
 
 def seed_rows(analysis: Analysis) -> list[dict[str, Any]]:
     """Return a row per group: seeds, and per average the mean, the standard deviation and the interval over seeds."""
-    scopes = [scope for scope in SCOPES if analysis.table.scope(scope)]
     rows = []
     for group, columns in groups(analysis).items():
         cells = {}
-        for scope in scopes:
+        for scope in analysis.table.scopes:
             values = _averages(analysis, columns, scope)
             deviation = float(np.std(values, ddof=1))
             cells[scope] = {"interval": seed_interval(values, analysis.level), "deviation": deviation}
@@ -45,23 +44,23 @@ def seed_rows(analysis: Analysis) -> list[dict[str, Any]]:
     return rows
 
 
-def seed_differences(analysis: Analysis, scope: str = "all") -> list[dict[str, Any]]:
+def seed_differences(analysis: Analysis) -> list[dict[str, Any]]:
     """Return the subject's group minus every other group; none where the subject has a single seed."""
     found = groups(analysis)
     own = found.pop(analysis.subject.group, None)
     if own is None:
         return []
-    values = {group: _averages(analysis, columns, scope) for group, columns in found.items()}
-    first = _averages(analysis, own, scope)
+    values = {group: _averages(analysis, columns, "all") for group, columns in found.items()}
+    first = _averages(analysis, own, "all")
     return [{"group": name, "interval": seed_difference(first, row, analysis.level)} for name, row in values.items()]
 
 
-def seed_metrics(analysis: Analysis, decimals: int) -> Mapping[str, Any]:
+def seed_metrics(analysis: Analysis) -> Mapping[str, Any]:
     """Return the rows as plain data for metrics.json."""
     return {
         row["group"]: {
             "seeds": len(row["seeds"]),
-            **{scope: {key: round(value, decimals) for key, value in vars(cell["interval"]).items()}
+            **{scope: {key: round(value, DECIMALS) for key, value in vars(cell["interval"]).items()}
                for scope, cell in row["cells"].items()},
         }
         for row in seed_rows(analysis)

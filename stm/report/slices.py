@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stm.report.charts import Span, small_bars, spans
+from stm.report.collect import numbers
 from stm.report.compare import METRIC, Analysis
-from stm.report.negatives import numbers
 from stm.report.scores import ModelInfo
 from stm.tasks import Task
 from stm.words import words_of
@@ -79,7 +79,7 @@ def slice_view(analysis: Analysis, tasks: Mapping[str, Task]) -> list[dict[str, 
             is_in = (values_N > low) & (values_N <= high)
             if is_in.sum() >= LEAST:
                 means_M = scores_NM[is_in].mean(axis=0)
-                cells = {model.label: float(means_M[analysis.table.position(model.name) or 0]) for model in models}
+                cells = {model.label: float(means_M[analysis.table.column(model.name)]) for model in models}
                 rows.append({"label": label, "queries": int(is_in.sum()), "cells": cells})
         groups.append({"title": title, "rows": _draw(rows, title, analysis.subject.label)})
     return [group for group in groups if group["rows"]]

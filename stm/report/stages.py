@@ -9,19 +9,9 @@ from typing import Any
 
 from stm.merge.card import LAYERED, list_parameters, made_from
 from stm.report.charts import bars, curves, trace
-from stm.report.collect import Reports
-from stm.report.negatives import numbers
+from stm.report.collect import Reports, dig, is_number, numbers
 
 LEVELS = 6  # lines of an interaction plot
-
-
-def dig(data: Any, *keys: str, default: Any = None) -> Any:
-    """Return the value under nested keys, or `default` where a step is missing or no mapping."""
-    for key in keys:
-        if not isinstance(data, Mapping) or key not in data:
-            return default
-        data = data[key]
-    return data
 
 
 def data_view(reports: Reports) -> dict[str, Any]:
@@ -43,15 +33,8 @@ def _versions(row: Any) -> str:
 
 
 COUNTED = (
-    "tested",
-    "evaluation_texts",
-    "found",
-    "removed",
-    "negatives",
-    "negatives_found",
-    "negatives_removed",
-    "left",
-)
+    "tested", "evaluation_texts", "found", "removed", "negatives", "negatives_found", "negatives_removed", "left",
+)  # fmt: skip
 
 
 def _counts(data: Any) -> dict[str, Any]:
@@ -164,21 +147,17 @@ def merge_view(reports: Reports) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def interaction_view(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the plot of two weights, a line per weight of the second expert, and its figures as rows."""
     found = dig(report, "interaction", default={}) or {}
     values, scores, experts = (list(dig(found, key, default=[])) for key in ("values", "scores", "experts"))
-    if len(experts) != 2 or len(values) < 2 or len(scores) != len(values) or not all(map(_is_number, values)):
+    if len(experts) != 2 or len(values) < 2 or len(scores) != len(values) or not all(map(is_number, values)):
         return {}
     step, share = -(-len(values) // LEVELS), dig(found, "share")
     columns = [index for index in range(len(values)) if index % step == 0]
-    whole = all(_is_number(score) for row in scores for score in row)
+    whole = all(is_number(score) for row in scores for score in row)
     shown = scores if whole else scores[1:]  # with weights from 0 only the point without any weight has no score
-    if not all(_is_number(score) for row in shown for score in row):
+    if not all(is_number(score) for row in shown for score in row):
         return {}
     lines = {f"{experts[1]} {values[index]:g}": [float(row[index]) for row in shown] for index in columns}
     ends = (float(values[0 if whole else 1]), float(values[-1]))
@@ -187,7 +166,7 @@ def interaction_view(report: Mapping[str, Any]) -> dict[str, Any]:
         "chart": curves(lines, title, f"weight of {experts[0]}", smooth=False, ends=ends),
         "experts": experts, "columns": [values[index] for index in columns],
         "rows": [(value, [row[index] for index in columns]) for value, row in zip(values, scores, strict=True)],
-        "source": dig(found, "source", default=""), "share": share if _is_number(share) else None,
+        "source": dig(found, "source", default=""), "share": share if is_number(share) else None,
         "held": numbers(dig(found, "held", default={})),
     }  # fmt: skip
 

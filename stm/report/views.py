@@ -7,7 +7,7 @@ from typing import Any
 
 from stm.report.charts import Span, spans
 from stm.report.compare import Analysis, Tested, count_of, percent, signed
-from stm.report.scores import SCOPES, TaskInfo
+from stm.report.scores import TaskInfo
 
 
 def task_note(task: TaskInfo) -> str:
@@ -19,9 +19,10 @@ def task_note(task: TaskInfo) -> str:
 
 def score_columns(analysis: Analysis) -> list[dict[str, Any]]:
     """Return the columns of the score table: averages first, then tasks."""
-    scopes = [scope for scope in SCOPES if scope in analysis.intervals]
-    counts = {scope: len(analysis.table.scope(scope)) for scope in scopes}
-    columns = [{"key": scope, "title": scope, "note": f"mean of {count_of(counts[scope], 'task')}"} for scope in scopes]
+    columns = [
+        {"key": scope, "title": scope, "note": f"mean of {count_of(len(positions), 'task')}"}
+        for scope, positions in analysis.table.scopes.items()
+    ]
     tasks = analysis.table.tasks
     return columns + [{"key": task.name, "title": task.name, "note": f"{task.queries:,} queries"} for task in tasks]
 
@@ -52,14 +53,14 @@ def recall_rows(analysis: Analysis) -> list[dict[str, Any]]:
     means_TM = analysis.table.task_means("recall_at_10")
     rows = []
     for row in score_rows(analysis):
-        index = analysis.table.position(row["model"].name) or 0
+        index = analysis.table.column(row["model"].name)
         rows.append({**row, "mean": float(means_TM[:, index].mean()), "tasks": [float(x) for x in means_TM[:, index]]})
     return rows
 
 
-def comparison_rows(analysis: Analysis, scope: str = "all") -> list[dict[str, Any]]:
-    """Return the subject against every other model on an average, the strongest rival first."""
-    rows = sorted(analysis.tested[scope], key=lambda row: row.comparison.difference)
+def comparison_rows(analysis: Analysis) -> list[dict[str, Any]]:
+    """Return the subject against every other model on the average of all tasks, the strongest rival first."""
+    rows = sorted(analysis.tested["all"], key=lambda row: row.comparison.difference)
     return [
         {"model": row.model, "c": row.comparison, "p": row.p_holm, "is_significant": row.is_significant} for row in rows
     ]
@@ -91,7 +92,7 @@ def headline(analysis: Analysis) -> list[dict[str, str]]:
     a claim in words.
     """
     subject = analysis.subject
-    own, level = analysis.intervals["all"][analysis.table.position(subject.name) or 0], percent(analysis.level)
+    own, level = analysis.intervals["all"][analysis.table.column(subject.name)], percent(analysis.level)
     cards = [{"title": subject.label, "value": f"{own.mean:.3f}", "claim": "average nDCG@10", "rival": "",
               "note": f"{own.low:.3f} to {own.high:.3f} ({level})"}]  # fmt: skip
     kinds = {"base": "the backbone", "expert": "the best expert", "all_data": "training on all data",

@@ -41,10 +41,7 @@ class RetrievalAdapter:
         return EvaluationBatch(outputs=outcomes, scores=[outcome.score for outcome in outcomes], trajectories=traces)
 
     def make_reflective_dataset(
-        self,
-        candidate: dict[str, str],
-        eval_batch: EvaluationBatch[Trace, Outcome],
-        components_to_update: list[str],
+        self, candidate: dict[str, str], eval_batch: EvaluationBatch[Trace, Outcome], components_to_update: list[str]
     ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
         """Return the queries that fail, worst first: the query, what was wanted, what came up instead."""
         # GEPA fills its last minibatch up with queries that are in it already.

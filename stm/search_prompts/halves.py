@@ -1,4 +1,4 @@
-"""Which dev queries a search sees: the tasks, their caps, and the two halves that are kept apart.
+"""Which dev queries a search sees: two halves that are kept apart.
 
 Takes tasks and numbers, returns tasks and items; the same seed gives the same halves. Does not know models or
 instructions.
@@ -7,9 +7,9 @@ instructions.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stm.errors import DataError, ParamsError
+from stm.errors import DataError
 from stm.files import sha256_text
-from stm.tasks import Task, cap_task
+from stm.tasks import Task
 
 
 @dataclass(frozen=True, order=True)
@@ -18,16 +18,6 @@ class Item:
 
     task: str
     query_id: str
-
-
-def pick_tasks(
-    tasks: Sequence[Task], names: Sequence[str], max_queries: int, max_passages: int, seed: int
-) -> list[Task]:
-    """Return the named tasks (all, if no names are given), capped; `ParamsError` for a name that is not there."""
-    known = [task.name for task in tasks]
-    if unknown := sorted(set(names) - set(known)):
-        raise ParamsError(f"search_prompts.tasks names {', '.join(unknown)}; the dev tasks are {', '.join(known)}")
-    return [cap_task(task, max_queries, max_passages, seed) for task in tasks if not names or task.name in names]
 
 
 def split_halves(tasks: Sequence[Task], queries: int, seed: int) -> tuple[list[Item], list[Item]]:

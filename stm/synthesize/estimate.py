@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from stm.llm.answers import Request, estimate_prompt, estimate_tokens
+from stm.llm.answers import Budget, Request, estimate_prompt, estimate_tokens
 from stm.params.synthesize import SynthesizeParams
 from stm.synthesize.judge import PROMPT
 from stm.synthesize.queries import plan_queries
@@ -28,7 +28,7 @@ def describe_cost(requests: Iterable[Request], rows: pl.DataFrame, params: Synth
         tokens_out += count * endpoint.max_tokens
     tokens_in += sum(estimate_prompt(request.messages) for request in asked)
     tokens_out += len(asked) * params.queries.max_tokens
-    cost = (tokens_in * endpoint.price_in + tokens_out * endpoint.price_out) / 1e6
+    cost = Budget.of(params).price(tokens_in, tokens_out)
     price = f", up to {cost:.4g} money units" if cost else ""
     queries = f" and {len(asked)} queries" if asked else ""
     again = f"refused rows are asked again up to {params.max_regenerations} times"

@@ -56,7 +56,7 @@ def synthesize(
     mined negatives and the report says so.
     """
     started = time.monotonic()
-    budget = Budget.of(params, params.endpoint)
+    budget = Budget.of(params)
     similarity, taken = _open_similarity(rows, params), _place(rows, released or {})
     job = _Job(rows, _choose(rows, params, taken), params, store, budget, similarity)
     say(f"synthesize {name}: {describe_cost(job.requests(job.places), rows, params)}")

@@ -85,38 +85,10 @@ def repeated_share(text: str, n: int) -> float:
 Rule = Callable[[str, Triplet, Validation], bool]
 
 
-def _is_empty(text: str, _row: Triplet, _params: Validation) -> bool:
-    return not _words(text)
-
-
-def _refuses(text: str, _row: Triplet, _params: Validation) -> bool:
-    return bool(REFUSAL.search(text.replace("\u2019", "'")))
-
-
 def _is_meta(text: str, row: Triplet, _params: Validation) -> bool:
     text = text.replace("\u2019", "'")
     is_self = bool(SELF.search(text)) and not SELF.search(f"{row.query} {row.positive} {row.mined}")
     return is_self or bool(META.search(text) or TAG.search(text))
-
-
-def _copies_positive(text: str, row: Triplet, params: Validation) -> bool:
-    return copied_share(text, row.positive, params.ngram) > params.max_copy
-
-
-def _copies_mined(text: str, row: Triplet, params: Validation) -> bool:
-    return copied_share(text, row.mined, params.ngram) > params.max_copy
-
-
-def _is_short(text: str, _row: Triplet, params: Validation) -> bool:
-    return len(_words(text)) < params.min_words
-
-
-def _is_long(text: str, _row: Triplet, params: Validation) -> bool:
-    return len(_words(text)) > params.max_words
-
-
-def _repeats(text: str, _row: Triplet, params: Validation) -> bool:
-    return repeated_share(text, params.ngram) > params.max_repeat
 
 
 def _copies_query(text: str, row: Triplet, params: Validation) -> bool:
@@ -135,15 +107,15 @@ def _is_other_language(text: str, row: Triplet, _params: Validation) -> bool:
 
 
 RULES: tuple[tuple[str, Rule], ...] = (
-    ("empty", _is_empty),
-    ("refusal", _refuses),
+    ("empty", lambda text, _row, _params: not _words(text)),
+    ("refusal", lambda text, _row, _params: bool(REFUSAL.search(text.replace("\u2019", "'")))),
     ("meta_text", _is_meta),
     ("copies_query", _copies_query),
-    ("copies_positive", _copies_positive),
-    ("copies_mined", _copies_mined),
-    ("too_short", _is_short),
-    ("too_long", _is_long),
-    ("repeats_itself", _repeats),
+    ("copies_positive", lambda text, row, params: copied_share(text, row.positive, params.ngram) > params.max_copy),
+    ("copies_mined", lambda text, row, params: copied_share(text, row.mined, params.ngram) > params.max_copy),
+    ("too_short", lambda text, _row, params: len(_words(text)) < params.min_words),
+    ("too_long", lambda text, _row, params: len(_words(text)) > params.max_words),
+    ("repeats_itself", lambda text, _row, params: repeated_share(text, params.ngram) > params.max_repeat),
     ("other_language", _is_other_language),
 )
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stm.deltas import CONFIG_FILE, WEIGHTS_FILE
 from stm.files import read_json, sha256_file, write_json
 
-RECORD, WEIGHTS, CONFIG = "training.json", "adapter_model.safetensors", "adapter_config.json"
+RECORD = "training.json"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Finished:
 
 def record_training(folder: Path, origin: Mapping[str, Any], history: list[dict[str, float]]) -> None:
     """Write beside the adapter what it comes from, its history and the hash of its weights."""
-    record = {"origin": dict(origin), "history": history, "weights": sha256_file(folder / WEIGHTS)}
+    record = {"origin": dict(origin), "history": history, "weights": sha256_file(folder / WEIGHTS_FILE)}
     write_json(folder / RECORD, record)
 
 
@@ -42,12 +43,12 @@ def find_same(out: Path, origin: Mapping[str, Any]) -> Finished | None:
         folder = path.parent
         if folder.name.startswith(".") or record["origin"] != wanted:
             continue
-        if (folder / WEIGHTS).exists() and sha256_file(folder / WEIGHTS) == record["weights"]:
+        if (folder / WEIGHTS_FILE).exists() and sha256_file(folder / WEIGHTS_FILE) == record["weights"]:
             return Finished(folder, record["history"])
     return None
 
 
 def copy_adapter(source: Path, target: Path) -> None:
     """Copy the adapter and its record, without prompts, into an existing folder."""
-    for name in (RECORD, WEIGHTS, CONFIG):
+    for name in (RECORD, WEIGHTS_FILE, CONFIG_FILE):
         shutil.copyfile(source / name, target / name)

@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from stm.compiled import compile_layers
+from stm.deltas import CONFIG_FILE
 from stm.files import write_json
 from stm.models import compute_in
 from stm.params.train import TrainParams
@@ -180,7 +181,7 @@ def save_adapter(adapted: PeftModel, base: str, folder: Path) -> None:
     """
     adapted.peft_config["default"].base_model_name_or_path = base
     adapted.save_pretrained(str(folder))
-    path = folder / "adapter_config.json"
+    path = folder / CONFIG_FILE
     config = json.loads(path.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])
     write_json(path, config)
