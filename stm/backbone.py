@@ -28,7 +28,10 @@ from stm.prompts import render, write_prompts
 Source = PackageSource | FolderSource | HubSource
 # Families whose bidirectional attention is proven by a test on a pico model of that architecture.
 FAMILIES = ("llama", "qwen3", "gemma", "gemma2", "phi3", "mistral")
-NOTICES = ["LICENSE*", "LICENCE*", "NOTICE*"]  # of a model of the hub, which loading it does not fetch
+NOTICES = [
+    "[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]*",
+    "[Nn][Oo][Tt][Ii][Cc][Ee]*",
+]  # of a model of the hub, which loading it does not fetch
 
 
 def load_source(source: Source) -> tuple[PreTrainedModel, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from stm.stage import guarded
 from stm.cli_answers import answers
@@ -34,6 +34,12 @@ MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missi
 def _console() -> Console:
     console = Console(highlight=False)
     return console if console.is_terminal else Console(width=WIDTH_WITHOUT_TERMINAL, highlight=False)
+
+
+def _table(*names: str) -> Table:
+    """An empty table that breaks long words where the terminal is narrow; rich would cut them off."""
+    columns = [Column(name, overflow="fold") for name in names]
+    return Table(*columns, box=None, pad_edge=False, collapse_padding=True)
 
 
 def _params() -> "PromoteParams":
@@ -104,7 +110,7 @@ def doctor(
         _check_cache()
         return
     findings = examine(Path())
-    table = Table("check", "", "found", "next step", box=None)
+    table = _table("check", "", "found", "next step")
     for finding in findings:
         table.add_row(finding.name, MARKS[finding.state], escape(finding.found), escape(finding.next_step))
     _console().print(table)
@@ -168,7 +174,7 @@ def promote(
 
 
 def _show(outcome: "Outcome") -> None:
-    table = Table("gate", "", "detail", box=None)
+    table = _table("gate", "", "detail")
     for verdict in outcome.verdicts:
         mark = "[green]passed[/]" if verdict.passed else ("[red]missed[/]" if verdict.required else "[yellow]noted[/]")
         table.add_row(escape(verdict.name), mark, escape(verdict.detail))
@@ -206,7 +212,7 @@ def models(
 
     registry = _registry()
     if history:
-        table = Table("what", "version", "before", "when", "who", "why", box=None)
+        table = _table("what", "version", "before", "when", "who", "why")
         for entry in read_history(registry):
             table.add_row(
                 entry.kind,
@@ -217,9 +223,7 @@ def models(
                 escape(entry.why),
             )
     else:
-        table = Table(
-            "version", "alias", "nDCG@10", "medical", "general", "method", "decision", "git", "created", box=None
-        )
+        table = _table("version", "alias", "nDCG@10", "medical", "general", "method", "decision", "git", "created")
         for item in registry.versions():
             tags = item.tags
             scores = [_rounded(tags.get(f"ndcg_at_10.{name}")) for name in ("all", "medical", "general")]

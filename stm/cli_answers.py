@@ -19,7 +19,9 @@ def export_answers(file: Annotated[Path, typer.Argument(help="The Parquet file t
     """Write every stored answer to a Parquet file."""
     from stm.errors import DataError
     from stm.llm.store import STORE_FILE, AnswerStore
+    from stm.params.base import read_params
 
+    read_params()  # elsewhere than in the project's root, a store would be looked for in vain
     if not STORE_FILE.exists():
         raise DataError(f"no answers to export: {STORE_FILE} does not exist; run a stage that asks an LLM")
     with AnswerStore() as store:
@@ -32,7 +34,9 @@ def export_answers(file: Annotated[Path, typer.Argument(help="The Parquet file t
 def import_answers(files: Annotated[list[Path], typer.Argument(help="Exported Parquet files.")]) -> None:
     """Add exported answers to the store; their requests are not sent again."""
     from stm.llm.store import AnswerStore
+    from stm.params.base import read_params
 
+    read_params()  # elsewhere than in the project's root, a store would be made that no stage reads
     with AnswerStore() as store:
         for file in files:
             before = len(store)

@@ -8,13 +8,14 @@ import io
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stm.errors import ParamsError, brief
 from stm.files import write_text
 from stm.params.all import Params
-from stm.params.base import PARAMS_FILE, parse_section
+from stm.params.base import PARAMS_FILE, explain
 
 FOLDER = Path("profiles")
 KEPT = Path(".stm/params.yaml.before")  # from the params file's folder
@@ -62,7 +63,15 @@ def apply_profile(profile: Path, base: Path = PARAMS_FILE) -> str:
     _overlay(document, changes, set(replaced))
     stream = io.StringIO()
     _yaml().dump(document, stream)
-    parse_section(YAML(typ="safe").load(stream.getvalue()), Params, "")
+    data = YAML(typ="safe").load(stream.getvalue())
+    try:
+        Params.model_validate(data)
+    except ValidationError as error:
+        raise ParamsError(
+            f"with profile {profile.stem!r} params.yaml would be wrong, so nothing was written; start from the "
+            "params.yaml that came with the project (`git checkout params.yaml`, as long as yours is not committed), "
+            f"or mend what does not fit:\n{explain(error, data, '')}"
+        ) from error
     return stream.getvalue()
 
 

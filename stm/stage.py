@@ -1,9 +1,9 @@
 """The thin shell around every stage script: argument parsing, error messages, exit codes.
 
-Turns an `STMError` or a full disk into one clear message without a traceback and exit code 1, and an interrupt into
-exit code 130.
+Turns an `STMError`, a full disk or a lack of permission into one clear message without a traceback and exit code 1, and
+an interrupt into exit code 130.
 Knows nothing of what a stage does. A stage script imports it before anything heavy, for the setting of the garbage
-collector.
+collector and for interrupts while the rest is imported.
 """
 
 import argparse
@@ -14,8 +14,10 @@ import gc
 import inspect
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import ParamSpec
 
 from stm.errors import STMError, brief
@@ -26,12 +28,30 @@ gc.set_threshold(50_000)
 atexit.register(gc.freeze)
 
 Arguments = ParamSpec("Arguments")
+INTERRUPTED = "interrupted; run the same command again to go on\n"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DISK_FULL_WORDS = ("No space left on device", "Disk quota exceeded", "File too large", "disk is full")
 FREE_SPACE = (
     "nothing half-written counts as a result. Free space (`dvc gc --workspace` drops what no current file refers to) "
     "and run the same command again"
 )
+ASK_ACCESS = "give yourself access to it, or run the same command as the user who owns it"
+
+
+def _stop_at_once(_number: int, _frame: FrameType | None) -> None:
+    os.write(2, INTERRUPTED.encode())
+    os._exit(130)
+
+
+def _is_stage() -> bool:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name.startswith("stages.")
+
+
+# An interrupt while a stage script still imports would print the frames of all the imports under way. One that is
+# ignored, as in the background of a shell, stays so.
+if _is_stage() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _stop_at_once)
 
 
 def run_stage(body: Callable[..., None]) -> None:
@@ -52,13 +72,19 @@ def guard(action: Callable[[], None]) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
+        if signal.getsignal(signal.SIGINT) is _stop_at_once:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         action()
     except STMError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; run the same command again to go on\n")
+        sys.stderr.write(INTERRUPTED)
         return 130
+    except PermissionError as error:
+        what = error.filename or brief(error)
+        sys.stderr.write(f"error: no permission for {what}; {ASK_ACCESS}\n")
+        return 1
     except Exception as error:
         if not is_disk_full(error):
             raise

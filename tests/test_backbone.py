@@ -7,16 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils._paths import filter_repo_objects
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer
 
-from stm.backbone import FAMILIES, add_bos_and_eos, build_backbone, load_source, make_bidirectional
+from stm.backbone import FAMILIES, NOTICES, add_bos_and_eos, build_backbone, load_source, make_bidirectional
 from stm.encode import Encoder, batches_by_length
 from stm.errors import DataError, ModelError, ParamsError
 from stm.files import read_json, sha256_tree
+from stm.folders import NOTICE
 from stm.models import load_model
 from stm.params.backbone import BackboneParams, FolderSource, PackageSource
 from stm.prompts import read_prompts, render
@@ -233,3 +235,18 @@ def test_a_template_holds_the_instruction_only() -> None:
     assert render("Instruct: {instruction}\nQuery: ", "Find it.").query == "Instruct: Find it.\nQuery: "
     with pytest.raises(ParamsError, match="only"):
         render("{other}", "Find")
+
+
+def test_notices_of_the_hub_are_fetched_as_those_of_a_folder_are_copied() -> None:
+    names = [
+        "LICENSE",
+        "license.txt",
+        "License.md",
+        "LICENCE",
+        "Notice.txt",
+        "README.md",
+        "model.safetensors",
+        "a/NOTICE",
+    ]
+    fetched = list(filter_repo_objects(names, allow_patterns=NOTICES))
+    assert fetched == [name for name in names if NOTICE.match(name)] == names[:5]

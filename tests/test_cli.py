@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from stm.stage import guard
 from stages import promote as stage
-from stm.cli import app
+from stm.cli import _table, app
 from stm.tasks import Passage, Task, write_task
 from tests.closure import ROOT
 from tests.registry_project import evaluation, pico, promote_params, write_project, write_report
@@ -99,6 +100,16 @@ def _corpus(project: Path) -> Path:
     path = project / "corpus.txt"
     path.write_text("The heart pumps blood.\nThe retina [red]sees[/red].\n", encoding="utf-8")
     return path
+
+
+def test_a_narrow_terminal_breaks_words_and_cuts_none() -> None:
+    console = Console(width=40, highlight=False)
+    table = _table("found", "next step")
+    table.add_row("/a/long/path/" * 4, "`git worktree remove --force .stm/reproduce/3`")
+    with console.capture() as shown:
+        console.print(table)
+    assert "…" not in shown.get()
+    assert sum(character == "/" for character in shown.get()) == 4 * 4 + 2
 
 
 def test_searching_prints_text_as_it_is(project: Path) -> None:

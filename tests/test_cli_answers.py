@@ -25,6 +25,7 @@ def run(*arguments: str) -> tuple[int, str]:
 def test_another_machine_replays_what_was_paid_for_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for machine in ("here", "there"):
         (tmp_path / machine).mkdir()
+        (tmp_path / machine / "params.yaml").write_text("{}", encoding="utf-8")
     monkeypatch.chdir(tmp_path / "here")
     with fault_server() as server, AnswerStore() as store:
         endpoint = Endpoint(base_url=server.base_url, model="m")
@@ -39,6 +40,7 @@ def test_another_machine_replays_what_was_paid_for_here(tmp_path: Path, monkeypa
 
 def test_what_cannot_be_done_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("{}", encoding="utf-8")
     code, shown = run("export", "x.parquet")
     assert (code, Path("x.parquet").exists()) == (1, False)
     assert "error: no answers to export" in shown
@@ -50,12 +52,23 @@ def test_what_cannot_be_done_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_folder_is_no_file_to_export_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("{}", encoding="utf-8")
     with AnswerStore():
         Path("folder").mkdir()
     code, shown = run("export", "folder")
     assert code == 1
     assert "error: cannot write folder: it is a folder; name a file" in shown
     assert list(Path("folder").iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["export", "import"])
+def test_outside_of_a_project_no_store_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, shown = run(command, "x.parquet")
+    assert code == 1
+    assert "cannot read params.yaml" in shown
+    assert "run from the project's root" in shown
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_make_clean_keeps_what_was_paid_for(tmp_path: Path) -> None:

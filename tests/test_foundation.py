@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -232,6 +233,35 @@ def test_a_users_error_has_no_traceback(capsys: pytest.CaptureFixture[str]) -> N
 
     assert (guard(fail), guard(interrupt), guard(lambda: None)) == (1, 130, 0)
     assert capsys.readouterr().err.splitlines()[0] == "error: the file x is empty; fill it"
+
+
+def test_a_lack_of_permission_names_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), ".stm/promotion.lock")
+
+    assert guard(fail) == 1
+    assert capsys.readouterr().err.startswith("error: no permission for .stm/promotion.lock; give yourself access")
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_an_interrupt_of_a_stage_is_one_line(tmp_path: Path, is_running: bool) -> None:
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "__init__.py").touch()
+    wait, body = 'print(flush=True); __import__("time").sleep(60)', "    pass"
+    if is_running:
+        wait, body = "", f"    {wait}"
+    script = f"from stm.stage import run_stage\n{wait}\ndef main() -> None:\n{body}\nrun_stage(main)\n"
+    (tmp_path / "stages" / "slow.py").write_text(script, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    with subprocess.Popen(
+        [sys.executable, "-m", "stages.slow"], cwd=tmp_path, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as stage:  # fmt: skip
+        assert stage.stdout is not None
+        stage.stdout.readline()
+        stage.send_signal(signal.SIGINT)
+        shown = stage.communicate(timeout=30)[1]
+    assert (stage.returncode, shown) == (130, "interrupted; run the same command again to go on\n")
 
 
 @pytest.mark.parametrize(("where", "parallel"), [("cuda", "true"), ("cpu", "false")])

@@ -4,6 +4,7 @@ import multiprocessing
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,25 @@ def test_an_interrupted_search_ends_with_the_trials_of_an_undisturbed_one(
                 search(make_space(), kind, 6, interrupted, storage)
         assert outcome(search(make_space(), kind, 6, bowl, storage)) == undisturbed, count
         assert len(bowl.calls) == 13
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "trials"), [("cma", "task_arithmetic", 10), ("random", "linear", 14), ("tpe", "linear", 14)]
+)
+def test_a_search_that_repeats_itself_is_as_long_after_an_interruption(kind: str, method: str, trials: int) -> None:
+    space = make_space(method, 0.5)
+    undisturbed = [trial.recipe for trial in search(space, kind, trials, Bowl())]
+    bowl, storage = Bowl(), InMemoryStorage()
+    for count in (3, 13):
+
+        def interrupted(origin: str, recipe: Recipe, count: int = count) -> Trial:
+            if len(bowl.calls) == count:
+                raise KeyboardInterrupt
+            return bowl(origin, recipe)
+
+        with suppress(KeyboardInterrupt):
+            search(space, kind, trials, interrupted, storage)
+    assert [trial.recipe for trial in search(space, kind, trials, bowl, storage)] == undisturbed
 
 
 def test_an_interruption_within_the_fixed_rows_loses_none() -> None:

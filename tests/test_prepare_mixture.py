@@ -56,7 +56,9 @@ def test_rows_that_no_split_takes_are_said_once_and_reported(
     prepared = prepare(params_of(tmp_path, source(mixture, "claims"), source(mixture, "terms")))
     line = f"prepare: 4 rows of {mixture} are in no split: 'questions' (3), '' (1)"
     assert capsys.readouterr().err.splitlines().count(line) == 1
-    assert prepared.report["left_out"] == [{"path": mixture, "rows": 4, "texts": {"questions": 3, "": 1}}]
+    assert prepared.report["left_out"] == [
+        {"path": mixture, "instruction": "prompt", "rows": 4, "texts": {"questions": 3, "": 1}}
+    ]
 
 
 @pytest.mark.parametrize("last", [[], ["terms", "questions"]])
@@ -73,7 +75,10 @@ def test_nothing_is_said_of_rows_that_some_split_takes(
 def test_two_mixtures_are_told_apart() -> None:
     one, two = (parse_section(source(path, "claims"), FileSource, "x") for path in ("a.parquet", "b.parquet"))
     found = find_left_out([(one, {"x": 1, "y": 2}), (two, {"x": 5}), (one, {"y": 2, "z": 1})])
-    assert found == [({"path": "a.parquet"}, {"y": 2}), ({"path": "b.parquet"}, {"x": 5})]
+    assert found == [
+        ({"path": "a.parquet", "instruction": "prompt"}, {"y": 2}),
+        ({"path": "b.parquet", "instruction": "prompt"}, {"x": 5}),
+    ]
 
 
 def test_a_text_that_no_row_has_is_refused_with_those_that_there_are(mixture: str) -> None:

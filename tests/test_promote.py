@@ -198,6 +198,8 @@ def test_a_copied_project_does_not_publish_into_its_original(published: Path, tm
     runs = len(all_runs(copy))
     with pytest.raises(RegistryError, match=r"keeps its files in .*published.*, and not in .*copy.*delete mlruns/"):
         promote(promote_params(copy), ACTOR, root=copy)
+    with pytest.raises(RegistryError, match=r"keeps its files in .*published.*, and not in .*copy.*delete mlruns/"):
+        preview(promote_params(copy), root=copy)
     assert {path: path.stat().st_mtime_ns for path in published.rglob("*")} == before
     assert len(all_runs(copy)) == runs
 
@@ -544,7 +546,7 @@ def test_a_deleted_experiment_is_restored(tmp_path: Path) -> None:
     first = ensure(str(tmp_path / "of 'x' / 🫀 #1"))
     registry.client.delete_experiment(first)
     with pytest.raises(RegistryError, match="set it back"):
-        ensure(str(tmp_path / "elsewhere"))
+        ensure(str(tmp_path / "mlruns/elsewhere"))
     assert registry.client.get_experiment(first).lifecycle_stage == "deleted"
     assert ensure(str(tmp_path / "of 'x' / 🫀 #1")) == first
     assert registry.client.get_experiment(first).lifecycle_stage == "active"
@@ -553,6 +555,7 @@ def test_a_deleted_experiment_is_restored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("location", ["s3://bucket/mlflow", "{}/a b", "{}/link/a b", "file://{}/a%20b"])
 def test_files_in_their_folder_or_in_another_store_are_well_placed(tmp_path: Path, location: str) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
-    assert publish.misplaced(location.format(tmp_path), tmp_path / "a b") == ""
+    assert publish.misplaced(location.format(tmp_path), tmp_path / "a b", tmp_path / "x.db") == ""
     is_local = not location.startswith("s3")
-    assert bool(publish.misplaced(location.format(tmp_path), tmp_path / "c")) is is_local
+    assert bool(publish.misplaced(location.format(tmp_path), tmp_path / "c", tmp_path / "x.db")) is is_local
+    assert not publish.misplaced(location.format(tmp_path), tmp_path / "c", tmp_path / "shared/x.db")

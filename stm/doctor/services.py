@@ -97,6 +97,7 @@ def check_registry(root: Path, params: Mapping[str, Any]) -> Finding:
 
 def _check_database(path: Path, root: Path, section: Mapping[str, Any]) -> Finding:
     from stm.promote.publish import MISPLACED, misplaced
+    from stm.root import project_root
 
     folder, name = section.get("artifact_folder"), str(section.get("experiment"))
     try:
@@ -105,6 +106,6 @@ def _check_database(path: Path, root: Path, section: Mapping[str, Any]) -> Findi
             found = database.execute("SELECT artifact_location FROM experiments WHERE name = ?", [name]).fetchone()
     except sqlite3.Error as error:
         return Finding("registry", "note", f"{path}: {error}", "move the file away; `stm promote` publishes anew")
-    if found and isinstance(folder, str) and (reason := misplaced(str(found[0]), root / folder)):
+    if found and isinstance(folder, str) and (reason := misplaced(str(found[0]), project_root(root) / folder, path)):
         return Finding("registry", "missing", f"{path}: {reason}", MISPLACED)
     return Finding("registry", "ok", f"{path}, {count} versions")

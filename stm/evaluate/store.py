@@ -22,7 +22,7 @@ from stm.progress import say
 from stm.text_encoder import Floats, TextEncoder
 
 # What shapes a vector beside the weights.
-ENCODING = ("compiled", "deltas", "encode", "models", "packed", "pooled")
+ENCODING = ("compiled", "deltas", "encode", "models", "packed", "pooled", "rounding")
 LIBRARIES = ("tokenizers", "torch", "transformers", "sentence-transformers")
 FOLDER = Path(".stm/embeddings")
 LOOKUPS_AT_ONCE = 500  # SQLite allows some ten thousand variables; small statements keep memory flat

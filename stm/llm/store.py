@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from stm.errors import DataError, STMError
 from stm.files import atomic_file
 from stm.llm.answers import Answer, request_key
+from stm.root import project_root
 
-STORE_FILE = Path(".stm/llm.sqlite")
+STORE_FILE = Path(".stm/llm.sqlite")  # from the project's root
 COLUMNS: pl.Schema = pl.Schema(
     {
         "key": pl.String,
@@ -60,10 +61,13 @@ class BatchRecord:
 
 
 class AnswerStore:
-    """A durable map from request key to answer; a context manager, safe for threads and for several processes."""
+    """A durable map from request key to answer; a context manager, safe for threads and for several processes.
 
-    def __init__(self, path: Path | str = STORE_FILE) -> None:
-        self.path = Path(path)
+    Without a `path` it is the project's own.
+    """
+
+    def __init__(self, path: Path | str | None = None) -> None:
+        self.path = project_root() / STORE_FILE if path is None else Path(path)
         self._lock = threading.Lock()
         self._just_used: list[tuple[str]] = []
         try:

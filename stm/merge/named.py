@@ -19,6 +19,7 @@ from stm.merge.experts import Experts
 from stm.merge.materialise import write_model_prompts
 from stm.merge.shards import main_dtype
 from stm.models import load_model
+from stm.rounding import add_delta
 
 Parameters = Mapping[str, float | bool | Mapping[str, float]]
 
@@ -74,7 +75,13 @@ def write_named(
     experts: Experts, model: SentenceTransformer, prompts: Mapping[str, str], folder: Path | str, card: str
 ) -> None:
     """Save the merged model with its prompts and its card, whole or not at all; it is left in the base's type."""
-    model.to(main_dtype(experts.shards))
+    kind = main_dtype(experts.shards)
+    if kind == torch.bfloat16:
+        base = dict(load_model(experts.base).named_parameters())
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(add_delta(base[name], parameter - base[name], kind, name))
+    model.to(kind)
     with atomic_directory(folder) as scratch:
         model.save(str(scratch), create_model_card=False, safe_serialization=True)
         complete_folder(scratch, experts.base)

@@ -31,7 +31,7 @@ MOST_POINTS = 200_000  # of a grid that is tried point by point
 # The code that turns recipes and dev tasks into scores, and the libraries that it computes with.
 SCORING = (
     "deltas", "encode", "merge/dev", "merge/evaluator", "merge/methods", "merge/mixer", "merge/recipe", "merge/rungs",
-    "merge/space", "metrics", "models", "packed", "pooled",
+    "merge/space", "metrics", "models", "packed", "pooled", "rounding",
 )  # fmt: skip
 LIBRARIES = ("numpy", "tokenizers", "torch", "transformers", "sentence-transformers")
 

@@ -48,10 +48,12 @@ def run_search(
             enqueue(study, point, origin)
     goal = len(rows) + trials
     running, done = _look(study, space, rows, is_shared)
-    steps = len(rows) + 5 * trials + 20  # a sampler on a coarse grid may repeat itself for ever
+    # A sampler on a coarse grid may repeat itself for ever. What an interrupted search has done counts.
+    spent = 0 if is_shared else len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+    steps = len(rows) + 5 * trials + 20
     with Meter(f"merge {space.method}", goal) as meter:
         meter.advance(_distinct(done))
-        for _ in range(steps):
+        for _ in range(steps - spent):
             if _distinct(done) >= goal:
                 break
             is_waiting = bool(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))

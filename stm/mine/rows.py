@@ -19,7 +19,7 @@ from stm.mine.judges import Judge, Question
 from stm.mine.pool import Candidate, Guard, Pool
 from stm.mine.tally import Tally
 from stm.params.mine import MineParams
-from stm.progress import track
+from stm.progress import say, track
 from stm.schema import explode_negatives, replace_negatives
 
 Floats = npt.NDArray[np.float32]
@@ -82,6 +82,7 @@ def _drafts(
 
     Nothing is retrieved for a row that its given negatives fill, unless a judge may refuse some of them.
     """
+    say(f"mine: indexing {len(pool.passages)} passages")
     index, anchors = Index(pool.passages), rows["anchor"].to_list()
     columns = rows.select("positive", "negatives").iter_rows()
     places = [[pool.position[text] for text in (positive, *negatives)] for positive, negatives in columns]

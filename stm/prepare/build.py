@@ -21,7 +21,7 @@ from stm.prepare.embedded import Corpora
 from stm.prepare.mixture import describe_texts, find_left_out, shorten_texts
 from stm.prepare.sampling import as_rows, draw, seeded_permutation, share_out
 from stm.prepare.sources import load_source, load_task
-from stm.progress import say
+from stm.progress import say, track
 from stm.schema import ROWS
 from stm.tasks import Task, cap_task
 from stm.words import normalise
@@ -46,7 +46,8 @@ def prepare(params: PrepareParams) -> Prepared:
     say("prepare: evaluation tasks")
     full = {part: load_tasks(params, part, corpora) for part in PARTS}
     full["dev"], shared = separate(full["dev"], full["test"])
-    index = EvaluationIndex([task for part in PARTS for task in full[part]], params.max_overlap)
+    whole = [task for part in PARTS for task in full[part]]
+    index = EvaluationIndex(track(whole, "index the tasks' texts", len(whole)), params.max_overlap)
     tasks = {part: [cap(params, task) for task in full[part]] for part in PARTS}
     for task in tasks["dev"]:
         require_two_queries(params, task, shared.get(task.name, 0))

@@ -38,7 +38,7 @@ def find_left_out(others: Iterable[tuple[Source, Mapping[str, int]]]) -> list[tu
     """
     left: dict[tuple[tuple[str, Any], ...], dict[str, int]] = {}
     for source, texts in others:
-        origin = tuple(source.model_dump(include={"path", "config", "split", "revision"}).items())
+        origin = tuple(source.model_dump(include={"path", "config", "split", "revision", "instruction"}).items())
         before = left.get(origin, texts)
         left[origin] = {text: rows for text, rows in before.items() if text in texts}
     return [(dict(origin), texts) for origin, texts in left.items() if texts]

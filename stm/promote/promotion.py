@@ -18,7 +18,7 @@ from stm.promote.gates import Measured, Verdict, judge
 from stm.promote.history import Actor, Entry, Kind, OvertakenError, crown, read_history, settle, withdrawn
 from stm.promote.lineage import refuse_secrets
 from stm.promote.plan import Publication, plan_publication
-from stm.promote.publish import ensure_experiment, publish
+from stm.promote.publish import ensure_experiment, find_experiment, publish
 from stm.promote.registry import (
     CHALLENGER,
     CHAMPION,
@@ -30,6 +30,7 @@ from stm.promote.registry import (
     resolve_uri,
 )
 from stm.promote.versions import CONTENT, RoundTrip, find_version, measure, measure_unregistered, register
+from stm.root import project_root
 
 CARD = Path("reports/model_card.md")
 LOCK = Path(".stm/promotion.lock")
@@ -38,12 +39,16 @@ RUN = "run"  # tag: the parent run that published the version's evidence
 
 @contextlib.contextmanager
 def only_one(root: Path) -> Iterator[None]:
-    """Hold the project's promotion lock; `RegistryError` if another process has it."""
-    path = root / LOCK
+    """Hold the project's promotion lock; `RegistryError` if another process has it.
+
+    In DVC's copy of the project for an experiment it is waited for: DVC deletes the copy where a stage fails.
+    """
+    project = project_root(root)
+    path, wait = project / LOCK, 0 if project != root else fcntl.LOCK_NB
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX | wait)
         except OSError as error:
             raise RegistryError(
                 "another promotion or rollback is running in this project; run again when it is done"
@@ -94,6 +99,7 @@ def preview(params: PromoteParams, *, root: Path = Path(), force: str = "") -> O
         quiet_mlflow()
         return _decide(None, params, candidate, None, 0, measure_unregistered(candidate.folder), force, dry_run=True)
     registry = Registry.open(params.tracking_uri, params.registered_model)
+    find_experiment(registry.client, registry.uri, params.experiment, params.artifact_folder)
     version = find_version(registry, candidate.content)
     trip = (
         measure(f"models:/{registry.name}/{version.number}", candidate.folder)

@@ -15,30 +15,43 @@ from stm.errors import RegistryError
 from stm.progress import Meter
 from stm.promote.plan import Publication, RunPlan
 from stm.promote.registry import explained, local_database
+from stm.root import project_root
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
 PUBLICATION, KEY = "stm.publication", "stm.key"
 MAX_RUNS = 20_000
 METRICS_PER_CALL, PARAMS_PER_CALL = 800, 90
 MISPLACED = (
     "after moving or copying the project, delete mlruns/ in it and run `stm promote`, which makes the registry anew; "
-    "after changing promote.artifact_folder, set it back"
+    "after changing promote.artifact_folder, set it back, or name another promote.experiment"
 )
 
 
-def misplaced(artifact_location: str, artifact_folder: str | Path) -> str:
+def misplaced(artifact_location: str, artifact_folder: Path, database: Path) -> str:
     """Say that the files of a local registry are not in this folder, which `MISPLACED` helps with; empty if they are.
 
     MLflow keeps the folder's absolute path. In a copy of a project it is the original's, which a publication would
-    write into, and in a moved project it leads nowhere.
+    write into, and in a moved project it leads nowhere. A database beside which the folder does not lie stays where it
+    is, and may be of several projects: each then has the files where the first of them put them.
     """
-    parts = urlsplit(artifact_location)
-    there, here = Path(unquote(parts.path) if parts.scheme else artifact_location), Path(artifact_folder).resolve()
+    parts, here = urlsplit(artifact_location), artifact_folder.resolve()
+    there = Path(unquote(parts.path) if parts.scheme else artifact_location)
+    is_shared = not here.is_relative_to(database.resolve().parent)
     is_here = parts.scheme not in ("", "file") or there.resolve() == here
-    return "" if is_here else f"this registry keeps its files in {there}, and not in {here}"
+    return "" if is_shared or is_here else f"this registry keeps its files in {there}, and not in {here}"
+
+
+def find_experiment(client: "MlflowClient", uri: str, name: str, artifact_folder: str) -> "Experiment | None":
+    """The experiment, if there is one; `RegistryError` for a local store whose files are elsewhere."""
+    with explained(uri):
+        found = client.get_experiment_by_name(name)
+    database, root = local_database(uri), project_root()
+    if found and database and (reason := misplaced(found.artifact_location, root / artifact_folder, root / database)):
+        raise RegistryError(f"{reason}: {MISPLACED}")
+    return found
 
 
 def ensure_experiment(client: "MlflowClient", uri: str, name: str, artifact_folder: str) -> str:
@@ -46,16 +59,14 @@ def ensure_experiment(client: "MlflowClient", uri: str, name: str, artifact_fold
 
     `RegistryError` for a local store whose files are elsewhere, before anything is written.
     """
+    found = find_experiment(client, uri, name, artifact_folder)
     with explained(uri):
-        found = client.get_experiment_by_name(name)
         if found is not None:
-            if local_database(uri) is not None and (reason := misplaced(found.artifact_location, artifact_folder)):
-                raise RegistryError(f"{reason}: {MISPLACED}")
             if found.lifecycle_stage == "deleted":
                 client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
         local = local_database(uri) is not None
-        location = Path(artifact_folder).resolve().as_uri() if local else None
+        location = (project_root() / artifact_folder).resolve().as_uri() if local else None
         return str(client.create_experiment(name, artifact_location=location))
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from stm.errors import RegistryError, redact
 from stm.files import atomic_file
+from stm.root import project_root
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,8 +49,13 @@ class Version:
 
 
 def resolve_uri(configured: str) -> str:
-    """The tracking URI in force: MLFLOW_TRACKING_URI if it is set, else the one of the params."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or configured
+    """The tracking URI in force: MLFLOW_TRACKING_URI if it is set, else the one of the params.
+
+    In DVC's copy of the project for an experiment, the relative path of a local store leads to that of the project.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or configured
+    project = project_root()
+    return uri if project == Path() or local_database(uri) is None else f"{SQLITE}{project / uri.removeprefix(SQLITE)}"
 
 
 def local_database(uri: str) -> Path | None:

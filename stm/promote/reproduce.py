@@ -31,7 +31,9 @@ COMMITS_SEARCHED = 2000
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What was found in the worktree; `model` is the hash of its merged model, empty where there is none."""
+    """What was found in the project's folder of the worktree; `model` is the hash of its merged model, empty where
+    there is none.
+    """
 
     folder: Path
     revision: str
@@ -77,6 +79,7 @@ def reproduce(version: Version, root: Path, folder: Path, *, rebuild: bool) -> R
             "reports and data/files as they were then, run `stm promote` and try again"
         )
     _check_out(root, folder, revision)
+    folder /= run_git(root, "rev-parse", "--show-prefix").rstrip("\n")  # the project may be a part of its repository
     _share_cache(root, folder)
     if rebuild:
         _bring_answers(root, folder)
@@ -103,7 +106,8 @@ def find_revision(version: Version, root: Path) -> tuple[str, bool]:
     if not run_git(root, "rev-parse", "--verify", "--quiet", f"{recorded}^{{commit}}").strip():
         raise RegistryError(
             f"this repository has no revision {recorded or 'unknown'!r}, of which version {version.number} was made; "
-            "`git fetch --all` and try again, or run it in the repository that promoted it"
+            "`git fetch --all` (in a shallow clone `git fetch --unshallow`) and try again, or run it in the repository "
+            "that promoted it"
         )
     return recorded, False
 
