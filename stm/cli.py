@@ -70,7 +70,8 @@ def search(
     corpus: Annotated[
         Path | None,
         typer.Option(
-            help="A .jsonl, .csv or .parquet file (_id, title, text), or a text file of one passage per line."
+            help="A .jsonl, .csv or .parquet file (text, perhaps _id and title), gzipped or not, a BEIR folder, or a "
+            "text file with one passage per line."
         ),
     ] = None,
     task: Annotated[str, typer.Option(help="The test task whose corpus is searched; by default, a medical one.")] = "",

@@ -68,9 +68,9 @@ def apply_profile(profile: Path, base: Path = PARAMS_FILE) -> str:
         Params.model_validate(data)
     except ValidationError as error:
         raise ParamsError(
-            f"with profile {profile.stem!r} params.yaml would be wrong, so nothing was written; start from the "
-            "params.yaml that came with the project (`git checkout params.yaml`, as long as yours is not committed), "
-            f"or mend what does not fit:\n{explain(error, data, '')}"
+            f"with profile {profile.stem!r} params.yaml would be wrong, so nothing was written; profiles with splits "
+            "of their own fit the params.yaml that came with the project (commit yours before you take that one back), "
+            f"and for your own splits docs/own-data.md has what to set by hand:\n{explain(error, data, '')}"
         ) from error
     return stream.getvalue()
 

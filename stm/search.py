@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from stm.errors import DataError, RegistryError, brief
 from stm.files import atomic_directory, parse_object, sha256_tree
 from stm.metrics import rank
 from stm.params.base import PARAMS_FILE
-from stm.prepare.files import read_bytes, read_table
+from stm.prepare.files import read_bytes, read_table, require_columns
 from stm.progress import say
 from stm.prompts import own_prompts
 from stm.tasks import Passage, read_task
@@ -37,37 +39,53 @@ class Hit:
 
 
 def read_corpus(path: Path) -> dict[str, Passage]:
-    """Read passages from a .jsonl, .csv or .parquet file (text, and perhaps _id and title) or from a text file, one
-    passage a line; any of them may be gzipped.
+    """Read passages from a .jsonl, .csv or .parquet file (text, and perhaps _id and title), from a BEIR folder or from
+    a text file, one passage a line; any file may be gzipped. Passages without text are left out.
     """
     corpus: dict[str, Passage] = {}
-    for number, row in _rows(path):
-        text, key = row.get("text"), str(row.get("_id") or number)
-        if not isinstance(text, str):
-            raise DataError(f"{path}, line {number}: 'text' is missing or not a string")
+    empty = 0
+    for where, row in _rows(path / "corpus.jsonl" if path.is_dir() else path):
+        text, key = row["text"], str(row.get("_id") or row.get("id") or where.split()[-1])
+        if not (text or "").strip():
+            empty += 1
+            continue
         if key in corpus:
-            raise DataError(f"{path}, line {number}: the id {key!r} appears twice")
+            raise DataError(f"{where}: the id {key!r} appears twice")
         corpus[key] = Passage(str(row.get("title") or ""), text)
     if not corpus:
         raise DataError(f"the corpus {path} holds no passages")
+    if empty:
+        say(f"{empty} rows of {path} have no text and are left out")
     return corpus
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Number and fields of each row, counted from 1."""
+def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Where each row stands, its number last, and its fields, of which `text` is a text or null."""
     kind = next((suffix for suffix in reversed(path.suffixes) if suffix != ".gz"), "")
     if kind in (".csv", ".parquet"):
-        yield from enumerate(read_table(path).iter_rows(named=True), 1)
+        table = read_table(path)
+        require_columns(["text"], table.columns, str(path))
+        table = table.with_columns(pl.col("text").cast(pl.String))
+        yield from ((f"{path}, row {number}", row) for number, row in enumerate(table.iter_rows(named=True), 1))
         return
     lines = enumerate(read_bytes(path).split(b"\n"), 1)  # texts may hold other ends of lines
-    for number, line in ((number, line.strip()) for number, line in lines if line.strip()):
-        if kind == ".jsonl":
-            yield number, parse_object(line, f"{path}, line {number}")
+    for where, line in ((f"{path}, line {number}", line.strip()) for number, line in lines if line.strip()):
+        if kind != ".jsonl":
+            yield where, {"text": _decode(line, where)}
             continue
-        try:
-            yield number, {"text": line.decode("utf-8")}
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}, line {number}: not UTF-8; save the file as UTF-8") from error
+        row = parse_object(line, where)
+        require_columns(["text"], list(row), where)
+        if not isinstance(row["text"], str | None):
+            raise DataError(f"{where}: 'text' is {row['text']!r}, which is no text")
+        yield where, row
+
+
+def _decode(line: bytes, where: str) -> str:
+    """The text of a line; `DataError` if it is not UTF-8."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8; save the file as UTF-8") from error
 
 
 def read_embedded(name: str = "", tasks: Path = TASKS) -> tuple[str, Corpus]:

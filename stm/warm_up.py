@@ -12,15 +12,20 @@ import polars as pl
 from sentence_transformers import SentenceTransformer
 
 from stm.deltas import CONFIG_FILE
+from stm.encode import Passes
 from stm.files import atomic_directory, read_json
 from stm.folders import complete_folder
 from stm.massive import TEXTS, find_massive, why_unsteady
 from stm.models import load_model, saved_type
 from stm.params.train import TrainParams
+from stm.progress import say
 from stm.prompts import own_prompts, read_prompts, write_prompts
 from stm.schema import read_rows
 from stm.train.expert import Share, train_expert
 from stm.train.processes import join_processes
+
+SAMPLE = 1000  # passages that are looked at for their length
+MUCH_CUT = 0.1  # share of them that is worth a word
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +53,20 @@ def sample_texts(model: SentenceTransformer, rows: pl.DataFrame) -> list[str]:
 
 
 def inspect_backbone(base: Path | str, rows: Path | str) -> dict[str, Any]:
-    """Where the raw decoder has its massive activations, for the report; what that endangers is said as well."""
-    model = load_model(base)
-    found = find_massive(model, sample_texts(model, read_rows(rows)))
+    """Where the raw decoder has its massive activations and of what share of the passages it sees the beginning alone,
+    for the report; what that endangers is said as well.
+    """
+    model, table = load_model(base), read_rows(rows)
+    cut = Passes(model).share_cut(table["positive"][:SAMPLE].to_list(), own_prompts(model.prompts)["document"])
+    if cut >= MUCH_CUT:
+        say(
+            f"warm_up: {cut:.0%} of the passages are longer than the {model.max_seq_length} tokens that the model "
+            "takes of a text, and are cut; raise backbone.max_tokens if the rest matters"
+        )
+    found = find_massive(model, sample_texts(model, table))
     if reason := why_unsteady(found):
         logger.warning("warm_up: %s", reason)
-    return {"massive": found, **({"unsteady": reason} if reason else {})}
+    return {"massive": found, "cut": cut, **({"unsteady": reason} if reason else {})}
 
 
 def warm_up(

@@ -86,8 +86,8 @@ def test_a_profile_that_would_break_the_params_writes_nothing(tmp_path: Path) ->
     (tmp_path / "bad.yaml").write_text("merge: {densty: 1}\n")
     with pytest.raises(ParamsError, match=r"merge: no such setting: densty") as caught:
         use_profile("bad", tmp_path, path)
-    assert str(caught.value).startswith("with profile 'bad' params.yaml would be wrong, so nothing was written; start")
-    assert "git checkout params.yaml" in str(caught.value)
+    assert str(caught.value).startswith("with profile 'bad' params.yaml would be wrong, so nothing was written;")
+    assert "commit yours before you take that one back" in str(caught.value)
     assert path.read_text() == (ROOT / "params.yaml").read_text()
     with pytest.raises(ParamsError, match="files there: bad, params"):
         use_profile("none", tmp_path, path)

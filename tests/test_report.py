@@ -39,6 +39,10 @@ from stm.significance import corrected_width
 from tests import report_samples as made
 from tests.closure import ROOT
 
+RESOLUTION = (
+    "With these {} test queries, differences under about {:.3f} from {} cannot be told from chance, and larger ones "
+    "neither from models that do well on other queries."
+)
 VOID = {"meta", "link", "br", "hr", "circle", "line", "rect", "polyline"}
 
 
@@ -308,7 +312,7 @@ def test_too_few_queries_to_find_any_difference_are_a_caution_in_place_of_a_reso
             "queries until there are at least 9 for each."
         )
     [sentence] = [row for row in cautions(_certain(9), Reports({}), []) if "test quer" in row]
-    assert sentence == "With these 9 test queries, differences under about 0.000 cannot be told from chance."
+    assert sentence == RESOLUTION.format(9, 0.0, "m8")
 
 
 @pytest.mark.parametrize("others", [1, 2, 5, 8])
@@ -343,7 +347,7 @@ def test_cautions_say_what_limits_this_run_and_nothing_else() -> None:
     row = found.against("all", "all")
     assert row is not None
     reach = corrected_width(2, 0.95) * (row.comparison.high - row.comparison.low) / 2
-    assert only == f"With these 120 test queries, differences under about {reach:.3f} cannot be told from chance."
+    assert only == RESOLUTION.format(120, reach, "all")
     tasks = evaluations["merged"]["tasks"]
     for share, row in zip((0.99, 0.04, 0.5), tasks.values(), strict=False):
         row["cut"] = share

@@ -88,7 +88,7 @@ def test_corpora_of_lines_and_of_json_lines(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("", "holds no passages"), ("{not json", "line 1: not JSON"), ("[1]", "line 1: expected"),
-        ('{"text": 3}', "line 1: 'text' is missing or not a string"),
+        ('{"text": 3}', "line 1: 'text' is 3, which is no text"), ('{"body": "x"}', "line 1 has no column 'text'"),
         ('{"text": "a \\ud83d b"}', "line 1: holds half a character"),
         ('{"_id": "a", "text": "x"}\n{"_id": "a", "text": "y"}', "appears twice"),
     ],
@@ -126,9 +126,15 @@ def test_corpora_are_tables_and_gzipped_too(tmp_path: Path) -> None:
         assert read_corpus(path) == {"x": Passage("", "one"), "y": Passage("Skin", "two\nlines")}, path
 
 
+def test_rows_without_text_are_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "a", "text": ""}\n{"id": "b", "text": "x"}\n{"text": null}\n')
+    assert read_corpus(tmp_path) == {"b": Passage("", "x")}, "of a BEIR folder"
+    assert f"2 rows of {tmp_path} have no text and are left out" in capsys.readouterr().err
+
+
 def test_a_table_without_texts_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,passage\n1,a passage\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"a\.csv, line 1: 'text' is missing or not a string"):
+    with pytest.raises(DataError, match=r"a\.csv has no column 'text'; its columns are id, passage"):
         read_corpus(tmp_path / "a.csv")
 
 

@@ -10,7 +10,7 @@ from stm.files import read_json, sha256_tree
 from stm.models import load_model
 from stm.prompts import read_prompts
 from stm.schema import ROWS, write_rows
-from stm.warm_up import fold_adapter, sample_texts, warm_up
+from stm.warm_up import fold_adapter, inspect_backbone, sample_texts, warm_up
 from tests.pico import pico_adapter, pico_backbone
 from tests.test_train import PARAMS
 
@@ -68,5 +68,18 @@ def test_the_warm_up_writes_the_same_bytes_twice_and_no_path(tmp_path: Path) -> 
         assert report["steps"] == 4
         assert report["massive"] == {"tokens_per_text": 0, "first": 0, "pooled": 0}
         assert "unsteady" not in report
+        assert report["cut"] == 0
     assert sha256_tree(tmp_path / "a") == sha256_tree(tmp_path / "b")
     assert str(tmp_path) not in "".join(p.read_text() for p in (tmp_path / "a").rglob("*.json"))
+
+
+def test_passages_longer_than_the_model_takes_are_said_before_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = pico_backbone(tmp_path / "base")
+    write_pairs(tmp_path / "rows.parquet")
+    rows = pl.read_parquet(tmp_path / "rows.parquet")
+    long = rows.with_columns(positive=pl.when(pl.int_range(16) < 4).then(pl.lit("x" * 99)).otherwise("positive"))
+    write_rows(long, tmp_path / "rows.parquet")
+    assert inspect_backbone(base, tmp_path / "rows.parquet")["cut"] == 0.25
+    assert "25% of the passages are longer than the 48 tokens" in capsys.readouterr().err

@@ -40,10 +40,12 @@ class _Loader(yaml.SafeLoader):
     """Refuses a mapping that names a key twice, of which YAML would keep the last in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((key for index, key in enumerate(names) if key in names[:index]), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"the name {twice!r} stands twice", node.start_mark)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        names = [key.value for key in keys]
+        again = next((key for index, key in enumerate(keys) if key.value in names[:index]), None)
+        if again is not None:
+            line = again.start_mark.line + 1
+            raise ValueError(f"the name {again.value!r} stands twice, for the second time in line {line}")
         return super().construct_mapping(node, deep)
 
 

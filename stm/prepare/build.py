@@ -95,7 +95,8 @@ def describe_losses(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if lost:
             lines.append(f"{lost} rows of {label} are in an evaluation task as well, and were removed")
         if not facts["kept"]:
-            lines.append(f"{label} gives no row")
+            open_ = "; where training may see that task's passages, set open_corpus: true on the task" if lost else ""
+            lines.append(f"{label} gives no row{open_}")
     return lines
 
 

@@ -85,12 +85,15 @@ def _resolution(analysis: Analysis) -> str:
     """
     rival = analysis.strongest(OPPONENTS)
     row = analysis.against("all", rival.name) if rival else None
-    if row is None or ALL_TASKS in needed_queries(analysis) or ALL_TASKS in needed_resamples(analysis):
+    if rival is None or row is None or ALL_TASKS in needed_queries(analysis) or ALL_TASKS in needed_resamples(analysis):
         return ""
     width = corrected_width(len(analysis.tested["all"]), analysis.level)
     reach = width * (row.comparison.high - row.comparison.low) / 2
     queries = count_queries(analysis.table, "all")
-    return f"With these {queries:,} test queries, differences under about {reach:.3f} cannot be told from chance."
+    return (
+        f"With these {queries:,} test queries, differences under about {reach:.3f} from {rival.label} cannot be told "
+        "from chance, and larger ones neither from models that do well on other queries."
+    )
 
 
 def left_in(reports: Reports) -> str:

@@ -100,8 +100,9 @@ def why_unlearned(history: History) -> str:
         )
     return (
         f"the loss ended at chance ({loss:.2f}, embeddings that tell nothing apart have {chance:.2f}), and nothing was "
-        "learned; put a token before every text (backbone.bos_token), take a lower learning rate where it rose or "
-        "a higher one where it hardly moved, train longer, or use fewer layers (backbone.layers)"
+        "learned; train longer, put a token before every text where the decoder is deep (backbone.bos_token), take a "
+        "lower learning rate where the loss rose or a higher one where it hardly moved, or use fewer layers "
+        "(backbone.layers)"
     )
 
 
