@@ -28,10 +28,8 @@ from stm.prompts import render, write_prompts
 Source = PackageSource | FolderSource | HubSource
 # Families whose bidirectional attention is proven by a test on a pico model of that architecture.
 FAMILIES = ("llama", "qwen3", "gemma", "gemma2", "phi3", "mistral")
-NOTICES = [
-    "[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]*",
-    "[Nn][Oo][Tt][Ii][Cc][Ee]*",
-]  # of a model of the hub, which loading it does not fetch
+# Of a model of the hub, which loading it does not fetch: in any case of letters, as `stm.folders` copies them.
+NOTICES = ["[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]*", "[Nn][Oo][Tt][Ii][Cc][Ee]*"]
 
 
 def load_source(source: Source) -> tuple[PreTrainedModel, Any]:
@@ -148,8 +146,9 @@ def find_notices(source: Source) -> Path | None:
     try:
         return Path(snapshot_download(source.id, revision=source.revision, allow_patterns=NOTICES))
     except (OSError, errors.HTTPError) as error:  # type: ignore[attr-defined]  # a proxy that refuses is no OSError
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"cannot fetch the notices of the backbone {source.id!r}: {reason}; run again") from error
+        raise ModelError(
+            f"cannot fetch the notices of the backbone {source.id!r}: {brief(error)}; run again"
+        ) from error
 
 
 def assemble(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, params: BackboneParams, folder: Path) -> None:

@@ -1,9 +1,8 @@
 """The thin shell around every stage script: argument parsing, error messages, exit codes.
 
 Turns an `STMError`, a full disk or a lack of permission into one clear message without a traceback and exit code 1, and
-an interrupt into exit code 130.
-Knows nothing of what a stage does. A stage script imports it before anything heavy, for the setting of the garbage
-collector and for interrupts while the rest is imported.
+an interrupt into exit code 130. Knows nothing of what a stage does. A stage script imports it before anything heavy,
+for the setting of the garbage collector and for interrupts while the rest is imported.
 """
 
 import argparse
