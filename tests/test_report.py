@@ -40,8 +40,8 @@ from tests import report_samples as made
 from tests.closure import ROOT
 
 RESOLUTION = (
-    "With these {} test queries, differences under about {:.3f} from {} cannot be told from chance, and larger ones "
-    "neither from models that do well on other queries."
+    "With these {} test queries, differences under about {:.3f} from {} cannot be told from chance, and even larger "
+    "ones cannot where a model does well on other queries."
 )
 VOID = {"meta", "link", "br", "hr", "circle", "line", "rect", "polyline"}
 

@@ -92,7 +92,7 @@ def _resolution(analysis: Analysis) -> str:
     queries = count_queries(analysis.table, "all")
     return (
         f"With these {queries:,} test queries, differences under about {reach:.3f} from {rival.label} cannot be told "
-        "from chance, and larger ones neither from models that do well on other queries."
+        "from chance, and even larger ones cannot where a model does well on other queries."
     )
 
 
