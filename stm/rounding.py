@@ -31,10 +31,12 @@ def add_delta(weight: Tensor, delta: Tensor, kind: torch.dtype, name: str) -> Te
 
     Weights that were published in bfloat16 lie on its grid, and most of what a training adds is less than half a step:
     to the nearest, the sum would be the weight again. So it is rounded by chance there, by noise that follows from
-    `name` and the device alone.
+    `name`, the weight and the device alone. A warm-up and a merge into its result so have noise of their own: with the
+    same noise their errors would lean to the same side.
     """
     exact = weight.float() + delta
     if kind == torch.bfloat16:
-        generator = torch.Generator(exact.device).manual_seed(zlib.crc32(name.encode()))
+        numbers = int(weight.float().view(torch.int32).sum())  # of whole numbers, so the same in any order
+        generator = torch.Generator(exact.device).manual_seed(zlib.crc32(f"{name} {numbers}".encode()))
         round_by_chance(exact, draw_noise(exact.shape, exact.device, generator))
-    return exact
+    return exact.to(kind).float()

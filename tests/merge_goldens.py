@@ -30,7 +30,7 @@ def make_tensors() -> tuple[Tensor, list[Tensor]]:
 
 
 def mask_source() -> Callable[[Tensor], Tensor]:
-    """The masks that `stm.merge.methods.keep_random` draws with the seeds 0, 1, ..., in mergekit's way of asking."""
+    """The masks that `stm.merge.methods.draw_mask` draws with the seeds 0, 1, ..., in mergekit's way of asking."""
     calls = iter(range(100))
 
     def bernoulli(probabilities: Tensor) -> Tensor:

@@ -14,7 +14,19 @@ from torch import Tensor
 
 from stm.deltas import Adapter, Factors
 from stm.errors import ParamsError
-from stm.merge.methods import METHODS, Part, find_method, keep_largest, keep_random, kept_count, mask_seed, merge_parts
+from stm.merge import methods
+from stm.merge.methods import (
+    METHODS,
+    KeptMasks,
+    Part,
+    draw_mask,
+    find_largest,
+    find_method,
+    kept_count,
+    mask_seed,
+    merge_parts,
+    rescale_masked,
+)
 from stm.merge.recipe import Recipe
 from tests.merge_goldens import mask_source, mergekit_merge
 
@@ -99,29 +111,56 @@ def test_linear_equals_the_average_of_full_weights() -> None:
 
 @given(size=st.integers(1, 60), density=densities, seed=seeds)
 def test_magnitude_keeps_exactly_the_count(size: int, density: float, seed: int) -> None:
-    delta = random_deltas(1, seed, (size,))[0] + 10  # no zeros, so that what is kept can be counted
-    kept = keep_largest(delta, density)
-    assert int((kept != 0).sum()) == kept_count(size, density)
+    delta = random_deltas(1, seed, (size,))[0]
+    mask = find_largest(delta, density)
+    assert int(mask.sum()) == kept_count(size, density)
     assert kept_count(size, density) == max(1, int(density * size))
-    assert kept[kept != 0].abs().min() >= delta[kept == 0].abs().max() if (kept == 0).any() else True
+    assert mask.all() or delta[mask].abs().min() >= delta[~mask].abs().max()
 
 
 @given(size=st.integers(1, 40), density=densities)
 def test_equal_magnitudes_keep_the_first(size: int, density: float) -> None:
     signs = torch.tensor([(-1.0) ** index for index in range(size)])
-    kept = keep_largest(signs, density)
-    count = kept_count(size, density)
-    assert torch.equal(kept[:count], signs[:count])
-    assert not kept[count:].any()
+    mask, count = find_largest(signs, density), kept_count(size, density)
+    assert mask[:count].all()
+    assert not mask[count:].any()
 
 
 def test_random_keeps_the_density_on_average_and_the_norm() -> None:
     delta = random_deltas(1, 1, (200, 200))[0]
-    kept = keep_random(delta, 0.3, seed=4, rescale="l1")
-    assert float((kept != 0).float().mean()) == pytest.approx(0.3, abs=0.01)
+    mask = draw_mask(delta.shape, 0.3, seed=4)
+    assert float(mask.float().mean()) == pytest.approx(0.3, abs=0.01)
+    kept = rescale_masked(delta * mask, delta, 0.3, "l1")
     assert float(kept.abs().sum()) == pytest.approx(float(delta.abs().sum()), rel=1e-5)
-    divided = keep_random(delta, 0.3, seed=4, rescale="density")
-    torch.testing.assert_close(divided[divided != 0], delta[divided != 0] / 0.3)
+    torch.testing.assert_close(rescale_masked(delta * mask, delta, 0.3, "density")[mask], delta[mask] / 0.3)
+
+
+recipes = st.lists(st.tuples(st.sampled_from(list(METHODS)), st.sampled_from([0.1, 0.5, 1.0])), min_size=2, max_size=6)
+
+
+@settings(max_examples=40)
+@given(recipes=recipes, seed=seeds)
+def test_kept_masks_are_those_that_would_be_made(recipes: list[tuple[str, float]], seed: int) -> None:
+    deltas, kept = random_deltas(3, seed), KeptMasks()
+    for name, density in recipes:
+        parts = [Part(delta, 0.5, density, seed=index) for index, delta in enumerate(deltas)]
+        assert torch.equal(merge_parts(find_method(name), parts, "l1", kept), merge_parts(find_method(name), parts))
+
+
+@pytest.mark.parametrize("name", ["ties", "dare_linear", "dare_ties"])
+def test_another_weight_makes_no_mask_anew(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    make_mask, deltas, kept = methods.make_mask, random_deltas(3, 0), KeptMasks()
+
+    def count(thin: methods.Thin, part: Part) -> Tensor:
+        made.append(part.seed)
+        return make_mask(thin, part)
+
+    monkeypatch.setattr(methods, "make_mask", count)
+    for weight, density in ((0.5, 0.5), (0.9, 0.5), (0.9, 0.3), (0.1, 0.3)):
+        parts = [Part(delta, weight, density, seed=index) for index, delta in enumerate(deltas)]
+        merge_parts(find_method(name), parts, "l1", kept)
+    assert made == [0, 1, 2, 0, 1, 2], "once per density"
 
 
 @settings(max_examples=30)

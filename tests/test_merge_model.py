@@ -207,26 +207,47 @@ def kept_share(found: dict[str, Tensor], base: dict[str, Tensor], delta: dict[st
     return float(moved / sum((part**2).sum() for part in delta.values()))
 
 
-def test_deltas_below_the_resolution_of_a_base_in_bfloat16_are_kept(tmp_path: Path) -> None:
-    base = pico_backbone(tmp_path / "base", dtype=torch.bfloat16)
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_what_is_mixed_written_folded_and_alone_has_the_same_numbers(tmp_path: Path, kind: torch.dtype) -> None:
+    base = pico_backbone(tmp_path / "base", dtype=kind)
     experts = read_experts(base, {"a": pico_adapter(base, tmp_path / "a", scale=0.0015)})
     recipe = Recipe("task_arithmetic", {"a": 1.0})
     materialise(experts, recipe, PROMPTS, tmp_path / "merged")
     fold_adapter(tmp_path / "a", tmp_path / "folded")
-    old, merged, folded = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "merged", "folded"))
-    delta = {name: experts.adapters["a"].delta(name) for name in experts.targets}
-    nearest = {name: (old[name].float() + delta[name]).bfloat16() for name in delta}
-    assert kept_share(nearest, old, delta) < 0.6
-    assert kept_share(merged, old, delta) == pytest.approx(1, abs=0.15)
+    merged, folded = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "folded"))
     model = load_model(base)
     with Mixer(model, experts) as mixer:
         mixer.mix(recipe)
         state = {name: tensor.clone() for name, tensor in model[0].model.state_dict().items()}
     alone = load_model(tmp_path / "a")[0].model.state_dict()
-    for name in delta:
-        assert merged[name].dtype == folded[name].dtype == torch.bfloat16
+    for name in experts.targets:
+        assert merged[name].dtype == folded[name].dtype == kind
         for other in (folded, state, alone):
             assert torch.equal(other[name].float(), merged[name].float()), name
+
+
+def test_deltas_below_the_resolution_of_a_base_in_bfloat16_are_kept(tmp_path: Path) -> None:
+    base = pico_backbone(tmp_path / "base", dtype=torch.bfloat16)
+    experts = read_experts(base, {"a": pico_adapter(base, tmp_path / "a", scale=0.0015)})
+    materialise(experts, Recipe("task_arithmetic", {"a": 1.0}), PROMPTS, tmp_path / "merged")
+    old, merged = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "merged"))
+    delta = {name: experts.adapters["a"].delta(name) for name in experts.targets}
+    nearest = {name: (old[name].float() + delta[name]).bfloat16() for name in delta}
+    assert kept_share(nearest, old, delta) < 0.6
+    assert kept_share(merged, old, delta) == pytest.approx(1, abs=0.15)
+
+
+def test_the_roundings_of_a_warm_up_and_of_a_merge_have_nothing_in_common() -> None:
+    torch.manual_seed(0)
+    weight, *deltas = torch.randn(3, 200, 300)
+    weight, errors = weight.bfloat16().float(), []
+    for delta in deltas:
+        exact = weight + delta * 2.0**-10
+        weight = add_delta(weight, delta * 2.0**-10, torch.bfloat16, "layers.0.mlp.up_proj.weight")
+        errors.append((weight - exact).flatten())
+    assert (
+        abs(float(torch.nn.functional.cosine_similarity(errors[0], errors[1], dim=0))) < 0.02
+    )  # five standard deviations
 
 
 def test_rewriting_without_change_is_the_same_file(root: Path, tmp_path: Path) -> None:

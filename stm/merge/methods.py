@@ -10,12 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from stm.errors import ParamsError
 
 Rescale = Literal["l1", "density"]
+Thin = Literal["none", "magnitude", "random"]
 
 
 @dataclass(frozen=True)
@@ -35,41 +38,71 @@ def kept_count(size: int, density: float) -> int:
     return size if density >= 1 else min(size, max(1, int(density * size)))
 
 
-def keep_largest(delta: Tensor, density: float) -> Tensor:
-    """Keep the `kept_count` values of largest magnitude and zero the rest; among equal magnitudes the first in memory
-    order stay.
+def find_largest(delta: Tensor, density: float) -> Tensor:
+    """Return the mask of the `kept_count` values of largest magnitude; among equal magnitudes the first in memory order
+    stay.
 
     The trim step of TIES (arXiv 2306.01708, section 3.1).
     """
-    kept = kept_count(delta.numel(), density)
-    if kept == delta.numel():
-        return delta
     magnitudes = delta.abs().flatten()
-    threshold = magnitudes.kthvalue(magnitudes.numel() - kept + 1).values
+    kept = kept_count(delta.numel(), density)
+    place = magnitudes.numel() - kept
+    if delta.is_cuda:
+        threshold = magnitudes.kthvalue(place + 1).values
+    else:  # the same value in a fraction of the time
+        threshold = torch.tensor(np.partition(magnitudes.numpy(), place)[place])
     mask = magnitudes > threshold
     # Equal magnitudes at the cut: fill up in memory order, so that the count is exact and the result does not depend
     # on the sort.
     at_cut = (magnitudes == threshold).nonzero().flatten()
     mask[at_cut[: kept - int(mask.sum())]] = True
-    return delta * mask.view_as(delta)
+    return mask.view_as(delta)
 
 
-def keep_random(delta: Tensor, density: float, seed: int, rescale: Rescale) -> Tensor:
-    """Keep each value with probability `density` and rescale what is left (DARE, arXiv 2311.03099, section 3.1).
+def draw_mask(shape: torch.Size, density: float, seed: int) -> Tensor:
+    """Return a mask that keeps each value with probability `density` (DARE, arXiv 2311.03099, section 3.1).
 
-    `rescale="density"` divides by the density, as the paper and PEFT do; `"l1"` restores the tensor's L1 norm, as
-    mergekit does. The mask depends on `seed` alone.
+    It is drawn on the CPU, so that it depends on `seed` alone.
     """
-    if density >= 1:
-        return delta
-    generator = torch.Generator(device="cpu").manual_seed(seed)
-    mask = (torch.rand(delta.shape, generator=generator) < density).to(delta.device)
-    masked = delta * mask
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < density
+
+
+def make_mask(thin: Thin, part: Part) -> Tensor:
+    """Return which values [the delta's shape, bool] of a part stay when it is thinned."""
+    if thin == "magnitude":
+        return find_largest(part.delta, part.density)
+    return draw_mask(part.delta.shape, part.density, part.seed).to(part.delta.device)
+
+
+class KeptMasks:
+    """`make_mask` with a memory of one bit per value: most candidates of a search differ in their weights alone.
+
+    Of each delta, which its seed tells from others, the last mask stays.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[int, tuple[Thin, float, npt.NDArray[np.uint8]]] = {}
+
+    def __call__(self, thin: Thin, part: Part) -> Tensor:
+        """Return the mask, made only where the last one was of another kind or density."""
+        found = self._last.get(part.seed)
+        if found is not None and found[:2] == (thin, part.density):
+            mask = np.unpackbits(found[2], count=part.delta.numel()).view(bool)
+            return torch.from_numpy(mask).view_as(part.delta).to(part.delta.device)
+        made = make_mask(thin, part)
+        self._last[part.seed] = thin, part.density, np.packbits(made.cpu().numpy())
+        return made
+
+
+def rescale_masked(masked: Tensor, delta: Tensor, density: float, rescale: Rescale) -> Tensor:
+    """Rescale in place what DARE has left of `delta`: "density" divides by the density, as the paper and PEFT do; "l1"
+    restores the tensor's L1 norm, as mergekit does.
+    """
     if rescale == "density":
-        return masked / density
+        return masked.div_(density)
     before, after = delta.abs().sum(), masked.abs().sum()
     # mergekit's guard: a tensor that is almost zero before or after stays as it is.
-    return masked if before < 1e-7 or after < 1e-7 else masked * (before / after)
+    return masked if before < 1e-7 or after < 1e-7 else masked.mul_(before / after)
 
 
 def add(deltas: list[Tensor], weights: list[float], normalize: bool) -> Tensor:
@@ -92,16 +125,15 @@ def elect(deltas: list[Tensor], weights: list[float], normalize: bool) -> Tensor
     `sum_k w_k d_k` wins, zero counts as positive, and the divisor is the sum of the agreeing weights (1 where that is
     0).
     """
-    positive = add(deltas, weights, normalize=False) >= 0
+    signs = (add(deltas, weights, normalize=False) >= 0) * 2.0 - 1.0
     merged, divisor = torch.zeros_like(deltas[0]), torch.zeros_like(deltas[0])
     for delta, weight in zip(deltas, weights, strict=True):
-        weighted = delta * weight
-        agrees = torch.where(positive, weighted > 0, weighted < 0)
-        merged.add_(weighted * agrees)
-        divisor.add_(agrees, alpha=weight)
-    if normalize:
-        merged.div_(torch.where(divisor == 0, 1.0, divisor))
-    return merged
+        agreeing = (delta * weight).mul_(signs).clamp_min_(0)
+        merged.add_(agreeing)
+        if normalize:
+            divisor.add_(agreeing > 0, alpha=weight)
+    merged.mul_(signs)
+    return merged.div_(divisor.add_(divisor == 0)) if normalize else merged
 
 
 @dataclass(frozen=True)
@@ -113,7 +145,7 @@ class Method:
     name: str
     combine: Callable[[list[Tensor], list[float], bool], Tensor]
     normalize: bool
-    thin: Literal["none", "magnitude", "random"]
+    thin: Thin
 
     @property
     def uses_density(self) -> bool:
@@ -153,17 +185,18 @@ def mask_seed(seed: int, expert: str, tensor: str) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-def merge_parts(method: Method, parts: list[Part], rescale: Rescale = "l1") -> Tensor:
-    """Combine the parts of one tensor by `method`; the parts are not changed. `ParamsError` for weights or densities
-    out of range.
+def merge_parts(
+    method: Method, parts: list[Part], rescale: Rescale = "l1", mask_of: Callable[[Thin, Part], Tensor] = make_mask
+) -> Tensor:
+    """Combine the parts of one tensor by `method`; the parts are not changed. `mask_of` is `make_mask` or does the
+    same.
     """
-    thinned = [_thin(method, part, rescale) for part in parts]
+    thinned = [_thin(method, part, rescale, mask_of) for part in parts]
     return method.combine(thinned, [part.weight for part in parts], method.normalize)
 
 
-def _thin(method: Method, part: Part, rescale: Rescale) -> Tensor:
-    if method.thin == "magnitude":
-        return keep_largest(part.delta, part.density)
-    if method.thin == "random":
-        return keep_random(part.delta, part.density, part.seed, rescale)
-    return part.delta
+def _thin(method: Method, part: Part, rescale: Rescale, mask_of: Callable[[Thin, Part], Tensor]) -> Tensor:
+    if method.thin == "none" or part.density >= 1:
+        return part.delta
+    masked = part.delta * mask_of(method.thin, part)
+    return rescale_masked(masked, part.delta, part.density, rescale) if method.thin == "random" else masked

@@ -1,7 +1,7 @@
 """Mixes experts in the memory of one loaded model, and puts the base's weights back exactly.
 
-Only the tensors that the adapters change are kept twice. Nothing is written to disk. Does not know how a mix is
-scored.
+Only the tensors that the adapters change are kept twice, and of each expert one bit per weight where a method thins.
+Nothing is written to disk. Does not know how a mix is scored.
 """
 
 from types import TracebackType
@@ -11,6 +11,7 @@ from torch import nn
 
 from stm.deltas import check_shape, match_names
 from stm.merge.experts import Experts
+from stm.merge.methods import KeptMasks
 from stm.merge.recipe import Recipe
 from stm.merge.shards import main_dtype
 from stm.rounding import add_delta
@@ -30,6 +31,7 @@ class Mixer:
         self._parameters = {name: parameters[target] for name, target in names.items()}
         device = next(iter(self._parameters.values())).device
         self._adapters = {expert: adapter.to(device) for expert, adapter in experts.adapters.items()}
+        self._masks = KeptMasks()
         self._kind = main_dtype(experts.shards)
         self._originals = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
 
@@ -38,7 +40,7 @@ class Mixer:
         """Give the model the weights `base + lambda * merged delta`, as saved, from the base's own weights."""
         for name, parameter in self._parameters.items():
             original = self._originals[name]
-            delta = recipe.merged_delta(self._adapters, name)
+            delta = recipe.merged_delta(self._adapters, name, self._masks)
             parameter.copy_(original if delta is None else add_delta(original, delta, self._kind, name))
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ tensor. Does not know where the experts lie or where the result goes.
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from stm.deltas import Adapter, Factors
 from stm.errors import ParamsError
 from stm.files import sha256_text
-from stm.merge.methods import Part, Rescale, find_method, mask_seed, merge_parts
+from stm.merge.methods import Part, Rescale, Thin, find_method, make_mask, mask_seed, merge_parts
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,12 @@ class Recipe:
         }  # fmt: skip
         return effect | ({"seed": self.seed, "rescale": self.rescale} if row.thin == "random" and is_thinned else {})
 
-    def merged_delta(self, adapters: Mapping[str, Adapter], tensor: str) -> Tensor | None:
-        """The fp32 change of the base's `tensor`, or None where no expert with a weight changes it."""
+    def merged_delta(
+        self, adapters: Mapping[str, Adapter], tensor: str, mask_of: Callable[[Thin, Part], Tensor] = make_mask
+    ) -> Tensor | None:
+        """The fp32 change of the base's `tensor`, or None where no expert with a weight changes it; `mask_of` as
+        in `merge_parts`.
+        """
         weights = self.weights_of(tensor)
         names = [name for name in self._experts(weights) if tensor in adapters[name].factors]
         if not names:
@@ -138,7 +142,7 @@ class Recipe:
             Part(adapters[name].delta(tensor), weights[name], self.density_of(name), mask_seed(self.seed, name, tensor))
             for name in names
         ]
-        return merge_parts(row, parts, self.rescale).mul_(self.scale)
+        return merge_parts(row, parts, self.rescale, mask_of).mul_(self.scale)
 
 
 def sum_products(factors: Sequence[Factors], weights: Sequence[float]) -> Tensor:

@@ -17,12 +17,12 @@ def inner_product(first: Factors, second: Factors) -> float:
 
 
 def compare_experts(adapters: Mapping[str, Adapter]) -> dict[str, dict[str, float]]:
-    """Per expert its `norm` (L2, over all tensors) and the cosine of its task vector with that of each other."""
+    """Per expert its `norm` (L2, over all tensors) and the cosine of its task vector with that of each other, whose
+    targets are the same.
+    """
     products = {
         (one, other): math.fsum(
-            inner_product(factors, adapters[other].factors[name])
-            for name, factors in adapter.factors.items()
-            if name in adapters[other].factors
+            inner_product(factors, adapters[other].factors[name]) for name, factors in adapter.factors.items()
         )
         for one, adapter in adapters.items()
         for other in adapters

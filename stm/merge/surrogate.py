@@ -1,8 +1,7 @@
-"""A cheap stand-in for the score of a mix: the same mix of the experts' own embeddings, never a forward pass.
+"""Bulk scores of mixes whose embeddings are weighted sums of the embeddings of a few anchors, without a forward pass.
 
-To first order in the deltas, the embedding of a mixed model is the mix of the experts' embeddings: `e(w) = (1 - sum
-w) e_base + sum_k w_k e_k`. The stand-in ranks candidates in bulk; how far it may be trusted is measured elsewhere.
-Knows nothing of the search.
+All scores come from inner products between the anchors. Which weights a mix has, and how far its score may be trusted,
+is decided elsewhere. Knows nothing of the search.
 """
 
 from collections.abc import Mapping, Sequence

@@ -28,7 +28,9 @@ WAITS = (0.1, 0.5, 1.0)  # seconds before another try to open a storage, which s
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate; `origin` is "uniform", "single:<expert>", "without:<expert>", "fixed" or "search"."""
+    """One candidate; `origin` is "uniform", "single:<expert>", "without:<expert>", "fixed", "search", "learned" or
+    "interaction".
+    """
 
     origin: str
     recipe: Recipe
