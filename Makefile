@@ -1,5 +1,6 @@
 # Two commands: `make repro` runs the pipeline, `make test` checks the code. Both set up .venv from requirements.lock first.
-PYTHON ?= python3
+FITS   := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do $$name -c '$(FITS)' 2>/dev/null && echo $$name && exit; done; echo python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -74,8 +75,8 @@ venv: $(READY)   ## make the environment alone
 # torch's CUDA builds pin themselves, for example. Lines that end in "# files only" are packages whose files are read
 # and whose code is never imported: they come without their dependencies.
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; try make PYTHON=python3.11"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@name=$(PYTHON); $$name -c '$(FITS)' || { echo "error: Python 3.11, 3.12 or 3.13 is needed (gensim and immutables have no wheels for 3.14), and $$name is $$($$name --version 2>&1); install one, then make PYTHON=python3.13"; exit 1; }; \
+	  $$name -m venv $(VENV)
 	sed '/# files only/d' requirements.lock > $(VENV)/with-dependencies.txt
 	awk 'NR % 2' $(VENV)/with-dependencies.txt > $(VENV)/one-half.txt
 	awk 'NR % 2 == 0' $(VENV)/with-dependencies.txt > $(VENV)/other-half.txt

@@ -101,18 +101,26 @@ def test_missing_packages_are_essential_where_params_use_them(monkeypatch: pytes
     assert [finding.state for finding in machine.check_data({})] == ["note", "note"]
     used = {"prepare": {"kind": "embedded"}, "backbone": {"package": "no-such-model"}}
     assert [finding.state for finding in machine.check_data(used)] == ["missing", "missing"]
+    named_alike = {"prepare": {"path": "my/embedded.jsonl"}, "synthesize": {"base_url": ""}, "synthesize_splits": []}
+    assert [finding.state for finding in machine.check_data(named_alike)] == ["note", "note"]
+    asked = {"synthesize": {"base_url": ""}, "synthesize_splits": ["qa"]}  # the LLM inside the package
+    assert [finding.state for finding in machine.check_data(asked)] == ["note", "missing"]
     monkeypatch.setattr(machine, "_requirements", lambda: {"no-such-package"})
     (finding,) = machine.check_packages()
     assert finding.state == "missing"
     assert "make repro" in finding.next_step
 
 
-def test_an_old_python_little_memory_and_a_full_disk(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "MINIMUM_PYTHON", (99, 0))
-    monkeypatch.setattr(machine, "NEEDED_MEMORY", 10**18)
-    monkeypatch.setattr(machine, "NEEDED_DISK", 10**18)
-    assert machine.check_python().state == machine.check_disk(project).state == "missing"
-    assert machine.check_memory().state == "note"
+def test_an_old_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "PYTHONS", ((99, 0), (99, 9)))
+    assert machine.check_python().state == "missing"
+
+
+def test_a_python_that_pinned_packages_have_no_wheels_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 13, 9, "final", 0))
+    assert machine.check_python().state == "ok"
+    monkeypatch.setattr(sys, "version_info", (3, 14, 0, "final", 0))
+    assert machine.check_python().state == "missing"
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -198,13 +206,16 @@ def test_the_git_state(project: Path) -> None:
         ["-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "-qm", "x"],
     ):
         subprocess.run(["git", *command], cwd=project, check=True)
+    (project / "reports").mkdir()
+    (project / "reports" / "metrics.json").write_text("{}", encoding="utf-8")  # the pipeline's own, as for the gate
     (finding,) = project_checks.check_git(project)
-    assert finding.state == "ok"
-    assert "0 changed files" in finding.found
+    assert (finding.state, finding.next_step) == ("ok", "")
+    assert finding.found.endswith(", all committed (dvc.lock, reports, data/files aside)")
     (project / "new.py").write_text("x", encoding="utf-8")
+    (project / os.fsdecode(b"not utf-8: \xff.py")).write_text("x", encoding="utf-8")
     (finding,) = project_checks.check_git(project)
     assert finding.state == "note"
-    assert "1 changed files" in finding.found
+    assert finding.found.endswith(", not committed: new.py, not utf-8: \ufffd.py")
     (project / ".git" / "index").write_bytes(b"broken")
     (finding,) = project_checks.check_git(project)
     assert finding.state == "note"

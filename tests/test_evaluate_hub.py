@@ -213,6 +213,14 @@ def test_a_cached_data_set_of_another_commit_is_refused(tmp_path: Path) -> None:
     assert read_hub("owner/set", names, revision=OTHER).height == len(WORDS)
 
 
+def test_cached_csv_files_that_were_read_without_words_like_na_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.csv").write_text("query,passage\nwhich allele,NA\nwhich gene,BRCA1\n")
+    fill_cache(tmp_path / "set", [PINNED])
+    with pytest.raises(DataError, match="what is cached of its csv files lacks words like NA"):
+        read_hub("owner/set", {"anchor": "query", "positive": "passage"}, revision=PINNED)
+
+
 class FromHub(LocalTask):
     """A task that says its data are owner/set at PINNED, and loads what the library gives for that."""
 

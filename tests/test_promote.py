@@ -1,6 +1,7 @@
 """The whole promotion on a pico model: publishing once, gates and aliases, interruptions, secrets."""
 
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -262,16 +263,19 @@ def test_a_dirty_tree_is_recorded_and_refused_where_its_gate_is_required(project
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "clean"]):
         subprocess.run([*git, *command], check=True)
     odd = 'it\'s a "name" 🫀.py'
-    (project / odd).write_text("x = 1", encoding="utf-8")
+    odd_bytes = os.fsdecode(b"\xff.py")  # no UTF-8, and a name that git takes
+    for name in (odd, "two\nlines.py", odd_bytes, "z.py"):
+        (project / name).write_text("x = 1", encoding="utf-8")
     (project / "reports" / "extra.json").write_text("{}", encoding="utf-8")  # what the pipeline writes does not count
     gates = promote_params(project).gates.model_dump()
     outcome = promote(
         promote_params(project, gates={**gates, "changed_files": {"at_most": 0, "required": True}}), ACTOR, root=project
     )
     assert outcome.decision == "held"
-    assert "changed_files: 1 exceeds 0" in outcome.line()
+    assert f"changed_files: 4 exceeds 0: {odd}, 'two\\nlines.py', z.py and 1 more" in outcome.line()
     tags = open_registry(project).version(2).tags
-    assert (tags["git.dirty"], json.loads(tags["git.changed_files"])) == ("true", [odd])
+    named = [odd, "two\nlines.py", "z.py", "\ufffd.py"]
+    assert (tags["git.dirty"], json.loads(tags["git.changed_files"])) == ("true", named)
 
     (project / ".git" / "index").write_bytes(b"broken")  # git knows the revision still, and no changes any more
     lineage = read_lineage(project)

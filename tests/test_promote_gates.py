@@ -202,6 +202,18 @@ def test_a_limit_passes_exactly_up_to_its_bound(value: float, bound: float) -> N
     assert judge_limit("size", Limit(at_most=bound, required=True), value).passed == (value <= bound)
 
 
+@pytest.mark.parametrize(
+    ("files", "at_most", "detail"),
+    [
+        ([], 0, "0 is within 0"), (["a"], 1, "1 is within 1: a"), (["a", "b", "c"], 0, "3 exceeds 0: a, b, c"),
+        (["a", "b", "c", "d", "e"], 0, "5 exceeds 0: a, b, c and 2 more"),
+    ],
+)  # fmt: skip
+def test_of_files_the_number_counts_and_the_first_are_named(files: list[str], at_most: int, detail: str) -> None:
+    verdict = judge_limit("changed_files", Limit(at_most=at_most, required=True), files)
+    assert (verdict.detail, verdict.passed, verdict.figures["value"]) == (detail, len(files) <= at_most, len(files))
+
+
 def test_a_figure_that_was_not_measured_does_not_pass() -> None:
     verdict = judge_limit("contamination", Limit(at_most=0, required=True), None)
     assert verdict.holds
@@ -223,7 +235,7 @@ def test_the_bound_never_exceeds_a_uniform_gain_and_meets_it(scores: list[float]
 def test_judging_is_complete_and_the_same_every_time(tmp_path: Path) -> None:
     gates = promote_params(tmp_path).gates
     assert isinstance(gates, Gates)
-    measured = Measured(0, 0.0, 1.0, 5.0, 0)
+    measured = Measured(0, 0.0, 1.0, 5.0, ())
     base = model("base", "base", [0.0] * 40, [0.1] * 40)
     first = judge(gates, MERGED, [base], None, measured, resamples=200, seed=3)
     assert first == judge(gates, MERGED, [base], None, measured, resamples=200, seed=3)

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -80,11 +81,14 @@ def test_what_could_not_be_published_while_the_server_was_down_is_published_and_
     assert {
         path: path.read_bytes() for path in root.rglob("*") if path.is_file() and ".stm" not in path.parts
     } == before
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     with server(tmp_path, url):
-        publish_and_load(root, url, tmp_path / "proxied")
+        publish_and_load(root, url, tmp_path / "proxied", temporary)
 
 
-def publish_and_load(root: Path, url: str, proxied: Path) -> None:
+def publish_and_load(root: Path, url: str, proxied: Path, temporary: Path) -> None:
     params = promote_params(root)
     outcome = promote(params, ACTOR)
     assert outcome.line() == f"version {outcome.version} is the champion: all required gates passed"
@@ -93,9 +97,11 @@ def publish_and_load(root: Path, url: str, proxied: Path) -> None:
     registry = Registry.open(params.tracking_uri, params.registered_model)
     assert registry.uri == url
     assert [entry.version for entry in read_history(registry)] == [outcome.version]
+    downloaded = champion_folder(registry.require("champion"), registry.name)
+    assert (downloaded / "modules.json").exists()
+    assert not list(temporary.iterdir()), "MLflow leaves what it downloads"
     loaded = mlflow.sentence_transformers.load_model("models:/stm-retriever@champion")
     original = SentenceTransformer("models/merged")
     assert float(np.abs(loaded.encode(["heart"]) - original.encode(["heart"])).max()) == 0
-    assert (champion_folder(registry.require("champion"), registry.name) / "modules.json").exists()
     assert not (root / "mlruns" / "artifacts").exists()
     assert list(proxied.rglob("model.safetensors"))

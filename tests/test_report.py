@@ -169,6 +169,8 @@ def test_dvc_draws_every_model_and_training(built: Built, tmp_path: Path) -> Non
     command = [sys.executable, "-m", "dvc", "plots", "show", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     shown = {Path(name).name: rows for name, rows in json.loads(done.stdout)["data"].items()}
+    assert shown.keys() == built.plots.keys()
+    assert all(shown.values()), "no pane is empty"
     for name, field, kind in (("scores.csv", "model", "nominal"), ("training.csv", "training", "quantitative")):
         [row] = shown[name]
         spec = json.loads(row["content"]) if isinstance(row["content"], str) else row["content"]
@@ -320,6 +322,18 @@ def test_where_queries_suffice_the_largest_difference_is_significant(others: int
     for queries in range(2, 12):
         found = _certain(queries, others)
         assert (verdict(found).find("better than") < 0) is (ALL_TASKS in needed_queries(found))
+
+
+def test_the_verdict_and_the_figures_at_the_top_say_where_nothing_could_be_shown() -> None:
+    for queries in (1, 8):
+        assert (
+            f"on average over 1 task, with too few queries ({queries}) to show any difference from m8 (difference "
+            "+1.000, 95\u00a0% interval "
+        ) in verdict(_certain(queries))
+        assert headline(_certain(queries))[1]["claim"] == f"too few queries ({queries})"
+    found = analyse(_certain(9).table, "m0", 0.95, 100, 1)
+    assert ", with too few resamples (100) to show any difference from m8 (" in verdict(found)
+    assert headline(found)[1]["claim"] == "too few resamples (100)"
 
 
 def test_few_queries_of_single_tasks_are_named_for_these_alone() -> None:
@@ -648,8 +662,7 @@ def test_the_stage_writes_everything_and_twice_the_same(
     made.write_reports(tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(json.dumps({"report": made.params(resamples=100).model_dump()}))
-    names = ["index.html", "metrics.json", "model_card.md", "plots/merge.csv", "plots/scores.csv", "plots/training.csv",
-             "plots/hub_scores.csv"]  # fmt: skip
+    names = ["index.html", "metrics.json", "model_card.md", "plots/merge.csv", "plots/scores.csv", "plots/training.csv"]
     written = []
     for _ in range(2):
         stages.report.main()

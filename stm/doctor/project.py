@@ -17,17 +17,25 @@ def check_git(root: Path) -> Iterator[Finding]:
     if not any((place / ".git").exists() for place in (folder, *folder.parents)):
         yield _without_git(root)
         return
-    is_listed, listing = ask_program("git", "status", "--porcelain", root=root)
+    is_listed, problem = ask_program("git", "status", "--porcelain", root=root)
     if not is_listed:
-        yield Finding("git", "note", f"`git status` fails: {listing}", "mend it, so that models can be traced back")
+        yield Finding("git", "note", f"`git status` fails: {problem}", "mend it, so that models can be traced back")
         return
     has_commit, revision = ask_program("git", "rev-parse", "--short", "HEAD", root=root)
     if not has_commit:
         yield Finding("git", "note", "no commit", "commit, so that models can be traced back")
         return
-    changed = len(listing.splitlines())
-    step = "commit before promoting, so that the model can be rebuilt" if changed else ""
-    yield Finding("git", "note" if changed else "ok", f"at {revision.strip()}, {changed} changed files", step)
+    try:
+        from stm.promote.lineage import OUTPUTS, changed_files, name_files  # here, for they need libraries
+    except ImportError as error:
+        yield Finding("git", "note", f"changes are not looked for: {error}", INSTALL)
+        return
+    at, files = f"at {revision.strip()}", changed_files(root)
+    if files:
+        step = "commit before promoting, so that the model can be rebuilt"
+        yield Finding("git", "note", f"{at}, not committed: {name_files(files)}", step)
+    else:
+        yield Finding("git", "ok", f"{at}, all committed ({', '.join(OUTPUTS)} aside)")
 
 
 def _without_git(root: Path) -> Finding:

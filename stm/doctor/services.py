@@ -23,6 +23,8 @@ def check_endpoints(params: Mapping[str, Any]) -> Iterator[Finding]:
     """Every LLM endpoint that the params name answers; any HTTP answer counts, since keys are not sent."""
     step = "start the server, mend the URL, or empty it to use the embedded model"
     for key, url in sorted(_base_urls(params, "")):
+        if not url:
+            continue
         problem, shown = _unreachable(url.rstrip("/") + "/models"), redact(url)
         if not problem:
             yield Finding(key, "ok", f"{shown} answers")
@@ -30,6 +32,11 @@ def check_endpoints(params: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding(key, "missing", f"{shown}: {problem}", step)
         else:
             yield Finding(key, "note", f"{shown}: {problem}; no stage asks it so far", step)
+
+
+def asks_embedded_llm(params: Mapping[str, Any]) -> bool:
+    """Whether a stage asks the LLM inside a package, which an empty URL stands for."""
+    return any(not url and _asks(key, params) for key, url in _base_urls(params, ""))
 
 
 def _asks(key: str, params: Mapping[str, Any]) -> bool:
@@ -45,7 +52,7 @@ def _asks(key: str, params: Mapping[str, Any]) -> bool:
 def _base_urls(value: Any, path: str) -> Iterator[tuple[str, str]]:
     for key, item in value.items() if isinstance(value, dict) else ():
         where = f"{path}.{key}" if path else str(key)
-        if key == "base_url" and isinstance(item, str) and item:
+        if key == "base_url" and isinstance(item, str):
             yield where, item
         yield from _base_urls(item, where)
 

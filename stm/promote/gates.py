@@ -14,6 +14,7 @@ import numpy as np
 
 from stm.params.promote import CHAMPION, Comparison, Gates, Limit
 from stm.promote.evidence import Evaluation
+from stm.promote.lineage import name_files
 from stm.significance import mean_intervals
 
 DIGITS = 6  # decimals to which figures out of scores are rounded before they are compared and recorded
@@ -43,7 +44,7 @@ class Measured:
     reload_difference: float | None = None
     megabytes: float | None = None
     query_milliseconds: float | None = None
-    changed_files: int | None = None
+    changed_files: Sequence[str] | None = None
 
 
 def judge(
@@ -168,10 +169,12 @@ def judge_tasks(rule: Limit, candidate: Evaluation, champion: Evaluation | None)
     return Verdict("task_loss", passed, rule.required, detail, {"value": loss, "task": worst})
 
 
-def judge_limit(name: str, rule: Limit, value: float | None) -> Verdict:
-    """Judge one figure against its bound; a figure that was not measured does not pass."""
-    if value is None:
+def judge_limit(name: str, rule: Limit, measured: float | Sequence[str] | None) -> Verdict:
+    """Judge one figure against its bound, of files their number; what was not measured does not pass."""
+    if measured is None:
         return Verdict(name, False, rule.required, "not measured", {"at_most": rule.at_most})
+    files, value = ([], measured) if isinstance(measured, int | float) else (measured, len(measured))
     passed = value <= rule.at_most
     detail = f"{value:g} {'is within' if passed else 'exceeds'} {rule.at_most:g}"
+    detail += f": {name_files(files)}" if files else ""
     return Verdict(name, passed, rule.required, detail, {"value": value, "at_most": rule.at_most})

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from stm.errors import RegistryError, brief
-from stm.promote.registry import CHALLENGER, CHAMPION, Registry, Version, explained
+from stm.promote.registry import CHALLENGER, CHAMPION, Registry, Version, explained, no_leftovers
 
 PREFIX = "stm.history."
 PATIENCE_SECONDS, POLL_SECONDS = 10.0, 0.2  # for another's move that was announced and is not carried out
@@ -209,6 +209,7 @@ def _position(key: str) -> int:
     return int(key.removeprefix(PREFIX).split(".")[0]) if key.startswith(PREFIX) else 0
 
 
+@no_leftovers()
 def roll_back(registry: Registry, number: int | None, actor: Actor, why: str, *, other_backbone: bool = False) -> Entry:
     """Make an earlier champion the champion again: the previous one, or version `number`.
 

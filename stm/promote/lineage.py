@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,7 @@ LIBRARIES = (
 OUTPUTS = ("dvc.lock", "reports", "data/files")
 SECRET_NAME = re.compile(r"(^|_)(API)?(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
 SHORTEST_SECRET = 8
+NAMED_FILES = 3
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def read_lineage(root: Path) -> Lineage:
     data = sorted(f"{path}:{digest}" for path, digest in outs.items() if path.startswith("data/"))
     return Lineage(
         revision=run_git(root, "rev-parse", "--verify", "HEAD").strip(),
-        changed_files=_changed_files(root),
+        changed_files=changed_files(root),
         lock=_hash_stages(stages),
         data=sha256_text(*data) if data else "",
         backbone=outs.get("models/backbone", ""),
@@ -105,8 +106,9 @@ def try_git(root: Path, *arguments: str) -> str | None:
     """The command's output; None where it failed, or there is no git."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=60, check=False
-        )
+            ["git", "-C", str(root), *arguments], capture_output=True, timeout=60, check=False,
+            encoding="utf-8", errors="replace",  # the name of a file may be of any bytes
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
@@ -117,10 +119,19 @@ def run_git(root: Path, *arguments: str) -> str:
     return try_git(root, *arguments) or ""
 
 
-def _changed_files(root: Path) -> tuple[str, ...] | None:
+def changed_files(root: Path) -> tuple[str, ...] | None:
+    """The files below `root` that git has not committed as they are, the pipeline's own `OUTPUTS` aside, as paths from
+    the repository's top; None where git does not say.
+    """
     excluded = [f":(exclude){name}" for name in OUTPUTS]
     listing = try_git(root, "status", "--porcelain=v1", "-z", "--no-renames", "--", ".", *excluded)
     return None if listing is None else tuple(sorted(entry[3:] for entry in listing.split("\0") if entry))
+
+
+def name_files(files: Sequence[str]) -> str:
+    """The first few names, and how many more there are, on one line."""
+    named = ", ".join(name if name.isprintable() else repr(name) for name in files[:NAMED_FILES])
+    return f"{named} and {len(files) - NAMED_FILES} more" if len(files) > NAMED_FILES else named
 
 
 def refuse_secrets(files: list[Path]) -> None:

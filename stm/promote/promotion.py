@@ -26,6 +26,7 @@ from stm.promote.registry import (
     Version,
     explained,
     local_database,
+    no_leftovers,
     quiet_mlflow,
     resolve_uri,
 )
@@ -56,6 +57,7 @@ def only_one(root: Path) -> Iterator[None]:
         yield
 
 
+@no_leftovers()
 def promote(params: PromoteParams, actor: Actor, *, root: Path = Path(), force: str = "") -> Outcome:
     """Publish the reports and the merged model, judge it, and move the alias that it deserves.
 
@@ -90,6 +92,7 @@ def _publish(
     return version, measure(f"models:/{registry.name}/{version.number}", candidate.folder)
 
 
+@no_leftovers()
 def preview(params: PromoteParams, *, root: Path = Path(), force: str = "") -> Outcome:
     """Judge as `promote` does, and change nothing anywhere."""
     candidate = read_candidate(root, params.model)
@@ -130,7 +133,7 @@ def _decide(
 
 def _measured(candidate: Candidate, trip: RoundTrip) -> Measured:
     lineage = candidate.lineage
-    changed = len(lineage.changed_files) if lineage.revision and lineage.changed_files is not None else None
+    changed = lineage.changed_files if lineage.revision else None
     return Measured(candidate.contamination, trip.max_difference, trip.megabytes, trip.query_milliseconds, changed)
 
 

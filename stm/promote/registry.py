@@ -7,6 +7,7 @@ not know why an alias moves.
 import contextlib
 import logging
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ QUIET = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
@@ -78,6 +80,18 @@ def explained(uri: str) -> Iterator[None]:
             f"MLflow at {redact(uri)} failed: {reason}. All results are safe in models/ and reports/; "
             "once MLflow answers, `stm promote` publishes them"
         ) from error
+
+
+@contextlib.contextmanager
+def no_leftovers() -> Iterator[None]:
+    """Remove what MLflow leaves in the temporary folder: the copies it downloads, a whole model among them (3.x)."""
+    former = tempfile.tempdir
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        tempfile.tempdir = scratch
+        try:
+            yield
+        finally:
+            tempfile.tempdir = former
 
 
 def quiet_mlflow() -> None:

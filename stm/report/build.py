@@ -45,8 +45,7 @@ def build_report(reports: Reports, tasks: Mapping[str, Task], params: ReportPara
     found = analysis, cleaned, hub = _analyse_all(reports, params)
     losses = {name: stages.losses(report) for name, report in stages.trainings(reports).items()}
     plots = {
-        "scores.csv": metrics.scores_csv(analysis),
-        "hub_scores.csv": metrics.scores_csv(hub),
+        "scores.csv": metrics.scores_csv(analysis, hub),
         "training.csv": metrics.training_csv(losses),
         "merge.csv": metrics.merge_csv(reports.merge.get("trials", [])),
     }

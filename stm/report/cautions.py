@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from stm.report.collect import Reports, dig
 from stm.report.compare import (
-    ALL_TASKS,
     OPPONENTS,
     Analysis,
     count_of,
@@ -15,6 +14,7 @@ from stm.report.compare import (
     needed_queries,
     needed_resamples,
     percent,
+    why_blind,
 )
 from stm.report.hub import NotRun
 from stm.report.seeds import groups
@@ -85,7 +85,7 @@ def _resolution(analysis: Analysis) -> str:
     """
     rival = analysis.strongest(OPPONENTS)
     row = analysis.against("all", rival.name) if rival else None
-    if rival is None or row is None or ALL_TASKS in needed_queries(analysis) or ALL_TASKS in needed_resamples(analysis):
+    if rival is None or row is None or why_blind(analysis):
         return ""
     width = corrected_width(len(analysis.tested["all"]), analysis.level)
     reach = width * (row.comparison.high - row.comparison.low) / 2

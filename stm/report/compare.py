@@ -113,6 +113,15 @@ def needed_queries(analysis: Analysis) -> dict[str, int]:
     return found
 
 
+def why_blind(analysis: Analysis) -> str:
+    """Return what is too few for any difference on the average of all tasks to be significant, however large; empty
+    where nothing is.
+    """
+    if ALL_TASKS in needed_queries(analysis):
+        return f"too few queries ({count_queries(analysis.table, 'all'):,})"
+    return f"too few resamples ({analysis.resamples:,})" if ALL_TASKS in needed_resamples(analysis) else ""
+
+
 def count_queries(table: Table, scope: str) -> int:
     """The queries of a task, or of all tasks of an average."""
     positions = table.scopes.get(scope) or [index for index, task in enumerate(table.tasks) if task.name == scope]
@@ -181,12 +190,15 @@ def verdict(analysis: Analysis) -> str:
         return f"{own}."
     c = row.comparison
     interval = f"{percent(analysis.level)} interval {signed(c.low)} to {signed(c.high)}, corrected p = {row.p_holm:.3g}"
+    gap = f"difference {signed(c.difference)}, {interval}"
     if row.is_significant and c.difference > 0:
         claim = f"better than the strongest alternative, {rival.label}, by {c.difference:.3f} ({interval})"
     elif row.is_significant:
         claim = f"worse than {rival.label} by {abs(c.difference):.3f} ({interval})"
+    elif blind := why_blind(analysis):
+        claim = f"with {blind} to show any difference from {rival.label} ({gap})"
     else:
-        claim = f"not distinguishable from {rival.label} (difference {signed(c.difference)}, {interval})"
+        claim = f"not distinguishable from {rival.label} ({gap})"
     return f"{own}, {claim}{_lexical_clause(analysis)}."
 
 

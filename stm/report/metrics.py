@@ -62,12 +62,16 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return out.getvalue()
 
 
-def scores_csv(analysis: Analysis | None) -> str:
-    """Return a row per model and task or average: nDCG@10 with its interval; the heading alone without an analysis."""
+def scores_csv(analysis: Analysis, hub: Analysis | None) -> str:
+    """Return a row per model and task or average: nDCG@10 with its interval; what is of mteb's own tasks is named so.
+
+    In one file, since of a file without rows `dvc plots` shows an empty pane.
+    """
     rows = [
-        (model.name, scope, *(round(value, DECIMALS) for value in (rows[i].mean, rows[i].low, rows[i].high)))
-        for scope, rows in (analysis.intervals.items() if analysis else ())
-        for i, model in enumerate(analysis.table.models if analysis else ())
+        (model.name, source + scope, *(round(value, DECIMALS) for value in (row.mean, row.low, row.high)))
+        for source, found in (("", analysis), ("mteb ", hub))
+        for scope, intervals in (found.intervals.items() if found else ())
+        for model, row in zip(found.table.models if found else (), intervals, strict=True)
     ]
     return _csv(("model", "task", "ndcg_at_10", "low", "high"), rows)
 

@@ -6,7 +6,7 @@ Takes the analysis and returns plain values that a template can print; decides w
 from typing import Any
 
 from stm.report.charts import Span, spans
-from stm.report.compare import Analysis, Tested, count_of, percent, signed
+from stm.report.compare import Analysis, Tested, count_of, percent, signed, why_blind
 from stm.report.scores import TaskInfo
 
 
@@ -103,14 +103,14 @@ def headline(analysis: Analysis) -> list[dict[str, str]]:
         if rival and row:
             c = row.comparison
             cards.append({
-                "title": f"against {title}", "value": signed(c.difference), "claim": _claim(row),
+                "title": f"against {title}", "value": signed(c.difference), "claim": _claim(row, analysis),
                 "note": f"{signed(c.low)} to {signed(c.high)} ({level})",
                 "rival": f"{rival.label} scores {analysis.mean('all', rival.name):.3f}",
             })  # fmt: skip
     return cards
 
 
-def _claim(row: Tested) -> str:
+def _claim(row: Tested, analysis: Analysis) -> str:
     if not row.is_significant:
-        return "no clear difference"
+        return why_blind(analysis) or "no clear difference"
     return "better" if row.comparison.difference > 0 else "worse"
