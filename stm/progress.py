@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Item = TypeVar("Item")
 LOG_EVERY_SECONDS = 10.0
+BRIEF_SECONDS = 2.0  # a bar that was there no longer leaves no line on a terminal
 
 
 def _is_first() -> bool:
@@ -51,6 +52,7 @@ class Meter:
 
     def __exit__(self, *_: object) -> None:
         if self._bar:
+            self._bar.live.transient = time.monotonic() - self._started < BRIEF_SECONDS
             self._bar.stop()
         elif time.monotonic() - self._started > LOG_EVERY_SECONDS and self.done > self._shown:
             self._log()

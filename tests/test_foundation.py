@@ -1,6 +1,7 @@
 """The ground everything stands on: whole-or-nothing files, schema, tasks in BEIR layout, params, the stage shell."""
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -17,6 +18,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
+from rich.console import Console
+from rich.control import Control
+from rich.segment import ControlType
 from safetensors.torch import save_file
 
 from stm.stage import guard
@@ -401,3 +405,16 @@ def test_a_log_says_each_state_of_a_loop_once(
     assert list(track("ab", "letters", 2)) == ["a", "b"]
     lines = [line.split(" in ")[0].strip() for line in capsys.readouterr().err.splitlines()]
     assert lines == ["letters: 1/2", "letters: 2/2"]
+
+
+@pytest.mark.parametrize(("seconds", "stays"), [(0.0, True), (3600.0, False)])
+def test_a_bar_of_brief_work_leaves_no_line_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, stays: bool
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr("stm.progress.Console", lambda **_: Console(file=screen, force_terminal=True, width=80))
+    monkeypatch.setattr("stm.progress.BRIEF_SECONDS", seconds)
+    assert list(track("ab", "letters", 2)) == ["a", "b"]
+    assert "2/2" in screen.getvalue()
+    is_erased = Control((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)).segment.text
+    assert screen.getvalue().endswith(is_erased) is not stays

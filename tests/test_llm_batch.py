@@ -301,6 +301,25 @@ def test_batches_that_were_paid_for_are_collected_at_the_end_of_a_limit(
     assert store.batches(endpoint.base_url) == []
 
 
+def test_a_batch_beyond_a_limit_that_was_lowered_is_named_and_waits_for_a_higher_one(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with batch_api() as (api, endpoint):
+        with monkeypatch.context() as patched:
+            patched.setattr(batch_module, "_collect", killed)
+            with pytest.raises(KeyboardInterrupt):
+                complete_all(ask(4), endpoint, store, budget=Budget(max_tokens=1000))
+        capsys.readouterr()
+        lowered = complete_all(ask(4), endpoint, store, budget=Budget(max_tokens=50))
+        assert {o.reason for o in lowered} == {"budget"}
+        assert "batch batch_0 of 4 requests is beyond the limit and is left open" in capsys.readouterr().err
+        complete_all(ask(4), endpoint, store, budget=Budget(max_tokens=1000))
+        assert "beyond the limit" not in capsys.readouterr().err
+        assert len(store) == 4
+        assert len(api.batches) == 1
+    assert store.batches(endpoint.base_url) == []
+
+
 @pytest.mark.parametrize("gone", ["batch_0", "out_0"])
 def test_a_batch_that_the_server_forgot_is_submitted_again(
     store: AnswerStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gone: str

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import bm25s
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -114,6 +115,19 @@ def test_given_are_checked_by_margin_only_when_asked() -> None:
     rows = rows_of({**FIRST, "negatives": ["heart valve heart valve"]}, *others(2))
     assert "given" in mine(rows, WIDE)[0]["origins"][0]
     assert "given" not in mine(rows, WIDE.model_copy(update={"check_given": True}))[0]["origins"][0]
+
+
+def test_queries_are_cut_into_words_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut, calls = bm25s.tokenize, list[int]()
+
+    def count(texts: list[str], **options: Any) -> Any:
+        calls.append(len(texts))
+        return cut(texts, **options)
+
+    monkeypatch.setattr("bm25s.tokenize", count)
+    mined, _ = mine(rows_of(FIRST, *others(10)), WIDE)
+    assert mined["negatives"].list.len().sum() > 0
+    assert calls == [11, 11]  # queries and passages
 
 
 def test_the_dense_model_proposes_and_judges(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import yaml
 
 from stages import prepare as stage
 from stm.errors import DataError
+from stm.files import write_jsonl
 from stm.params.base import parse_section
 from stm.params.prepare import EmbeddedName, EmbeddedTaskName, PrepareParams
 from stm.prepare.build import Prepared, describe_losses, prepare
@@ -86,6 +87,29 @@ def test_the_stage_writes_the_same_bytes_twice(tmp_path: Path, monkeypatch: pyte
     assert names == files_of(second)
     assert filecmp.cmpfiles(first, second, names, shallow=False)[0] == names
     assert str(tmp_path) not in (first / "reports/prepare.json").read_text()
+
+
+def test_every_pass_over_rows_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stm.progress.LOG_EVERY_SECONDS", -1.0)
+    rows = [{"query": f"q{i // 2}", "passage": f"p{i}", "hard": f"n{i}"} for i in range(6)]
+    write_jsonl(tmp_path / "mine.jsonl", rows)
+    (tmp_path / "mine.csv").write_text("text\n" + "".join(f'"passage {i}, and more"\n' for i in range(6)))
+    names = {"anchor": "query", "positive": "passage", "negatives": "hard"}
+    splits = {
+        "own": [{"kind": "jsonl", "path": str(tmp_path / "mine.jsonl"), **names}],
+        "corpus": [{"kind": "corpus", "path": str(tmp_path / "mine.csv")}],
+    }
+    build(splits=splits, warm_up_splits=["own"], instructions={})
+    said = {line.rsplit(" in ", 1)[0].strip() for line in capsys.readouterr().err.splitlines()}
+    passes = {
+        "read mine.jsonl: 7/7", "read csv lines: 7/7", "stand-ins of queries: 6/6", "own: look for equal rows: 12/12",
+        "own: look for rows in evaluation tasks: 6/6", "own: look for negatives that are answers: 6/6",
+        "own: name answers: 6/6", "prepare: reading WordNet", "prepare: own: reading its sources",
+    }  # fmt: skip
+    assert passes <= said
+    assert any(line.startswith("index the texts of ") for line in said)
 
 
 def test_the_stage_writes_what_later_stages_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +215,7 @@ def test_a_leaked_passage_is_removed_and_counted(tmp_path: Path) -> None:
     assert counts == {**found, "removed": 1, "negatives_removed": 1}
     assert (built.report["contamination"]["removed"], built.report["contamination"]["left"]) == (1, 0)
     lines = describe_losses(built.report["splits"]["own"]["sources"])
-    assert lines == ["1 rows of own are in an evaluation task as well, and were removed"]
+    assert lines == ["rows of own that an evaluation task has as well, and that were removed: 1"]
     kept = build(splits={"own": [own]}, instructions={}, warm_up_splits=["own"], decontaminate=False)
     assert describe_losses(kept.report["splits"]["own"]["sources"]) == []
     assert sorted(kept.pairs["own"]["anchor"]) == ["fine", "good", "new words"]

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import datasets
 import polars as pl
 import pytest
 
@@ -280,12 +281,32 @@ def test_a_hub_folder_of_other_bytes_is_read_anew_whatever_its_times(tmp_path: P
         assert read_hub(str(folder), NAMES)["anchor"].to_list() == [query]
 
 
-def test_words_like_na_in_csv_files_of_a_hub_folder_are_texts(tmp_path: Path) -> None:
-    (tmp_path / "set").mkdir()
-    write(tmp_path / "set", "train.csv", b"query,passage,hard\nwhich allele,NA,\nNone,null,x\n")
-    frame = read_hub(str(tmp_path / "set"), {**NAMES, "negatives": "hard"})
+@pytest.fixture(params=["folder", "hub"])
+def csv_set(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
+    """The folder of a data set, and the path under which it is read: its own, or an id of a hub that has its files."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    if request.param == "folder":
+        return folder, str(folder)
+    files = datasets.load.LocalDatasetModuleFactory
+    monkeypatch.setattr("datasets.load.dataset_module_factory", lambda path, **_: files(str(folder)).get_module())
+    return folder, "owner/set"
+
+
+def test_words_like_na_in_csv_files_of_a_data_set_are_texts(csv_set: tuple[Path, str]) -> None:
+    folder, path = csv_set
+    write(folder, "train.csv", b"query,passage,hard\nwhich allele,NA,\nNone,null,x\n")
+    frame = read_hub(path, {**NAMES, "negatives": "hard"}, revision="main")
     rows = [("which allele", "NA", []), ("None", "null", ["x"])]
     assert frame.select("anchor", "positive", "negatives").rows() == rows
+    with pytest.raises(DataError, match="columns expected but not found: \\['nothing'\\]"):
+        read_hub(path, {**NAMES, "concept": "nothing"}, revision="main")
+
+
+def test_a_column_of_numbers_that_nobody_asks_for_may_have_an_na_late_in_a_csv_file(csv_set: tuple[Path, str]) -> None:
+    folder, path = csv_set
+    write(folder, "train.csv", b"query,passage,score\n" + b"q,p,1\n" * 10_000 + b"q,p,NA\n")
+    assert read_hub(path, NAMES, revision="main").height == 10_001
 
 
 def test_a_hub_file_of_another_separator_gets_no_advice_that_its_kind_cannot_follow(tmp_path: Path) -> None:

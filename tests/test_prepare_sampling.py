@@ -146,3 +146,20 @@ def test_a_pair_that_is_repeated_once_per_negative_keeps_them_all() -> None:
 def test_texts_of_signs_alone_differ() -> None:
     assert len({fingerprint(text) for text in ("\U0001f642", "\U0001f44d", "")}) == 3
     assert fingerprint("A  text.") == fingerprint("a text")
+
+
+def test_only_passages_of_queries_with_several_answers_get_a_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = {"anchor": ["q", "q", "r"], "positive": ["one", "two", "three"], "negatives": [["three"], ["n"], ["n"]]}
+    source = tidy([Candidates("a", make_frame(columns, "a"))], "s")[0]
+    asked: list[str] = []
+
+    def note(text: str) -> int:
+        asked.append(text)
+        return fingerprint(text)
+
+    monkeypatch.setattr(sampling, "fingerprint", note)
+    taken, _ = draw([source], CLEAN, split="s", total=0, seed=1)
+    rows = as_rows(taken, [source], "s", 1, 4)
+    assert sorted(asked) == ["one", "two"]
+    several = sorted(map(fingerprint, ("one", "two")))
+    assert dict(rows.select("positive", "answers").iter_rows()) == {"one": several, "two": several, "three": []}

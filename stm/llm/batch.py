@@ -55,6 +55,12 @@ def complete_batch(
         reserved = _reserve(todo, endpoint, budget) if budget.left >= WORTH_A_BATCH else {}
         if not reserved:
             budget.is_exhausted = True
+            for record in _own(todo, endpoint, store):
+                name = record.batch_id or record.tag[:12]
+                say(
+                    f"batch {name} of {len(record.requests)} requests is beyond the limit and is left open; its "
+                    "answers are paid for and come with a higher limit, while the endpoint keeps them"
+                )
             return outcomes | {key: Failure("budget", BUDGET_REACHED) for key in todo}
         outcomes |= {key: stored[key] for key in reserved if key in stored}
         outcomes |= _complete({key: todo[key] for key in reserved if key not in stored}, endpoint, store)
@@ -102,11 +108,8 @@ def run_batches(
     try:
         while missing := _missing(requests, store):
             recorded = {key for record in _own(requests, endpoint, store) for key in record.requests}
-            fresh = [
-                key
-                for key in missing
-                if key not in recorded and tries[key] <= endpoint.retries and _is_retryable(failures.get(key))
-            ]
+            settled = recorded | {key for key, failure in failures.items() if failure.reason == "rejected"}
+            fresh = [key for key in missing if key not in settled and tries[key] <= endpoint.retries]
             if not (fresh or recorded):
                 break
             for start in range(0, len(fresh), endpoint.batch_requests):
@@ -131,10 +134,6 @@ def _missing(requests: Mapping[str, Request], store: AnswerStore) -> list[str]:
 def _own(requests: Mapping[str, Request], endpoint: Endpoint, store: AnswerStore) -> list[BatchRecord]:
     """The open batches with any of these requests; those of another job are left for it to wait for."""
     return [record for record in store.batches(endpoint.base_url) if not requests.keys().isdisjoint(record.requests)]
-
-
-def _is_retryable(failure: Failure | None) -> bool:
-    return failure is None or failure.reason != "rejected"
 
 
 def _submit(

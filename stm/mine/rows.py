@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from stm.bm25 import Index, top_k
+from stm.bm25 import Index, tokenize, top_k
 from stm.mine.judges import Judge, Question
 from stm.mine.pool import Candidate, Guard, Pool
 from stm.mine.tally import Tally
@@ -83,7 +83,9 @@ def _drafts(
     Nothing is retrieved for a row that its given negatives fill, unless a judge may refuse some of them.
     """
     say(f"mine: indexing {len(pool.passages)} passages")
-    index, anchors = Index(pool.passages), rows["anchor"].to_list()
+    anchors = rows["anchor"].to_list()
+    words = dict(zip(anchors, tokenize(anchors), strict=True))  # all at once: one by one they take longer than scoring
+    index = Index(pool.passages, cut_queries=lambda queries: [words[query] for query in queries])
     columns = rows.select("positive", "negatives").iter_rows()
     places = [[pool.position[text] for text in (positive, *negatives)] for positive, negatives in columns]
     near = index.score_at(anchors, places)

@@ -21,7 +21,7 @@ from stm.prepare.embedded import Corpora
 from stm.prepare.mixture import describe_texts, find_left_out, shorten_texts
 from stm.prepare.sampling import as_rows, draw, seeded_permutation, share_out
 from stm.prepare.sources import load_source, load_task
-from stm.progress import say, track
+from stm.progress import say
 from stm.schema import ROWS
 from stm.tasks import Task, cap_task
 from stm.words import normalise
@@ -46,8 +46,7 @@ def prepare(params: PrepareParams) -> Prepared:
     say("prepare: evaluation tasks")
     full = {part: load_tasks(params, part, corpora) for part in PARTS}
     full["dev"], shared = separate(full["dev"], full["test"])
-    whole = [task for part in PARTS for task in full[part]]
-    index = EvaluationIndex(track(whole, "index the tasks' texts", len(whole)), params.max_overlap)
+    index = EvaluationIndex([task for part in PARTS for task in full[part]], params.max_overlap)
     tasks = {part: [cap(params, task) for task in full[part]] for part in PARTS}
     for task in tasks["dev"]:
         require_two_queries(params, task, shared.get(task.name, 0))
@@ -58,6 +57,7 @@ def prepare(params: PrepareParams) -> Prepared:
     met: set[int] = set()  # evaluation texts that were among the tested rows
     others: list[tuple[Source, dict[str, int]]] = []  # rows that a source does not take of its mixture
     for split, sources in params.splits.items():
+        say(f"prepare: {split}: reading its sources")
         candidates = tidy([load_source(source, corpora) for source in sources], split)
         others += [(source, found.others) for source, found in zip(sources, candidates, strict=True)]
         pairs[split], splits[split], found = draw_split(params, split, candidates, index)
@@ -93,7 +93,7 @@ def describe_losses(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for label, facts in sources.items():
         lost = facts["contamination"]["removed"]
         if lost:
-            lines.append(f"{lost} rows of {label} are in an evaluation task as well, and were removed")
+            lines.append(f"rows of {label} that an evaluation task has as well, and that were removed: {lost}")
         if not facts["kept"]:
             open_ = "; where training may see that task's passages, set open_corpus: true on the task" if lost else ""
             lines.append(f"{label} gives no row{open_}")

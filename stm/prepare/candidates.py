@@ -11,7 +11,8 @@ from typing import Any
 import polars as pl
 
 from stm.errors import DataError
-from stm.prepare.contamination import hash_texts, normalise
+from stm.prepare.contamination import SLICE, hash_texts, normalise
+from stm.progress import Meter
 from stm.schema import ROWS
 
 _SHARED = ("anchor", "positive", "negatives", "instruction", "concept")
@@ -75,8 +76,14 @@ def _as_lists(frame: pl.DataFrame) -> pl.Expr:
     return lists.list.eval(texts.filter(texts.is_not_null() & (texts != "")))
 
 
-def _pair_hashes(frame: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
-    return pl.Series(hash_texts(normalise(frame["anchor"]))), pl.Series(hash_texts(normalise(frame["positive"])))
+def hash_forms(texts: pl.Series, meter: Meter) -> pl.Series:
+    """A hash of the normal form of each text; the meter counts texts."""
+    hashes = [pl.Series(dtype=pl.UInt64)]
+    for start in range(0, len(texts), SLICE):
+        part = texts.slice(start, SLICE)
+        hashes.append(pl.Series(hash_texts(normalise(part))))
+        meter.advance(len(part))
+    return pl.concat(hashes)
 
 
 def _join_repeated(rows: pl.DataFrame) -> pl.DataFrame:
@@ -101,23 +108,9 @@ def tidy(candidates: list[Candidates], split: str) -> list[Candidates]:
     `candidates`, `blank`, `identical` (the passage is the query) and `duplicates`. A split of which nothing is left is
     a `DataError`.
     """
-    seen = pl.DataFrame(schema={"a": pl.UInt64, "p": pl.UInt64})
-    tidied = []
-    for source in candidates:
-        numbered = source.frame.with_row_index("row")
-        filled = numbered.filter((pl.col("anchor") != "") & (pl.col("positive") != ""))
-        anchors, positives = _pair_hashes(filled)
-        hashed = filled.with_columns(a=anchors, p=positives)
-        usable = hashed.filter(pl.col("a") != pl.col("p"))
-        fresh = _join_repeated(usable).join(seen, on=["a", "p"], how="anti", maintain_order="left")
-        seen = pl.concat([seen, fresh.select("a", "p")])
-        counts = {
-            "candidates": numbered.height,
-            "blank": numbered.height - filled.height,
-            "identical": filled.height - usable.height,
-            "duplicates": usable.height - fresh.height,
-        }
-        tidied.append(replace(source, frame=fresh, facts={**source.facts, **counts}))
+    texts = 2 * sum(source.frame.height for source in candidates)
+    with Meter(f"{split}: look for equal rows", texts) as meter:
+        tidied = _tidy_each(candidates, meter)
     if not any(source.frame.height for source in tidied):
         reasons = ("blank", "identical", "duplicates")
         found = [
@@ -129,4 +122,25 @@ def tidy(candidates: list[Candidates], split: str) -> list[Candidates]:
             f"the split {split!r} is empty: its sources hold no row with a query and another text as passage "
             f"({'; '.join(found)}); correct their columns, name other sources in prepare.splits, or remove the split"
         )
+    return tidied
+
+
+def _tidy_each(candidates: list[Candidates], meter: Meter) -> list[Candidates]:
+    seen = pl.DataFrame(schema={"a": pl.UInt64, "p": pl.UInt64})
+    tidied = []
+    for source in candidates:
+        numbered = source.frame.with_row_index("row")
+        anchors, positives = (hash_forms(numbered[name], meter) for name in ("anchor", "positive"))
+        hashed = numbered.with_columns(a=anchors, p=positives)
+        filled = hashed.filter((pl.col("anchor") != "") & (pl.col("positive") != ""))
+        usable = filled.filter(pl.col("a") != pl.col("p"))
+        fresh = _join_repeated(usable).join(seen, on=["a", "p"], how="anti", maintain_order="left")
+        seen = pl.concat([seen, fresh.select("a", "p")])
+        counts = {
+            "candidates": numbered.height,
+            "blank": numbered.height - filled.height,
+            "identical": filled.height - usable.height,
+            "duplicates": usable.height - fresh.height,
+        }
+        tidied.append(replace(source, frame=fresh, facts={**source.facts, **counts}))
     return tidied

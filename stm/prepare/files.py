@@ -21,6 +21,7 @@ import polars as pl
 from stm.errors import DataError
 from stm.files import parse_object
 from stm.prepare.candidates import make_frame
+from stm.progress import Meter, track
 
 _GZIP = b"\x1f\x8b"
 _LONE_RETURN = re.compile(rb"\r(?!\n)")
@@ -72,7 +73,8 @@ def require_columns(wanted: Iterable[str], there: Sequence[str], where: str, hin
 def _read_jsonl(path: Path, names: Mapping[str, str]) -> pl.DataFrame:
     columns: dict[str, list[Any]] = {role: [] for role in names}
     there: set[str] = set()
-    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
+    lines = read_bytes(path).split(b"\n")
+    for number, line in enumerate(track(lines, f"read {path.name}", len(lines)), 1):
         if not line.strip():
             continue
         row = parse_object(line, f"{path}, line {number}")
@@ -116,9 +118,11 @@ def _requote(data: bytes, separator: str, quote: str) -> bytes:
     texts = io.TextIOWrapper(written, "utf-8", newline="", write_through=True)
     writer = csv.writer(texts, delimiter=separator, quotechar=quote, lineterminator="\n")
     try:
-        for row in rows:
-            writer.writerow(row)
-            start = rows.line_num + 1
+        with Meter("read csv lines", data.count(b"\n")) as meter:
+            for row in rows:
+                writer.writerow(row)
+                meter.advance(rows.line_num + 1 - start)
+                start = rows.line_num + 1
     except csv.Error as error:
         raise csv.Error(
             f"the row that begins in line {start} has a quoted text that is never closed or goes on after its mark; "

@@ -15,27 +15,33 @@ from stm.hub_data import require_commit
 from stm.prepare.files import read_table, require_columns, select_columns
 
 
-def _load(path: str, config: str, split: str, revision: str) -> Any:
-    # Imported here because it takes seconds, and most runs have no hub source.
-    from datasets import disable_progress_bars, load_dataset
+def _load(path: str, config: str, split: str, revision: str, columns: list[str]) -> Any:
+    """One split. Of csv files it has the named columns alone, with words like NA, which `datasets` takes for nulls
+    unless it is told not to.
 
-    disable_progress_bars()
-    if Path(path).exists():
-        return _load_folder(path, config or None, split)
-    return load_dataset(path, config or None, split=split, revision=revision)
-
-
-def _load_folder(path: str, config: str | None, split: str) -> Any:
-    """One split of a local folder, read anew when a byte of it has changed; of csv files only blank cells are nulls.
-
-    `datasets` takes a folder of the same path and times for the same one, and words like NA for nulls.
+    Only its reader of csv files can be told. Without the hub it gives what it has cached, which must have been so read.
     """
+    # Imported here because it takes seconds, and most runs have no hub source.
     import datasets
 
-    cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "folders" / sha256_tree(path))
-    builder = datasets.load_dataset_builder(path, config, cache_dir=cache)
-    texts = {"keep_default_na": False, "na_values": [""]} if hasattr(builder.config, "keep_default_na") else {}
-    return datasets.load_dataset(path, config, split=split, cache_dir=cache, **texts)
+    datasets.disable_progress_bars()
+    options = {"split": split, **(_own_cache(path) if Path(path).exists() else {"revision": revision})}
+    # Of the other columns one of numbers would break the reading in the middle of a file, where its first NA is.
+    texts = {"usecols": columns, "keep_default_na": False, "na_values": [""]}
+    try:
+        return datasets.load_dataset(path, config or None, **options, **texts)
+    except ValueError:
+        loaded = datasets.load_dataset(path, config or None, **options)
+    if loaded.info.builder_name == "csv":
+        raise DataError("the hub did not answer, and what is cached of its csv files lacks words like NA")
+    return loaded
+
+
+def _own_cache(path: str) -> dict[str, str]:
+    """A cache for a folder of these bytes: `datasets` takes one of the same path and times for the same one."""
+    import datasets
+
+    return {"cache_dir": str(Path(datasets.config.HF_DATASETS_CACHE) / "folders" / sha256_tree(path))}
 
 
 def read_hub(
@@ -66,12 +72,13 @@ def read_hub_columns(path: str, columns: Iterable[str], *, config: str, split: s
         require_columns(wanted, table.columns, path)
         return table.select(wanted)
     try:
-        dataset = _load(path, config, split, revision)
+        dataset = _load(path, config, split, revision, wanted)
     except (
         Exception
     ) as error:  # the library raises errors of many unrelated kinds for a missing data set, split or network
+        cause = f" ({brief(error.__cause__)})" if isinstance(error.__cause__, Exception) else ""
         raise DataError(
-            f"cannot load {where}: {brief(error)}; check path, config, split, revision and the network"
+            f"cannot load {where}: {brief(error)}{cause}; check path, config, columns, split, revision and the network"
         ) from error
     require_columns(wanted, dataset.column_names, where)
     if not Path(path).exists():

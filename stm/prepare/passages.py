@@ -10,6 +10,7 @@ import polars as pl
 
 from stm.errors import DataError
 from stm.prepare.files import read_pairs
+from stm.progress import track
 
 KINDS = ("jsonl", "csv", "parquet")
 MOST_WORDS = 12  # of a stand-in that is no title
@@ -24,7 +25,8 @@ def read_passages(path: Path | str, text: str, title: str = "", separator: str =
     # The title travels in a column that passages have no use for.
     names = {"anchor": text, "positive": text, **({"concept": title} if title else {})}
     frame = read_pairs(path, kind, names, separator, quote)
-    stand_ins = [title or stand_in(passage) for passage, title in frame.select("positive", "concept").iter_rows()]
+    rows = track(frame.select("positive", "concept").iter_rows(), "stand-ins of queries", frame.height)
+    stand_ins = [title or stand_in(passage) for passage, title in rows]
     return frame.with_columns(anchor=pl.Series(stand_ins, dtype=pl.String), concept=pl.lit(""))
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import polars as pl
 
 from stm.files import sha256_text
-from stm.prepare.candidates import Candidates
-from stm.prepare.contamination import EvaluationIndex, hash_texts, normalise
+from stm.prepare.candidates import Candidates, hash_forms
+from stm.prepare.contamination import EvaluationIndex
 from stm.prepare.decontamination import Counts, decontaminate
+from stm.progress import Meter, track
 from stm.schema import ROWS
 from stm.words import fingerprint
 
@@ -57,8 +58,8 @@ class Drawer:
         """Rows that it can hand out at most, as far as is known."""
         return self.count + self._rows.height - self.counts.tested
 
-    def fill(self, wanted: int) -> None:
-        """Test rows until `wanted` are accepted or none is left."""
+    def fill(self, wanted: int, meter: Meter) -> None:
+        """Test rows until `wanted` are accepted or none is left; the meter counts accepted ones."""
         while self.count < wanted and self.counts.tested < self._rows.height:
             lacking = wanted - self.count
             # Where nothing is removed, what is tested is what is taken, so that the counts are those of the rows.
@@ -67,6 +68,7 @@ class Drawer:
             self.counts.add(counts)
             self._accepted.append(clean)
             self.count += clean.height
+            meter.advance(min(clean.height, lacking))
 
     def take(self, wanted: int) -> pl.DataFrame:
         """The first `wanted` accepted rows, or all."""
@@ -88,13 +90,15 @@ def draw(
     Without `remove`, contaminated rows are drawn as well and counted.
     """
     drawers = [Drawer(source, index, seed, split, from_end=from_end, remove=remove) for source in sources]
-    wanted = total or sum(drawer.most for drawer in drawers)
-    while True:
-        shares = share_out(wanted, [drawer.most for drawer in drawers])
-        for drawer, share in zip(drawers, shares, strict=True):
-            drawer.fill(share)
-        if all(drawer.count >= share for drawer, share in zip(drawers, shares, strict=True)):
-            break
+    there = sum(drawer.most for drawer in drawers)
+    wanted = min(total, there) if total else there
+    with Meter(f"{split}: look for rows in evaluation tasks", wanted) as meter:
+        while True:
+            shares = share_out(wanted, [drawer.most for drawer in drawers])
+            for drawer, share in zip(drawers, shares, strict=True):
+                drawer.fill(share, meter)
+            if all(drawer.count >= share for drawer, share in zip(drawers, shares, strict=True)):
+                break
     taken = {drawer.label: drawer.take(share) for drawer, share in zip(drawers, shares, strict=True)}
     return taken, {drawer.label: drawer.counts for drawer in drawers}
 
@@ -119,19 +123,23 @@ def as_rows(
         negatives=pl.concat_list("negatives", "synthetic"),
         origins=pl.concat_list("origins", pl.lit("synthetic").repeat_by(pl.col("synthetic").list.len())),
     )
-    frame = frame.with_columns(answers=_known_answers(frame, candidates))
+    frame = frame.with_columns(answers=_known_answers(frame, candidates, split))
     return frame.select(list(ROWS)).cast(ROWS)[seeded_permutation(frame.height, str(seed), split, "order")]
 
 
-def _known_answers(frame: pl.DataFrame, candidates: Sequence[Candidates]) -> pl.Series:
+def _known_answers(frame: pl.DataFrame, candidates: Sequence[Candidates], split: str) -> pl.Series:
     """Per row the fingerprints of the drawn passages and negatives that answer its query by any candidate, drawn or
     not; none where its own positive is the only one. Rows of one query have the same ones.
     """
-    texts = pl.concat([frame["positive"], frame["negatives"].explode(empty_as_null=True).drop_nulls()]).unique()
-    here = pl.DataFrame({"p": pl.Series(hash_texts(normalise(texts))), "text": texts})
+    negatives = frame["negatives"].explode(empty_as_null=True).drop_nulls().unique()
+    with Meter(f"{split}: look for negatives that are answers", len(negatives)) as meter:
+        others = pl.DataFrame({"p": hash_forms(negatives, meter), "text": negatives})
+    here = pl.concat([frame.select("p", text="positive"), others]).unique()
     pairs = pl.concat([source.frame.select("a", "p") for source in candidates])
     pairs = pairs.join(frame.select("a").unique(), on="a", how="semi").join(here, on="p").unique()
-    prints = {text: fingerprint(text) for text in pairs["text"].unique()}
+    pairs = pairs.filter(pl.len().over("a") > 1)  # one passage alone needs no fingerprint, which takes long
+    texts = pairs["text"].unique()
+    prints = {text: fingerprint(text) for text in track(texts, f"{split}: name answers", len(texts))}
     named = pairs.with_columns(answers=pl.col("text").replace_strict(prints, default=None, return_dtype=pl.UInt64))
     lists = named.group_by("a").agg(pl.col("answers").unique().sort()).filter(pl.col("answers").list.len() > 1)
     return frame.select("a").join(lists, on="a", how="left", maintain_order="left")["answers"].fill_null([])

@@ -29,6 +29,7 @@ from stm.prepare.hub import read_hub
 from stm.prepare.mixture import select_rows
 from stm.prepare.passages import read_passages
 from stm.prepare.released import add_released
+from stm.progress import say
 from stm.tasks import Task, read_task
 
 Load = Callable[[Any, Corpora], Candidates]
@@ -122,6 +123,7 @@ def load_embedded_task(source: EmbeddedTask, name: str, part: str, corpora: Corp
 def load_beir_task(source: BeirTask, name: str, part: str, _: Corpora) -> Task:
     """A task of a BEIR folder."""
     split = source.split or part
+    say(f"prepare: reading the {part} task {name}")
     task = read_task(source.path, split, name, source.domain)
     facts = {"kind": source.kind, "path": source.path, "split": split, "sha256": sha256_tree(source.path)}
     ignores = source.ignore_identical_ids or task.ignores_identical_ids

@@ -191,8 +191,9 @@ class _Job:
         for start in range(0, len(answers), REQUESTS):
             part = slice(start, start + REQUESTS)
             verdicts += validate(answers[part], rows[part], self.params.validation, self.similarity)
-            with meter:  # closed again at once: endpoint, judge and dense model show meters on the same line
-                meter.advance(len(answers[part]))
+            if meter.total > REQUESTS:  # else the endpoint's meter has just said the same numbers
+                with meter:  # closed again at once: endpoint, judge and dense model show meters on the same line
+                    meter.advance(len(answers[part]))
         return verdicts
 
     def _ask_judge(self, rows: Sequence[Triplet], verdicts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
