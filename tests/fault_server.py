@@ -107,6 +107,7 @@ class FaultServer:
             "429": ("429 Too Many Requests", b'{"error": {"message": "slow down"}}', "retry-after-ms: 20\r\n"),
             "429-minute": ("429 Too Many Requests", b"{}", "Retry-After: 55\r\n"),
             "429-long": ("429 Too Many Requests", b"{}", "Retry-After: 7200\r\n"),
+            "402": ("402 Payment Required", b'{"error": "insufficient balance"}', ""),
             "quota": ("429 Too Many Requests", b'{"error": {"code": "insufficient_quota"}}', ""),
             "500": ("500 Internal Server Error", b"oops", ""),
             "400": ("400 Bad Request", b'{"error": {"message": "context too long"}}', ""),

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer
 
+from stm import encode
 from stm.backbone import FAMILIES, NOTICES, add_bos_and_eos, build_backbone, load_source, make_bidirectional
 from stm.encode import Encoder, batches_by_length
 from stm.errors import DataError, ModelError, ParamsError
@@ -80,6 +81,17 @@ def test_the_encoder_equals_sentence_transformers(folder: Path) -> None:
     assert np.abs(Encoder(model, max_tokens=100).encode(TEXTS, "p: ") - expected).max() < 1e-5
     queries = model.encode_query(TEXTS, normalize_embeddings=True)
     assert np.abs(Encoder(model).encode_queries(TEXTS) - queries).max() < 1e-5
+
+
+def test_an_encoder_computes_in_the_type_of_the_chip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(encode, "compute_dtype", lambda dtype=dtype: dtype)
+        encoder = Encoder(load_model(folder))
+        assert encoder.model[0].model.layers[0].mlp.down_proj.weight.dtype == dtype
+        vectors[dtype] = encoder.encode(TEXTS)
+    cosines = (vectors[torch.float32] * vectors[torch.bfloat16]).sum(axis=1)
+    assert cosines.min() > 0.999
 
 
 def test_an_adapter_folder_loads_with_its_base_and_prompts(folder: Path, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def batch_api(judge: Judge = lambda text, number: good(text)) -> Iterator[tuple[
             body = self.rfile.read(int(self.headers["content-length"]))
             if self.path.endswith("/files"):
                 name = f"file_{len(api.files)}"
-                api.files[name] = re.search(rb'\{"custom_id".*\}', body, re.DOTALL)[0].decode()
+                api.files[name] = re.search(rb'\{"custom_id".*\}(?=\n\r\n--)', body, re.DOTALL)[0].decode()
                 self.reply(
                     {"id": name, "object": "file", "bytes": 1, "created_at": 1, "filename": "x", "purpose": "batch"}
                 )

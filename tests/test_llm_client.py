@@ -55,6 +55,9 @@ def test_equal_requests_are_asked_once_and_attempts_are_new_samples(store: Answe
         outcomes = complete_all([Request(one), Request(one), Request(one, attempt=1)], endpoint_of(server), store)
         assert [body["seed"] for body in server.asked] == [1, 2]
         assert [o.text for o in outcomes] == ["echo a 1", "echo a 1", "echo a 2"]
+        complete_all([Request(one), Request(one, attempt=1)], endpoint_of(server, seed=None), store)
+        assert len(server.asked) == 4, "without a seed as well"
+        assert server.asked[2] == server.asked[3] == {k: v for k, v in server.asked[0].items() if k != "seed"}
 
 
 def test_a_third_of_faults_ends_every_request(store: AnswerStore) -> None:
@@ -99,7 +102,7 @@ def test_each_fault_has_its_reason(store: AnswerStore, kind: str, reason: str) -
     assert outcomes[1].reason == reason
 
 
-@pytest.mark.parametrize("kind", ["401", "403-account", "404", "quota", "429-long"])
+@pytest.mark.parametrize("kind", ["401", "402", "403-account", "404", "quota", "429-long"])
 def test_a_broken_account_costs_one_call_and_shows_no_key(
     store: AnswerStore, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

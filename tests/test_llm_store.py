@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +16,7 @@ from stm.files import sha256_file
 from stm.llm import server
 from stm.llm.answers import Answer, Budget, request_key
 from stm.llm.pace import Pace
-from stm.llm.store import AnswerStore, tracked_answers
+from stm.llm.store import COLUMNS, AnswerStore, tracked_answers
 from stm.params.base import parse_section
 from stm.params.llm import Endpoint
 
@@ -103,7 +104,10 @@ def test_import_refuses_other_files_and_forged_keys(tmp_path: Path) -> None:
         "tokens_out": [1],
     }
     with AnswerStore(tmp_path / "a.sqlite") as store:
-        for columns, message in (({"x": [1]}, "expected the columns"), (forged, "not that of its request")):
+        without_text = pl.DataFrame({**forged, "text": [None]}, schema=COLUMNS)
+        for columns, message in (
+            ({"x": [1]}, "expected the columns"), (without_text, "without nulls"), (forged, "not that of its request")
+        ):  # fmt: skip
             pl.DataFrame(columns).write_parquet(tmp_path / "x.parquet")
             with pytest.raises(DataError, match=message):
                 store.import_parquet(tmp_path / "x.parquet")
@@ -180,6 +184,21 @@ def test_the_gate_narrows_on_throttling_and_widens_again() -> None:
         return [*seen, pace.allowed]
 
     assert asyncio.run(play()) == [8, 4, 4.0, 8.0]
+
+
+def test_a_pause_that_an_endpoint_asks_for_holds_everybody_until_it_is_over() -> None:
+    async def play() -> list[float]:
+        pace, start = Pace(4), time.monotonic()
+        pace.throttle(0.2)
+        pace.throttle(0.05)  # a shorter one ends none
+
+        async def pass_through() -> float:
+            async with pace:
+                return time.monotonic() - start
+
+        return await asyncio.gather(*(pass_through() for _ in range(3)))
+
+    assert min(asyncio.run(play())) >= 0.2
 
 
 @pytest.mark.parametrize(

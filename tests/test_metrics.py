@@ -58,6 +58,8 @@ def test_hand_computed_value() -> None:
     best = 3 + 1 / math.log2(3)
     assert ndcg_at_k(qrels, run)["q"] == pytest.approx((3 / math.log2(3) + 1 / math.log2(4)) / best)
     assert recall_at_k(qrels, run, 2)["q"] == 0.5
+    eleventh = {"q": {f"p{rank:02d}": float(-rank) for rank in range(11)}}
+    assert ndcg_at_k({"q": {"p10": 1}}, eleventh) == recall_at_k({"q": {"p10": 1}}, eleventh) == {"q": 0.0}
 
 
 def test_a_constant_scorer_does_not_profit_from_corpus_order() -> None:
@@ -71,7 +73,7 @@ def test_missing_empty_and_unjudged_queries() -> None:
     run = {"empty": {}, "irrelevant": {"a": 1.0}, "unjudged": {"a": 1.0}, "unknown": {"a": 1.0}}
     assert ndcg_at_k(qrels, run) == {"missing": 0.0, "empty": 0.0, "irrelevant": 0.0}
     assert recall_at_k(qrels, run) == {"missing": 0.0, "empty": 0.0, "irrelevant": 0.0}
-    assert missing_queries(qrels, run) == ["empty", "missing"]
+    assert missing_queries(qrels, run) == missing_queries(qrels, {**run, "unjudged": {}}) == ["empty", "missing"]
 
 
 def test_where_the_contract_leaves_pytrec_eval_and_where_it_does_not() -> None:
@@ -142,7 +144,7 @@ def test_rank_refuses_what_it_cannot_rank() -> None:
     with pytest.raises(DataError, match=r"1 passage embedding.*first at 'y'"):
         rank(good, broken, ["a", "b"], ["x", "y"], 1)
     with pytest.raises(DataError, match="'x' appears twice"):
-        rank(good, good, ["a", "b"], ["x", "x"], 1)
+        rank(good, np.zeros((3, 2), np.float32), ["a", "b"], ["y", "x", "x"], 1)
     with pytest.raises(DataError, match="shape 2x2"):
         rank(good, good, ["a"], ["x", "y"], 1)
     with pytest.raises(DataError, match="2 and 3 dimensions"):

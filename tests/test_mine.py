@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stm.encode import Encoder
 from stm.errors import DataError, ParamsError
 from stm.mine.rows import mine
+from stm.models import load_model
 from stm.params.base import parse_section
 from stm.params.mine import MineParams
 from stm.schema import ROWS, check_rows, read_rows, write_rows
@@ -130,7 +132,7 @@ def test_queries_are_cut_into_words_all_at_once(monkeypatch: pytest.MonkeyPatch)
     assert calls == [11, 11]  # queries and passages
 
 
-def test_the_dense_model_proposes_and_judges(tmp_path: Path) -> None:
+def test_the_dense_model_proposes_and_judges(tmp_path: Path, in_float32: None) -> None:
     folder = pico_backbone(tmp_path / "pico")
     rows = rows_of({**FIRST, "negatives": ["lung"]}, *others(8))
     params = WIDE.model_copy(update={"dense_model": str(folder)})
@@ -138,6 +140,13 @@ def test_the_dense_model_proposes_and_judges(tmp_path: Path) -> None:
     assert {origin for row in mined["origins"] for origin in row} == {"given", "bm25", "dense"}
     assert report["hardness"]["dense"]["quantiles"]["0.95"] <= params.max_ratio
     assert mine(rows, params)[0].equals(mined)
+    encoder = Encoder(load_model(folder))
+    for row in mined.iter_rows(named=True):
+        retrieved = [text for text, origin in zip(row["negatives"], row["origins"], strict=True) if origin != "given"]
+        vectors = encoder.encode_passages([row["positive"], *retrieved])
+        positive, *cosines = (vectors @ encoder.encode_queries([row["anchor"]])[0]).tolist()
+        assert cosines == pytest.approx(sorted(cosines, reverse=True), abs=1e-5), "whoever proposed them"
+        assert max(cosines, default=-1.0) < params.max_ratio * positive + 1e-5
 
 
 def test_a_dense_model_that_gives_no_number_is_named_and_takes_no_negative(tmp_path: Path) -> None:

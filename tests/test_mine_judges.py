@@ -198,6 +198,10 @@ def test_the_estimate_counts_what_is_sent() -> None:
     latin, chinese = (ROWS.with_columns(pl.lit(letter * 100).alias("anchor")) for letter in ("a", "\u80ba"))
     counts = [int(re.findall(r"about (\d+) prompt", describe_cost(rows, 3, judge))[0]) for rows in (latin, chinese)]
     assert counts[1] - counts[0] >= 0.98 * 3 * ROWS.height * 100 * (3 - 1) / 3.5
+    priced = JudgeParams(llm=True, endpoint=Endpoint(price_in=2.0, price_out=5.0, max_tokens=7))
+    cost = (2.0 * counts[0] + 5.0 * 7 * 3 * ROWS.height) / 1e6
+    assert f"up to {3 * ROWS.height} questions" in describe_cost(latin, 3, priced)
+    assert f"up to {cost:.4g} money units" in describe_cost(latin, 3, priced)
 
 
 def test_at_the_limit_negatives_stay_unjudged_and_are_counted(tmp_path: Path) -> None:

@@ -27,6 +27,17 @@ def test_rows_lie_end_to_end() -> None:
     assert packed.longest == 3
 
 
+def test_every_text_begins_at_the_first_place(tmp_path: Path) -> None:
+    model, seen = load_model(pico_backbone(tmp_path / "base")), []
+    decoder = model[0].model
+    assert skip_unpooled(model)
+    decoder.rotary_emb.register_forward_pre_hook(lambda _, __, given: seen.append(given), with_kwargs=True)
+    packed = pack_rows(Passes(model).tokenize(TEXTS))
+    with torch.no_grad():
+        embed_packed(model, packed)
+    assert seen[0]["position_ids"][0].tolist() == packed.positions.tolist(), "phi's rotation depends on the last one"
+
+
 def test_groups_hold_all_rows_in_order_within_the_budget() -> None:
     assert group_rows([3, 4, 2, 9, 1], 8) == [[0, 1], [2], [3], [4]]
     assert group_rows([], 8) == []

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,6 +62,16 @@ def test_a_noisy_gain_passes_on_the_means_alone_but_not_with_significance() -> N
     assert not verdict.passed
     assert verdict.holds
     assert "misses" in verdict.detail
+
+
+@pytest.mark.parametrize(("level", "quantile"), [(0.05, 1.645), (0.2, 0.842)])
+def test_the_bound_is_one_sided_at_the_level_of_the_gate(level: float, quantile: float) -> None:
+    rng = np.random.default_rng(1)
+    gains = [rng.normal(0.1, spread, 60).tolist() for spread in (0.2, 0.3)]
+    mine, other = model("m", "merged", *gains), model("a", "expert", [0.0] * 60, [0.0] * 60)
+    figures = compare("gate", rule(significance=level), mine, [other], None, resamples=4000, seed=1).figures
+    error = sum(np.var(task, ddof=1) / 60 for task in gains) ** 0.5 / 2  # of the mean of two tasks
+    assert (figures["gain"] - figures["lower_bound"]) / error == pytest.approx(quantile, abs=0.08)
 
 
 def test_the_best_of_several_opponents_is_the_one_to_beat() -> None:
@@ -274,6 +285,28 @@ def test_decisions(version: int, previous: int, force: str, passed: bool, expect
     assert outcome.line()
     assert "\n" not in outcome.line()
     assert outcome.as_json()["gates"]["g"]["passed"] is passed
+    assert outcome.as_json()["champion"] == (champion or None)
+
+
+@pytest.mark.parametrize(
+    ("version", "previous", "force", "passed", "line"),
+    [
+        (1, 0, "", True, "version 1 is the champion: all required gates passed"),
+        (2, 1, "", True, "version 2 is the champion (before: version 1): all required gates passed"),
+        (2, 1, "", False, "version 2 is held back as challenger, version 1 stays champion; g: d"),
+        (1, 0, "", False, "version 1 is held back as challenger, there is no champion yet; g: d"),
+        (2, 1, "a trial", False,
+         "version 2 is the champion (before: version 1) by force (a trial); gates missed: g: d"),
+        (1, 1, "", True, "version 1 is the champion already"),
+        (1, 1, "", False, "version 1 is the champion already, though today it misses g: d"),
+    ],
+)  # fmt: skip
+def test_a_decision_says_who_is_champion_and_why(
+    version: int, previous: int, force: str, passed: bool, line: str
+) -> None:
+    outcome = decide([Verdict("g", passed, True, "d")], version, previous, "m", force=force, dry_run=False)
+    assert outcome.line() == outcome.as_json()["line"] == line
+    assert outcome.as_json()["previous_champion"] == (previous or None)
 
 
 def test_a_gate_that_is_not_required_never_holds() -> None:

@@ -336,6 +336,19 @@ def test_the_verdict_and_the_figures_at_the_top_say_where_nothing_could_be_shown
     assert headline(found)[1]["claim"] == "too few resamples (100)"
 
 
+def test_limits_of_scores_lie_between_0_and_1() -> None:
+    evaluations = {"merged": made.evaluation("merged"), "base": made.evaluation("base")}
+    for name, data in evaluations.items():  # all queries but one are answered, or none but one
+        for row in data["tasks"].values():
+            queries = list(row["per_query"]["ndcg_at_10"])
+            scores = {query: float((query == queries[0]) is (name == "base")) for query in queries}
+            row["per_query"] = dict.fromkeys(row["per_query"], scores)
+    found = analyse(build_table(evaluations, "merged"), "merged", 0.99, 2000, 1)
+    near_one, near_zero = (found.intervals["gen-wiki"][found.table.column(name)] for name in evaluations)
+    assert near_one.mean < near_one.high == 1.0
+    assert near_zero.mean > near_zero.low == 0.0
+
+
 def test_few_queries_of_single_tasks_are_named_for_these_alone() -> None:
     evaluations = {name: made.evaluation(name) for name in made.MODELS}
     for data in evaluations.values():
@@ -380,6 +393,10 @@ def test_cautions_say_what_limits_this_run_and_nothing_else() -> None:
     unlearned = cautions(found, Reports(evaluations, warm_up=stuck, train={"good": {}, "x": stuck}), [])
     assert cautions(found, Reports(evaluations, warm_up=unsteady), []) == ["The backbone: luck decides.", only]
     assert unlearned == ["The warm-up: the loss ended at chance.", "Expert x: the loss ended at chance.", only]
+    without = replace(found, table=replace(found.table, left_out={"base": "other queries"}))
+    assert cautions(without, Reports(evaluations), []) == [
+        only, "Not compared: base. The reasons stand above the table."
+    ]  # fmt: skip
 
 
 def test_the_verdict_owns_up_when_bm25_is_ahead() -> None:

@@ -147,6 +147,15 @@ def test_the_guard_half_keeps_the_seed_when_the_winner_does_not_hold() -> None:
     assert "does not beat it on the guard half" in found.report["reason"]
 
 
+def test_a_winner_that_is_level_on_the_guard_half_does_not_replace_the_seed() -> None:
+    searched, _ = split_halves([make_task("colours")], BUDGETS["small"].queries, seed=3)
+    numbers = {int(item.query_id[1:]) for item in searched}
+    found, _, _ = run(lambda prompt, query: int(query.split()[-1]) not in numbers or "drawer" in prompt, [BEST])
+    winner = next(row for row in found.report["candidates"] if row["instruction"] == BEST)
+    assert winner["search"]["mean"] == winner["guard"]["mean"] == 1
+    assert found.instruction == SEED
+
+
 def test_a_gain_below_the_margin_keeps_the_seed() -> None:
     assert run(knows("drawer", share=12), [BEST])[0].instruction == BEST
     found, _, _ = run(knows("drawer", share=12), [BEST], min_gain=0.9)

@@ -72,6 +72,13 @@ def test_halves_are_disjoint_even_and_decided_by_the_seed() -> None:
     assert search != split_halves(tasks, 100, seed=2)[0]
 
 
+def test_a_query_with_judgements_of_no_relevance_beside_a_relevant_one_is_used() -> None:
+    task = make_task("colours", 4)
+    judged = {**task.qrels, "q00": {"p01": 0, "p00": 1}, "q01": {"p01": 0}}
+    halves = split_halves([Task("colours", "general", task.corpus, task.queries, judged)], 100, seed=1)
+    assert {item.query_id for half in halves for item in half} == {"q00", "q02", "q03"}
+
+
 def test_a_limit_takes_the_tasks_in_turn() -> None:
     search, guard = split_halves([make_task("colours"), make_task("shapes")], 6, seed=1)
     assert [item.task for item in search] == ["colours", "shapes"] * 3
@@ -101,6 +108,8 @@ def test_passages_are_encoded_once_and_only_new_queries_are_encoded() -> None:
         assert scorer.mean(instruction, search) == 1
     assert len(encoder.passages) == len(set(encoder.passages)) == 2 * QUERIES == scorer.encoded_passages
     assert len(encoder.queries) == 2 * len(search) == scorer.encoded_queries
+    in_order = [scorer.tasks[item.task].queries[item.query_id] for item in sorted(search)]
+    assert [query for _, query in encoder.queries] == 2 * in_order, "what is encoded together is the same in every run"
     scorer.mean("Find it", [*search[:3], *guard[:2]])
     assert len(encoder.queries) == 2 * len(search) + 2
     assert {prompt for prompt, _ in encoder.queries} == {"Find it\nQuery: ", "Show it\nQuery: "}
@@ -129,7 +138,8 @@ def test_scores_are_those_of_the_metrics_module() -> None:
     assert outcomes[0].wanted == "p00"
     assert 0 < scorer.mean("Find it", items) < 1
     assert scorer.by_task("Find it", items) == {"colours": scorer.mean("Find it", items)}
-    assert scorer.reencoding_ratio("Find it", items) > 2
+    asked = sum(len("Find it") + len(text) for text in task.queries.values())
+    assert scorer.reencoding_ratio("Find it", items) == (asked + sum(map(len, texts))) / asked
 
 
 def test_what_was_wanted_is_the_first_relevant_passage_that_another_precedes() -> None:

@@ -1,6 +1,7 @@
 """Selection: the best variant per split, ties, the copied folders, the baseline's prompts, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,20 @@ def test_the_stage_copies_the_winner_and_writes_the_table(root: Path, monkeypatc
         source, copied = root / "models/experts" / winner / name, root / "models/selected/a" / name
         assert copied.read_bytes() == source.read_bytes()
     assert load_model(root / "models/selected/a").prompts["query"]
+
+
+def test_the_same_adapter_under_two_names_is_scored_once_and_is_the_simpler_one(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    for name in ("1-po", "2-ft"):
+        shutil.copytree("models/experts/a-ft", tmp_path / "experts" / name)
+    dev = make_dev_set([make_task()], [], 0, 0, 0)
+    table = select_experts({"1-po": PO, "2-ft": FT}, tmp_path / "experts", dev, tmp_path / "selected")
+    first, second = table["experts"].values()
+    assert (first["mean"], first["tasks"]) == (second["mean"], second["tasks"])
+    assert first["tokens"] > second["tokens"] == 0
+    assert table["selected"] == {"a": "2-ft"}
 
 
 def test_the_baseline_gets_the_prompt_that_is_best_on_dev(root: Path, tmp_path: Path) -> None:

@@ -85,6 +85,15 @@ def test_a_clear_difference_is_found_and_signed() -> None:
     assert result.effect > 1
 
 
+def test_the_effect_is_the_mean_over_the_spread_of_the_pairs_differences() -> None:
+    rng = np.random.default_rng(4)
+    strata = [rng.random((12, 3)), rng.random((9, 3))]
+    for column, found in enumerate(_compare(strata, 10)[1:], 1):
+        differences = [values[:, 0] - values[:, column] for values in strata]
+        spread = np.sqrt(np.mean([np.var(row, ddof=1) for row in differences]))
+        assert found.effect == pytest.approx(np.mean([row.mean() for row in differences]) / spread)
+
+
 def test_every_task_weighs_the_same_whatever_its_size() -> None:
     strata = [np.full((1000, 1), 0.2), np.full((10, 1), 0.8)]
     assert macro_mean(strata)[0] == pytest.approx(0.5)
@@ -107,6 +116,14 @@ def test_percentiles_are_those_of_the_resamples() -> None:
     means = np.linspace(0, 1, 101)[:, None]
     interval = percentile_intervals(np.array([0.5]), means, 0.9)[0]
     assert [interval.low, interval.high] == pytest.approx([0.05, 0.95])
+
+
+def test_resampled_means_lean_to_the_side_of_the_scores() -> None:
+    one_hit = np.eye(1, 20).T  # one of twenty queries is right, so chance can add more than it can take away
+    means = bootstrap_means([one_hit], 4000, seed=0)[0]
+    assert means.mean() == pytest.approx(0.05, abs=0.005)
+    assert means.std() == pytest.approx(one_hit.std(ddof=1) / 20**0.5, rel=0.1)
+    assert 0.05 - means.min() < means.max() - 0.05
 
 
 def test_scopes_read_the_same_draw() -> None:

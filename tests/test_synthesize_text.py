@@ -116,6 +116,19 @@ def test_each_rule_has_its_reason(text: str, reason: str) -> None:
     assert check_text(text, ROW, PARAMS) == reason
 
 
+def test_a_text_at_a_limit_is_within_it() -> None:
+    text, near, far = "spleen grows gently before dawn today", "spleen grows gently on most days", "a stone in the duct"
+    limits = {"ngram": 2, "min_words": 6, "max_words": 6, "max_copy": 0.4}  # two of five pairs of words
+    beyond = {"min_words": 7}, {"max_words": 5}, {"max_copy": 0.39}
+    for row, copied in (
+        (Triplet("", "q", near, far), "copies_positive"),
+        (Triplet("", "q", far, near), "copies_mined"),
+    ):
+        assert check_text(text, row, PARAMS.model_copy(update=limits)) == ""
+        reasons = [check_text(text, row, PARAMS.model_copy(update={**limits, **change})) for change in beyond]
+        assert reasons == ["too_short", "too_long", copied]
+
+
 def test_another_language_is_refused_where_both_are_clear() -> None:
     english = ROW.positive + " It is one of the signs that are seen in the clinic, and it was known to the ancients."
     german = "Die Milz ist nach der Krankheit oft und lange von der Gr\u00f6\u00dfe einer Faust und das ist nicht gut."

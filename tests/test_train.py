@@ -159,6 +159,8 @@ def test_texts_that_mining_counts_as_one_are_one_here_too() -> None:
         [False, True, False, True, True],
         [True, False, False, True, True],
     ]
+    signs = [Example(sign, name, f"find {name}", sign, (), "") for sign, name in (("+", "plus"), ("-", "minus"))]
+    assert not false_negatives(make_batch(signs).ids).any(), "without a word they are compared as they are"
 
 
 def test_steps_cover_every_row_once_per_epoch_and_repeat_by_seed() -> None:
@@ -189,6 +191,8 @@ def test_prompts_come_from_the_split_the_pool_or_the_row() -> None:
         by[origin] = make_examples(frame(), source, params)[0].query
     assert by["row"] == "Own words: fever"
     assert by["pool"] in ("Pool a: fever", "Pool b: fever")
+    of_rows = PARAMS.model_copy(update={"instruction_from": "row"})
+    assert make_examples(frame(instruction=""), source, of_rows)[0].query == "Split's words: fever", "it has none"
     with pytest.raises(DataError, match="pool, which is empty"):
         make_examples(frame(), PromptSource("", "", "x"), PARAMS.model_copy(update={"instruction_from": "pool"}))
 
@@ -290,6 +294,8 @@ def test_training_lowers_the_loss_and_is_the_same_twice(tmp_path: Path) -> None:
     train(base, tmp_path / "2/a", tmp_path / "wb", max_steps=24, epochs=8)
     losses = [entry["loss"] for entry in first["history"]]
     assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
+    rates = [learning_rate(step, 24, PARAMS) for step in range(24)]
+    assert [entry["learning_rate"] for entry in first["history"]] == rates
     for name in ("adapter_model.safetensors", "adapter_config.json", "prompts.json", "training.json"):
         assert (tmp_path / "1/a" / name).read_bytes() == (tmp_path / "2/a" / name).read_bytes()
     assert not (tmp_path / "wa").exists()

@@ -59,6 +59,9 @@ def test_large_groups_are_held_out_only_where_small_ones_are_not_enough() -> Non
     rows = [Example(f"r{i}", f"a{i}", f"q{i}", f"p{i}", (), "big" if i < 50 else "") for i in range(70)]
     for seed in range(8):
         assert len(hold_out(rows, 8, seed)[1]) == 8
+    mixed = [Example(f"r{i}", f"a{i}", f"q{i}", f"p{i}", (), "" if i < 20 else f"pair {i // 2}") for i in range(60)]
+    held = [row.concept for seed in range(8) for row in hold_out(mixed, 4, seed)[1]]
+    assert set(map(bool, held)) == {True, False}, "single rows and pairs are both small: the seed decides"
     thirds = [Example(f"r{i}", f"a{i}", f"q{i}", f"p{i}", (), f"c{0 if i < 30 else i // 20}") for i in range(70)]
     assert {r.concept for r in hold_out(thirds, 8, seed=1)[1]} == {"c1"}, "the ten rows, not twenty or thirty"
 
@@ -102,6 +105,8 @@ def test_a_training_that_tells_nothing_apart_says_so(
     assert "lower" not in why_unlearned([{"loss": 6.0, "chance": 3.0}]), "on its way down, only not there yet"
     assert not why_unlearned([{"loss": 3.0, "chance": 3.0}, *[{"loss": 1.0, "chance": 3.0}] * 10])
     assert not why_unlearned([])
+    late = why_unlearned([{"loss": 99.0, "chance": 3.0}, *[{"loss": loss, "chance": 3.0} for loss in (2.9, 3.3)] * 5])
+    assert late.startswith("the loss ended at chance (3.10, embeddings that tell nothing apart have 3.00)")
     base, run = pico_backbone(tmp_path / "base"), Step.run
     assert "unlearned" not in train(base, tmp_path / "1/learned", tmp_path / "w")
     monkeypatch.setattr(Step, "run", lambda self, ready: (run(self, ready)[0] * 0 + ready.chance, 1))

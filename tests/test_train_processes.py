@@ -17,6 +17,7 @@ from stm.files import read_json
 from stm.models import load_model
 from stm.prompts import read_prompts
 from stm.schema import ROWS, write_rows
+from stm.train.adapter import train_adapter
 from stm.train.batches import make_batch
 from stm.train.processes import Processes, join_processes, launch, wanted_processes
 from stm.train.step import Step
@@ -111,6 +112,18 @@ def test_processes_that_disagree_say_what_about(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ModelError, match=r"the step differs between the processes \(0: 4, 1: 3\)"):
         Processes(0, 2).agree("the step", 4)
     Processes().agree("alone", 4)
+
+
+def test_processes_agree_on_the_inputs_and_on_the_step_before_they_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, object]] = []
+    monkeypatch.setattr(Processes, "agree", lambda self, what, value: asked.append((what, value)))
+    base, (out, work) = pico_backbone(tmp_path / "base"), (tmp_path / "out", tmp_path / "work")
+    train_adapter(base, examples(), read_prompts(base), PARAMS, out, work, "a")
+    (inputs, value), step = asked
+    assert (inputs, step) == ("a: base, rows or finished sibling", ("a: the step to go on from", 0))
+    assert value == (*(read_json(out / "training.json")["origin"][key] for key in ("base", "rows")), "none")
 
 
 def test_two_processes_end_in_the_adapter_of_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,9 +133,7 @@ def _step(
         give_up(study, trial, TrialState.FAIL)
         return
     try:
-        result = (
-            replace(same, origin=origin, recipe=recipe, tokens=0, seconds=0.0) if same else evaluate(origin, recipe)
-        )
+        result = replace(same, tokens=0, seconds=0.0) if same else evaluate(origin, recipe)
     except BaseException:
         give_up(study, trial, TrialState.FAIL)
         raise

@@ -102,11 +102,8 @@ class LlmJudge:
         """Ask the LLM, or the answer store where it was asked before."""
         from stm.synthesize.prompt import Triplet
 
-        reasons = ["budget"] * len(questions)
-        if not self.opinions.budget.is_exhausted:
-            rows = [Triplet(q.instruction, q.query, q.positive, "") for q in questions]
-            texts = [q.passage for q in questions]
-            reasons = self.opinions.judge(texts, rows)
+        rows = [Triplet(q.instruction, q.query, q.positive, "") for q in questions]
+        reasons = self.opinions.judge([q.passage for q in questions], rows)
         self.unasked += reasons.count("budget")
         self.asked += len(reasons) - reasons.count("budget")
         return ["" if reason == "budget" else reason for reason in reasons]

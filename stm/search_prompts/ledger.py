@@ -39,7 +39,7 @@ class Ledger:
         A reply that the token limit cut ends with its last whole sentence. Raises what the endpoint raises, and
         `EndpointError` where a request failed in a way that may pass, or none has been answered at all.
         """
-        if not requests or self.is_spent:
+        if self.is_spent:
             return [""] * len(requests)
         outcomes = self._ask(requests)
         answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]

@@ -44,7 +44,7 @@ def save_checkpoint(
     tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
     for index, moments in optimizer.state_dict()["state"].items():
         for key, value in moments.items():
-            tensors[f"moment/{index}/{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+            tensors[f"moment/{index}/{key}"] = value
     with atomic_directory(folder) as scratch:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, scratch / "state.safetensors")
         told = {"step": state.steps, "history": state.history, "seconds": state.seconds}
