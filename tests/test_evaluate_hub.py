@@ -18,12 +18,15 @@ from stm.evaluate import named
 from stm.evaluate.lexical import LexicalModel
 from stm.evaluate.named import NamedTask, load_named_tasks
 from stm.evaluate.record import Evaluation, run_hub
+from stm.evaluate.score import evaluate_folder
 from stm.evaluate.tasks import LocalTask
 from stm.files import sha256_tree
 from stm.params.base import parse_section
-from stm.params.evaluate import EvaluateParams
+from stm.params.evaluate import EvaluateParams, ModelEntry
 from stm.prepare.hub import read_hub
+from stm.tasks import write_task
 from tests.closure import ROOT
+from tests.pico import pico_backbone
 from tests.test_evaluate import make_task
 
 PAPER = yaml.safe_load((ROOT / "profiles" / "paper-tasks.yaml").read_text())["evaluate"]["hub_tasks"]
@@ -78,6 +81,19 @@ def test_the_shape_of_beir(tmp_path: Path) -> None:
     assert found.hub_tasks["NFCorpus"]["data"] == sha256_tree(tmp_path / "mteb/nfcorpus")
     assert found.hub_tasks["NFCorpus"]["domain"] == "medical"
     assert (found.hub_tasks["NFCorpus"]["queries"], found.hub_tasks["NFCorpus"]["passages"]) == (4, 6)
+
+
+def test_a_model_is_evaluated_on_tasks_of_mteb_beside_those_of_the_pipeline(tmp_path: Path) -> None:
+    own = make_task()
+    write_task(own, tmp_path / "tasks/own", "test")
+    configs = {"qrels": {"train": QRELS}, "corpus": {"train": CORPUS}, "queries": {"train": QUERIES}}
+    write_dataset(tmp_path / "mteb/NanoQuoraRetrieval", configs)
+    asked = params(tmp_path, {"name": "NanoQuoraRetrieval"})
+    folder = pico_backbone(tmp_path / "pico")
+    entry, named_tasks = ModelEntry(path="pico"), load_named_tasks(asked)
+    report, results = evaluate_folder("m", folder, entry, asked, tmp_path / "tasks", named_tasks)
+    assert (list(report["tasks"]), list(report["hub"]["tasks"])) == ([own.name], ["NanoQuoraRetrieval"])
+    assert set(results) == {own.name, "NanoQuoraRetrieval"}
 
 
 def test_a_split_that_is_called_train(tmp_path: Path) -> None:

@@ -95,6 +95,11 @@ def test_a_query_with_a_long_word_gets_a_typo_from_most_seeds(text: str) -> None
     assert sum(add_typos(text, random.Random(seed)) != text for seed in range(50)) > 40
 
 
+def test_a_word_of_four_letters_is_long_enough_for_a_typo_and_one_of_three_is_not() -> None:
+    assert any(add_typos("bone", random.Random(seed)) != "bone" for seed in range(20))
+    assert all(add_typos("eye", random.Random(seed)) == "eye" for seed in range(20))
+
+
 def test_slices_of_the_corpus_do_not_change_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = score_kinds(CaseBlind(), {"query": "Q: "})
     monkeypatch.setattr(models, "SLICE", 2)

@@ -164,6 +164,9 @@ def test_caps_keep_judged_passages_and_are_the_same_twice() -> None:
     assert cap_task(task(), 3, 4, seed=1) == small
     assert cap_task(task(), 3, 10, seed=1).queries == small.queries
     assert cap_task(task(), 0, 0, seed=1).corpus == task().corpus
+    one = {"q": "x"}, {"q": {"p0": 1}}
+    drawn = cap_task(Task("t", "general", task(passages=40).corpus, *one), 0, 6, seed=1)
+    assert list(drawn.corpus) == ["p0", "p1", "p12", "p23", "p25", "p35"], "whatever order a set has in this process"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from stm.errors import EndpointError
 from stm.llm import batch as batch_module
 from stm.llm.answers import Answer, Budget, Failure, Request
 from stm.llm.client import complete_all
+from stm.llm.connect import open_client
 from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
 from tests.fault_server import HTML, completion
@@ -433,6 +434,11 @@ def test_a_proxy_that_the_client_cannot_use_is_a_clear_error(
     endpoint = Endpoint(base_url="http://192.0.2.1/v1", batch=True, retries=0)
     with pytest.raises(EndpointError, match="proxy"):
         complete_all(ask(1), endpoint, store)
+
+
+def test_an_endpoint_on_this_machine_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")  # which the client could not use
+    open_client(Endpoint(base_url="http://127.0.0.1:9/v1")).close()
 
 
 def test_a_wrong_key_is_one_call_and_one_line_without_it(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:

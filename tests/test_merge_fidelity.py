@@ -56,6 +56,16 @@ def random_anchor(dev: DevSet, seed: int) -> tuple[Floats, Floats]:
     return unit[0], unit[1]
 
 
+def test_dev_scores_are_of_the_first_ten_passages() -> None:
+    corpus = {f"p{i:02d}": Passage("", f"passage {i}") for i in range(12)}
+    task = Task("t", "general", corpus, {"in": "a", "out": "b"}, {"in": {"p09": 1}, "out": {"p10": 1}})
+    angles = np.linspace(0, 1, 12)
+    passages, queries = np.stack([np.cos(angles), np.sin(angles)], axis=1), np.tile([1.0, 0.0], (2, 1))
+    dev = make_dev_set([task], [], 0, 0, 0)
+    halves = score_embeddings(dev, queries.astype(np.float32), passages.astype(np.float32)).per_query["t"]
+    assert {**halves["search"], **halves["holdout"]} == pytest.approx({"in": 1 / np.log2(11), "out": 0.0})
+
+
 def test_a_pure_anchor_scores_as_its_expert_does() -> None:
     dev = make_dev()
     anchors = [random_anchor(dev, seed) for seed in range(3)]
@@ -130,6 +140,12 @@ def test_the_pool_holds_each_model_once_and_is_bounded() -> None:
         keys = [space.recipe(point).key() for point in pool]
         assert len(keys) == len(set(keys)) <= POOL
         assert pool == candidate_pool(space, seed=0)
+
+
+def test_a_grid_of_more_points_than_an_integer_counts_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Space, "grid", lambda self: iter(()))  # which would never end
+    space = Space("linear", tuple(f"e{i:02d}" for i in range(64)), Interval(0.5, 1.0, 0.5), None, 1.0, 1.0, 0, "l1")
+    assert len(candidate_pool(space, seed=0)) == POOL
 
 
 def test_points_of_negative_weights_are_in_the_pool_where_they_have_a_model() -> None:

@@ -223,7 +223,7 @@ def test_weights_that_cannot_be_normalised_are_refused(name: str) -> None:
 def test_other_bad_recipes_are_refused() -> None:
     bad: list[Callable[[], Recipe]] = [
         lambda: Recipe("slurp", {"a": 1.0}),
-        lambda: Recipe("linear", {}),
+        lambda: Recipe("task_arithmetic", {}),
         lambda: Recipe("linear", {"a": float("nan")}),
     ]
     for make in bad:
@@ -241,6 +241,7 @@ def test_keys_tell_models_apart_not_spellings() -> None:
     assert Recipe("dare_ties", half, half).key() != Recipe("dare_ties", half, {"a": 0.5}).key()
     assert Recipe("task_arithmetic", half, scale=2.0).key() != Recipe("task_arithmetic", half).key()
     assert Recipe("ties", {"a": 1, "b": 1}).key() == Recipe("ties", half, seed=5).key()
+    assert Recipe("ties", half, half).key() == Recipe("ties", half, half, seed=5, rescale="density").key()
     assert Recipe("ties", {"a": -1, "b": -1}).key() != Recipe("ties", half).key()
 
 

@@ -258,6 +258,13 @@ def test_rewriting_without_change_is_the_same_file(root: Path, tmp_path: Path) -
     assert (tmp_path / "copy.safetensors").read_bytes() == shard.path.read_bytes()
 
 
+def test_a_tensor_of_a_type_without_fractions_is_not_added_to(tmp_path: Path) -> None:
+    save_file({"x": torch.ones(2, dtype=torch.int8)}, tmp_path / "model.safetensors")
+    (shard,) = find_shards(tmp_path)
+    with pytest.raises(ModelError, match="'x' has the type I8; deltas are added to F64, F32, F16, BF16 only"):
+        rewrite_shard(shard, tmp_path / "copy.safetensors", lambda _, tensor: tensor, {"x"})
+
+
 def test_task_vectors_are_compared_exactly(experts: Experts) -> None:
     table = compare_experts(experts.adapters)
     vectors = {n: torch.cat([a.delta(t).flatten() for t in a.names]) for n, a in experts.adapters.items()}
@@ -303,6 +310,15 @@ def test_a_base_that_is_not_here_is_compared_by_name(root: Path, tmp_path: Path)
         read_experts(root / "base", {"nlu": folder})
     (folder / CONFIG_FILE).write_text(json.dumps({**config, "base_model_name_or_path": "gone/base"}))
     assert read_experts(root / "base", {"nlu": folder}).names == ["nlu"]
+
+
+def test_factors_of_another_width_are_refused_with_both_shapes(root: Path, tmp_path: Path) -> None:
+    folder = copy(root, tmp_path)
+    tensors = load_file(folder / WEIGHTS_FILE)
+    name = next(name for name in tensors if "layers.0.mlp.up_proj.lora_A" in name)
+    save_file({**tensors, name: tensors[name][:, :8].contiguous()}, folder / WEIGHTS_FILE)
+    with pytest.raises(ModelError, match=r"with shape \[64, 8\], the base has \[64, 32\]"):
+        read_experts(root / "base", {"nlu": folder})
 
 
 def test_another_vocabulary_is_refused_with_both_sizes(root: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from stm.errors import ParamsError
 from stm.merge.dev import Scores
 from stm.merge.fidelity import Doubles, fidelity_proposer
-from stm.merge.guard import decide
+from stm.merge.guard import compare, decide
 from stm.merge.recipe import Recipe
 from stm.merge.run import ablation
 from stm.merge.samplers import Proposer, grid_proposer, make_sampler
@@ -529,6 +529,28 @@ def test_a_winner_that_does_not_hold_gives_way_to_uniform() -> None:
     assert decision.winner is best
     assert "does not hold" in decision.reason
     assert decision.as_dict()["is_uniform_taken"]
+
+
+def test_a_winner_is_held_against_the_row_of_uniform_weights_wherever_that_stands() -> None:
+    uniform, best = trial("uniform", 0.5, 0.6), trial("search", 0.6, 0.55)
+    assert decide([trial("single:nlu", 0.4, 0.1), uniform, best]).taken is uniform
+
+
+def test_the_standard_error_is_that_of_paired_differences_within_tasks() -> None:
+    ours = Scores({"one": {"search": {"q1": 0.5, "q2": 0.9}}, "two": {"search": {"q1": 0.6}}})
+    theirs = Scores({"one": {"search": {"q1": 0.4, "q2": 0.6}}, "two": {"search": {"q1": 0.2}}})
+    # 0.1 and 0.3 have the variance 0.02, their mean 0.01; of a single query nothing is known.
+    assert compare(ours, theirs, "search") == pytest.approx({"mean": 0.3, "standard_error": 0.1 / 2})
+
+
+def test_a_single_model_is_one_expert_that_is_normalised_and_has_no_densities_to_search() -> None:
+    densities = Interval(0.1, 1.0, 0.1)
+    one = replace(make_space("ties"), experts=("nlu",))
+    assert one.is_single_model
+    assert not replace(one, densities=densities).is_single_model
+    assert replace(one, method="linear", densities=densities).is_single_model
+    assert not replace(one, method="task_arithmetic").is_single_model
+    assert not make_space("ties").is_single_model
 
 
 def test_among_equals_the_simplest_wins() -> None:

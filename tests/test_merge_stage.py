@@ -289,6 +289,24 @@ def test_weights_that_may_cancel_out_still_give_a_trace(root: Path, tmp_path: Pa
     write_json(tmp_path / "merge.json", trace)
 
 
+def test_one_expert_has_no_interaction_and_is_merged_all_the_same(root: Path, tmp_path: Path) -> None:
+    params = make_params(interaction={"source": "model", "step": 0.5})
+    folders = {"nlu": root / "models/selected/nlu"}
+    trace = merge_experts(params, root / "models/warm_up", folders, [make_task("one")], tmp_path / "merged", tmp_path)
+    assert trace["interaction"] is None
+    assert [trial["origin"] for trial in trace["trials"]] == ["uniform"]
+
+
+def test_a_grid_is_gone_through_whole_and_each_point_once(root: Path, tmp_path: Path) -> None:
+    weights = {"low": 0.5, "high": 1, "step": 0.5}
+    search = {**make_params().search.model_dump(), "kind": "grid", "trials": 9, "weights": weights}
+    folders = {name: root / "models/selected" / name for name in ("nlu", "search")}
+    params, base = make_params(method="task_arithmetic", search=search), root / "models/warm_up"
+    trace = merge_experts(params, base, folders, [make_task("one")], tmp_path / "merged", tmp_path)
+    found = [tuple(trial["weights"].values()) for trial in trace["trials"] if trial["origin"] == "search"]
+    assert sorted(found) == [(0.5, 1.0), (1.0, 0.5), (1.0, 1.0)], "and (0.5, 0.5) is the row of equal weights"
+
+
 def test_the_interaction_is_around_the_model_that_is_taken(root: Path, tmp_path: Path) -> None:
     fixed = {"weights": {"nlu": 1.0, "search": 0.5}, "densities": {"nlu": 0.1, "search": 0.2}}
     asked = {"experts": ["nlu", "search"], "step": 0.5, "source": "model"}

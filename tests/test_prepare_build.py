@@ -278,6 +278,7 @@ def test_dev_asks_nothing_that_test_asks(tmp_path: Path, reference: Prepared) ->
     built = build(tasks=own, **split)
     assert sorted(built.tasks["dev"][0].queries.values()) == ["query 1", "query 2"]
     assert built.report["dev_queries_in_test"] == {"own": 1}
+    assert built.tasks["dev"][0].notes["full_queries"] == 2
     with pytest.raises(DataError, match="the dev task 'own' asks nothing but what a test task asks as well"):
         build(tasks={"dev": own["test"], "test": own["test"]}, **split)
 
@@ -313,9 +314,9 @@ def test_held_out_parts_share_no_concept() -> None:
     queries = {part: {c.id for c in medical.defined(part)} for part in ("train", "dev", "test")}
     assert all(queries.values())
     for name in ("lay_terms", "disease_names", "anatomy_names", "vignettes", "questions"):
-        assert {pair.concept for pair in PAIRS[name].build(Corpora())} <= {
-            medical.roots[key] for key in queries["train"]
-        }
+        found = {pair.concept for pair in PAIRS[name].build(Corpora())}
+        assert found, name
+        assert found <= {medical.roots[key] for key in queries["train"]}
 
 
 @pytest.mark.parametrize(("table", "names"), [(PAIRS, EmbeddedName), (TASKS, EmbeddedTaskName)])

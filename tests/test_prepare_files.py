@@ -222,6 +222,9 @@ def test_a_column_of_numbers_is_refused(tmp_path: Path) -> None:
     pl.DataFrame({"query": [1], "passage": ["a"]}).write_parquet(tmp_path / "x.parquet")
     with pytest.raises(DataError, match=r"'anchor' has type Int64; expected texts"):
         read_pairs(tmp_path / "x.parquet", "parquet", NAMES)
+    pl.DataFrame({"query": ["a"], "passage": [["a", "b"]]}).write_parquet(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"'positive' has type List\(String\); expected texts"):
+        read_pairs(tmp_path / "x.parquet", "parquet", NAMES)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])

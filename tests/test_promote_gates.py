@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow.utils.validation import _validate_model_version_tag
 
-from stm.errors import ParamsError
+from stm.errors import DataError, ParamsError
+from stm.files import write_json
 from stm.params.base import parse_section
 from stm.params.promote import Comparison, Gates, Limit, PromoteParams
 from stm.promote.decision import decide
-from stm.promote.evidence import Evaluation, TaskScores
+from stm.promote.evidence import Evaluation, TaskScores, read_evaluation
 from stm.promote.gates import Measured, Verdict, compare, judge, judge_limit, judge_tasks
 from tests.registry_project import promote_params
 
@@ -312,3 +313,11 @@ def test_a_decision_says_who_is_champion_and_why(
 def test_a_gate_that_is_not_required_never_holds() -> None:
     outcome = decide([Verdict("g", False, False, "d")], 2, 1, "m", force="", dry_run=False)
     assert outcome.decision == "promoted"
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.1])
+def test_a_score_that_is_none_is_refused_with_its_query(tmp_path: Path, score: float) -> None:
+    tasks = {"t": {"per_query": {"ndcg_at_10": {"q1": 1.0, "q2": score}}}}
+    write_json(tmp_path / "m.json", {"model": "m", "role": "merged", "tasks": tasks})
+    with pytest.raises(DataError, match=rf"the score of query 'q2' is {score}"):
+        read_evaluation(tmp_path / "m.json")

@@ -122,6 +122,18 @@ def test_a_project_that_is_a_part_of_its_repository_comes_back(tmp_path: Path, m
         assert "up to date" in found.status
 
 
+def test_what_the_cache_lacks_is_pulled_from_the_remote(project: Path, tmp_path: Path) -> None:
+    revision, lock = first_state(project)
+    old = version(**{"git.revision": revision, "dvc.lock": lock, "model": model_of("onex", tmp_path)})
+    cache, remote = project / ".dvc" / "cache" / "files", project / "remote-folder"
+    shutil.move(cache, remote / "files")  # as `dvc push` of both states leaves it
+    try:
+        assert reproduce(old, project, tmp_path / "worktree", rebuild=False).is_same
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
+        shutil.move(remote / "files", cache)
+
+
 def test_a_rebuild_asks_the_llm_for_nothing_again(project: Path, tmp_path: Path) -> None:
     revision, lock = first_state(project)
     old = version(**{"git.revision": revision, "dvc.lock": lock, "model": model_of("onex", tmp_path)})

@@ -95,7 +95,7 @@ def test_versions_carry_aliases_and_tags_newest_first(registry: Registry) -> Non
     promote_all(registry, 3)
     versions = registry.versions()
     assert [version.number for version in versions] == [4, 3, 2, 1]
-    assert versions[1].aliases == (CHAMPION,)
+    assert [version.aliases for version in versions] == [(), (CHAMPION,), (), ()]
     assert versions[1].tags["note"] == "quotes \"' and 🫀 / slash"
 
 

@@ -33,7 +33,7 @@ from stm.report.hub import NotRun
 from stm.report.render import format_count, format_plain, format_score
 from stm.report.scores import METRICS, build_table
 from stm.report.slices import overlap, robustness_view, shown_models, slice_view
-from stm.report.stages import training_view
+from stm.report.stages import select_view, training_view
 from stm.report.views import headline, task_note
 from stm.significance import corrected_width
 from tests import report_samples as made
@@ -417,6 +417,13 @@ def test_a_model_alone_is_reported_without_a_comparison(tmp_path: Path) -> None:
     assert alone.metrics["comparisons"] == {}
 
 
+def test_selected_experts_are_listed_by_split_and_the_best_of_each_first() -> None:
+    scores = {"b-two": ("b", 0.5), "b-one": ("b", 0.5), "b-best": ("b", 0.6), "a-ft": ("a", 0.1)}
+    experts = {name: {"split": split, "mean": mean} for name, (split, mean) in scores.items()}
+    rows = select_view(Reports(evaluation={}, select={"experts": experts}))
+    assert [row["name"] for row in rows] == ["a-ft", "b-best", "b-one", "b-two"]
+
+
 @pytest.mark.parametrize(
     "gone", ["prepare.json", "merge.json", "select.json", "train", "train_all.json", "warm_up.json", "search_prompts",
              "mine", "synthesize"],
@@ -711,6 +718,8 @@ def test_mlflow_is_shown_the_same_rows(tmp_path: Path) -> None:
     found = plan_publication(tmp_path, tmp_path / "models", 5)
     keys = {run.key for run in found.runs if run.kind in ("evaluation", "expert", "prompts")}
     assert keys == {"evaluation/merged", "evaluation/all", "evaluation/bm25", "expert/search-ft", "prompts/search"}
+    [merge] = [run for run in found.runs if run.kind == "merge"]
+    assert not any(name.startswith("trials") for name in (*merge.params, *(metric.key for metric in merge.metrics)))
     files = {path.relative_to(tmp_path).as_posix() for path in found.files}
     assert "reports/evaluation/mteb/all/NFCorpus.json" in files
     assert not files & {"reports/evaluation/base.json", "reports/evaluation/mteb/base/NFCorpus.json"}

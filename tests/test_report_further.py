@@ -53,6 +53,7 @@ def test_seeds_of_a_method_get_a_mean_and_students_interval() -> None:
     interval = rows[0]["cells"]["all"]["interval"]
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
     assert [interval.mean, interval.low, interval.high] == pytest.approx([np.mean(values), low, high])
+    assert rows[0]["cells"]["all"]["deviation"] == pytest.approx(stats.tstd(values))
     [difference] = seed_differences(analysis)
     rest = [analysis.mean("all", name) for name in ("all", "all-1", "all-2")]
     assert difference["interval"].mean == pytest.approx(np.mean(values) - np.mean(rest))

@@ -72,6 +72,13 @@ def test_acceptance_reasons_hardness_samples_queries_and_failures_are_shown(repo
         assert words in shown
 
 
+def test_bars_of_hardness_are_shares_of_their_own_series(reports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stm.report.negatives.histogram", lambda series, *_: series)
+    series = view(reports)["hardness"]
+    assert series["synthetic"] == [count / 20 for count in (0, 0, 1, 2, 4, 6, 4, 2, 1, 0, 0, 0)]
+    assert all(sum(bars) == pytest.approx(1) for bars in series.values())
+
+
 def test_what_the_judge_of_the_mined_negatives_cost_is_shown(reports: Path) -> None:
     assert "Judged by the language model" not in section(reports)
     judged = {"asked": 1200, "unasked": 37, "tokens_in": 90000, "tokens_out": 2400, "cost": 1.75,

@@ -34,6 +34,7 @@ from stm.train import adapter, lora
 from stm.train.adapter import CODE, describe_origin, train_adapter
 from stm.train.batches import Example, PromptSource, make_batch, make_examples, plan_steps
 from stm.train.expert import Share, same_steps, train_expert
+from stm.train.finished import find_same, record_training
 from stm.train.loop import learning_rate
 from stm.train.lora import Folds, become_folded, fold, group_alike
 from stm.train.objective import BatchIds, chance_loss, false_negatives, info_nce
@@ -317,6 +318,17 @@ def test_a_finished_training_of_the_same_inputs_is_taken_over_and_of_others_is_n
     monkeypatch.setattr("stm.train.adapter.hash_code", lambda: "of a later version")
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         train(base, out / "e", tmp_path / "w")
+
+
+def test_what_is_at_its_own_place_comes_before_siblings_and_these_by_name(tmp_path: Path) -> None:
+    for name in "ecadb":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_model.safetensors").write_bytes(b"weights")
+        record_training(tmp_path / name, {"base": "one"}, [])
+    for name, expected in {**{name: name for name in "abcde"}, "new": "a"}.items():
+        found = find_same(tmp_path / name, {"base": "one"})
+        assert found is not None
+        assert found.folder.name == expected
 
 
 def test_a_training_in_another_precision_is_neither_taken_over_nor_gone_on_with(

@@ -124,6 +124,9 @@ def test_processes_agree_on_the_inputs_and_on_the_step_before_they_train(
     (inputs, value), step = asked
     assert (inputs, step) == ("a: base, rows or finished sibling", ("a: the step to go on from", 0))
     assert value == (*(read_json(out / "training.json")["origin"][key] for key in ("base", "rows")), "none")
+    asked.clear()
+    train_adapter(base, examples(), read_prompts(base), PARAMS, tmp_path / "other", work, "b")
+    assert asked == [("b: base, rows or finished sibling", (*value[:2], "out"))]
 
 
 def test_two_processes_end_in_the_adapter_of_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,8 +160,9 @@ def test_the_number_of_processes_is_that_of_the_variable_or_of_the_gpus(monkeypa
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert wanted_processes() == 1
     assert launch("stages.train", "x") is False
-    monkeypatch.setenv("STM_PROCESSES", "3")
-    assert wanted_processes() == 3
+    for text in ("1", "3"):
+        monkeypatch.setenv("STM_PROCESSES", text)
+        assert wanted_processes() == int(text)
     monkeypatch.setenv("WORLD_SIZE", "3")
     assert launch("stages.train", "x") is False, "a launched process launches none"
     for text in ("0", "-1", "two", "1.5"):

@@ -51,7 +51,7 @@ def candidate_pool(space: Space, seed: int) -> list[Point]:
     """All distinct grid points, or a seeded sample of `POOL` where they are more (or the space is continuous)."""
     intervals = space.intervals()
     is_grid = all(interval.step for interval in intervals.values())
-    total = int(np.prod([len(interval.values()) for interval in intervals.values()], dtype=np.float64))
+    total = space.grid_size()
     if is_grid and total <= POOL:
         points = list(space.grid())
     else:
