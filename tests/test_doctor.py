@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -121,6 +122,13 @@ def test_a_python_that_pinned_packages_have_no_wheels_for(monkeypatch: pytest.Mo
     assert machine.check_python().state == "ok"
     monkeypatch.setattr(sys, "version_info", (3, 14, 0, "final", 0))
     assert machine.check_python().state == "missing"
+
+
+def test_make_pip_and_doctor_ask_for_the_same_pythons() -> None:
+    oldest, newest = machine.PYTHONS
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
+    assert asked == f">={oldest[0]}.{oldest[1]},<{newest[0]}.{newest[1] + 1}"
+    assert f"{oldest} <= sys.version_info[:2] <= {newest})" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from types import TracebackType
 import torch
 from torch import nn
 
-from stm.deltas import check_shape, match_names
+from stm.deltas import match_names
 from stm.merge.experts import Experts
 from stm.merge.methods import KeptMasks
 from stm.merge.recipe import Recipe
@@ -26,8 +26,6 @@ class Mixer:
         parameters = dict(model.named_parameters())
         adapter = next(iter(experts.adapters.values()))
         names = match_names(adapter, parameters)
-        for name, target in names.items():
-            check_shape(adapter, name, parameters[target].shape)
         self._parameters = {name: parameters[target] for name, target in names.items()}
         device = next(iter(self._parameters.values())).device
         self._adapters = {expert: adapter.to(device) for expert, adapter in experts.adapters.items()}
