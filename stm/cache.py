@@ -4,6 +4,7 @@ DVC trusts its cache: a file whose bytes have changed on the disk is checked out
 """
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from stm.errors import DataError
@@ -27,15 +28,30 @@ def cache_folder(root: Path) -> Path:
         raise DataError(f"DVC's settings cannot be read: {error}") from error
 
 
-def damaged_files(cache: Path) -> tuple[list[Path], int]:
-    """Sorted files of a cache whose MD5 is not the one that their path spells, and how many there are in all."""
-    files = sorted(path for path in (cache / "files" / "md5").glob("??/*") if path.is_file())
+@dataclass(frozen=True)
+class CacheState:
+    """What a look at a cache found: how many files hold content, and which of them do not hold what their name says.
+
+    `leftovers` are copies that were interrupted, under names of their own (dvc-objects 5, `tmp_fname`). Nothing ever
+    refers to them, but they can be as large as a model.
+    """
+
+    count: int
+    damaged: list[Path]
+    leftovers: list[Path]
+
+
+def examine_cache(cache: Path) -> CacheState:
+    """Compare the MD5 of every file of a cache with the one that its path spells; all lists are sorted."""
+    found = sorted(path for path in (cache / "files" / "md5").glob("??/*") if path.is_file())
+    leftovers = [path for path in found if path.name.startswith(".") and path.suffix == ".tmp"]
+    files = sorted(set(found) - set(leftovers))
     damaged = []
     with Meter("cache", len(files)) as meter:
         for path in files:
             with path.open("rb") as stream:
-                found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-            if found != path.parent.name + path.name.removesuffix(".dir"):
+                digest = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            if digest != path.parent.name + path.name.removesuffix(".dir"):
                 damaged.append(path)
             meter.advance()
-    return damaged, len(files)
+    return CacheState(len(files), damaged, leftovers)

@@ -122,17 +122,24 @@ def doctor(
 
 
 def _check_cache() -> None:
-    from stm.cache import MENDING, cache_folder, damaged_files
+    from stm.cache import MENDING, cache_folder, examine_cache
 
     folder = cache_folder(Path())
-    damaged, count = damaged_files(folder)
-    if damaged:
-        names = "\n".join(str(path) for path in damaged)
-        raise DataError(f"{len(damaged)} files in the cache are damaged:\n{names}\n{MENDING}")
-    if not count:
+    state = examine_cache(folder)
+    if state.leftovers:
+        size = sum(path.stat().st_size for path in state.leftovers) / 1e6
+        names = "\n".join(str(path) for path in state.leftovers)
+        typer.echo(
+            f"note: interrupted runs left copies that nothing refers to ({size:.1f} MB); delete them while no dvc "
+            f"runs:\n{names}"
+        )
+    if state.damaged:
+        names = "\n".join(str(path) for path in state.damaged)
+        raise DataError(f"{len(state.damaged)} files in the cache are damaged:\n{names}\n{MENDING}")
+    if not state.count:
         typer.echo(f"note: {folder} holds no files, so there was nothing to check; `dvc pull` or `make repro` fills it")
     else:
-        typer.echo(f"{count} files in {folder} were checked, and each has the bytes that its name promises")
+        typer.echo(f"{state.count} files in {folder} were checked, and each has the bytes that its name promises")
 
 
 @app.command()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc_objects.fs.utils import tmp_fname
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -191,3 +192,18 @@ def test_the_doctor_names_damaged_files_of_the_cache(tmp_path: Path, monkeypatch
     assert paths["plain"].name in result.output
     assert paths["listed"].name not in result.output
     assert "dvc fetch && dvc checkout" in result.output
+
+
+def test_the_doctor_tells_an_interrupted_copy_from_a_damaged_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    copy = tmp_path / ".dvc" / "cache" / "files" / "md5" / "66" / tmp_fname()
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(bytes(2_500_000))
+    result = run("doctor", "--cache")
+    assert result.exit_code == 0
+    assert "left copies that nothing refers to (2.5 MB)" in result.output
+    assert copy.name in result.output
+    assert "holds no files" in result.output

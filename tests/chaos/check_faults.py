@@ -2,6 +2,7 @@
 remote. Each time the next run must end as if nothing had happened, or say in one message what to do.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from stm.stage import DISK_FULL_WORDS
-from stm.cache import cache_folder, damaged_files
+from stm.cache import cache_folder, examine_cache
 from stm.promote.versions import FORBIDDEN
 from tests.chaos.kills import Ground, disturb, lay_ground
 from tests.chaos.picture import differences, results_picture
@@ -149,19 +150,20 @@ def test_a_full_disk_is_one_message_and_the_next_run_ends_the_same(ground: Groun
 
 def test_a_damaged_cached_file_is_named_and_made_anew(ground: Ground, project: Path) -> None:
     cache = cache_folder(project)
-    assert damaged_files(cache)[0] == []
+    assert examine_cache(cache).damaged == []
     model = project / "models" / "merged" / "model.safetensors"
-    (cached,) = [path for path in cache.rglob("*") if path.is_file() and path.read_bytes() == model.read_bytes()]
+    digest = hashlib.md5(model.read_bytes()).hexdigest()
+    cached = cache / "files" / "md5" / digest[:2] / digest[2:]
     damaged = bytearray(cached.read_bytes())
     damaged[-1] ^= 1
     cached.chmod(0o644)
     cached.write_bytes(damaged)
-    assert damaged_files(cache)[0] == [cached]
+    assert examine_cache(cache).damaged == [cached]
     cached.unlink()  # as `stm doctor --cache` says
     shutil.rmtree(project / "models" / "merged")
     assert merge_again(ground, project).code == 0
     assert_same(ground, project)
-    assert damaged_files(cache)[0] == []
+    assert examine_cache(cache).damaged == []
     assert cached.exists()
 
 
