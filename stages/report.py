@@ -1,7 +1,7 @@
 """Compare all evaluated models and write the report.
 
-Reads the reports of all stages and data/tasks/test; writes reports/metrics.json, reports/plots, reports/model_card.md
-and reports/index.html.
+Reads the reports of all stages and data/tasks/test; writes metrics.json, statistics.json, plots, model_card.md
+and index.html to reports/.
 """
 
 from pathlib import Path
@@ -46,6 +46,7 @@ def main() -> None:
         for name, text in built.plots.items():
             write_text(scratch / name, text)
     write_json(REPORTS / "metrics.json", built.metrics)
+    write_json(REPORTS / "statistics.json", built.statistics)
     write_text(REPORTS / "model_card.md", built.card)
     write_text(REPORTS / "index.html", built.page)
     for line in [*built.summary, f"report: {REPORTS / 'index.html'}"]:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Item = TypeVar("Item")
 LOG_EVERY_SECONDS = 10.0
+DRAW_EVERY_SECONDS = 0.1  # a loop over a million rows would spend seconds on telling the bar of each
 BRIEF_SECONDS = 2.0  # a bar that was there no longer leaves no line on a terminal
 
 
@@ -36,7 +37,7 @@ class Meter:
 
     def __init__(self, description: str, total: int) -> None:
         self.description, self.total, self.done, self.note = description, total, 0, ""
-        self._started = self._logged = time.monotonic()
+        self._started = self._shown_at = time.monotonic()
         self._shown = 0
         self._bar: Progress | None = None
         console = Console(stderr=True)
@@ -52,22 +53,24 @@ class Meter:
 
     def __exit__(self, *_: object) -> None:
         if self._bar:
+            self._show()
             self._bar.live.transient = time.monotonic() - self._started < BRIEF_SECONDS
             self._bar.stop()
         elif time.monotonic() - self._started > LOG_EVERY_SECONDS and self.done > self._shown:
-            self._log()
+            self._show()
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Add `count` finished units."""
         self.done, self.note = self.done + count, note or self.note
+        if time.monotonic() - self._shown_at > (DRAW_EVERY_SECONDS if self._bar else LOG_EVERY_SECONDS):
+            self._show()
+
+    def _show(self) -> None:
+        self._shown_at, self._shown = time.monotonic(), self.done
         if self._bar:
             self._bar.update(self._task, completed=self.done, description=f"{self.description} {self.note}".rstrip())
-        elif time.monotonic() - self._logged > LOG_EVERY_SECONDS:
-            self._log()
-
-    def _log(self) -> None:
-        self._logged, self._shown = time.monotonic(), self.done
-        seconds = self._logged - self._started
+            return
+        seconds = self._shown_at - self._started
         say(f"  {self.description}: {self.done}/{self.total} in {seconds:.0f} s {self.note}".rstrip())
 
 

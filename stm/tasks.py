@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from stm.errors import DataError
 from stm.files import atomic_directory, parse_object, read_json, write_json, write_jsonl, write_text
+from stm.progress import Meter
 
 Domain = Literal["medical", "general"]
 Qrels = Mapping[str, Mapping[str, int]]
@@ -115,8 +116,10 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; a BEIR folder needs it") from error
     seen: set[str] = set()
-    with stream:
+    about = f"bytes of {path.parent.name}/{path.name}"
+    with stream, Meter(about, path.stat().st_size) as meter:
         for number, line in enumerate(stream, 1):
+            meter.advance(len(line))
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if not line.strip():

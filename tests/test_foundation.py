@@ -421,3 +421,12 @@ def test_a_bar_of_brief_work_leaves_no_line_on_a_terminal(
     assert "2/2" in screen.getvalue()
     is_erased = Control((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)).segment.text
     assert screen.getvalue().endswith(is_erased) is not stays
+
+
+def test_a_bar_is_not_told_of_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr("stm.progress.Console", lambda **_: Console(file=io.StringIO(), force_terminal=True, width=80))
+    monkeypatch.setattr("stm.progress.DRAW_EVERY_SECONDS", 3600.0)
+    monkeypatch.setattr("stm.progress.Progress.update", lambda self, task, completed, **_: told.append(completed))
+    list(track(range(100), "rows", 100))
+    assert told == [100]

@@ -1,12 +1,15 @@
 """The real embedded server with the real model: it answers, replays, writes negatives and closes."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import polars as pl
 import pytest
 
+from stm.errors import EndpointError
 from stm.llm.answers import Budget, Failure, Request
 from stm.llm.client import complete_all
 from stm.llm.server import keep_serving, serve
@@ -68,3 +71,36 @@ def test_a_server_that_nobody_asked_closes(tmp_path: Path) -> None:
         outcome = complete_all(asked, SMALL, store, budget=Budget(max_tokens=1))[0]
         assert isinstance(outcome, Failure)
         assert outcome.reason == "budget"
+
+
+WITHOUT_OPENMP = """
+import sys
+
+class Loader:  # as on a system without libgomp.so.1: xllamacpp is there, and loads after torch alone
+    def find_spec(self, name, path=None, target=None):
+        if name == "xllamacpp" and "torch" not in sys.modules:
+            raise ImportError("libgomp.so.1: cannot open shared object file")
+
+sys.meta_path.insert(0, Loader())
+from stm.llm.server import serve
+from stm.params.llm import Endpoint
+
+with serve(Endpoint(concurrency=1, context_tokens=512)) as live:
+    print(live.base_url, "torch" in sys.modules)
+"""
+
+
+def test_a_system_without_openmp_takes_that_of_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_OPENMP], capture_output=True, text=True, check=True)
+    address, has_torch = done.stdout.split()
+    assert urlsplit(address).hostname == "127.0.0.1"
+    assert has_torch == "True"
+
+
+def test_a_package_that_cannot_be_loaded_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
+        raise ImportError(f"{name} needs libwhatever")
+
+    monkeypatch.setattr("stm.llm.server.importlib.import_module", refuse)
+    with pytest.raises(EndpointError, match=r"xllamacpp cannot be loaded \(torch needs libwhatever\)"), serve(SMALL):
+        pass

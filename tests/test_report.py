@@ -115,7 +115,7 @@ def test_metrics_hold_every_model_task_and_average(built: Built) -> None:
     medical = [merged["tasks"][name]["ndcg_at_10"] for name, domain in made.TASKS.items() if domain == "medical"]
     assert merged["averages"]["medical"]["ndcg_at_10"] == pytest.approx(np.mean(medical), abs=1e-5)
     assert set(merged["averages"]) == {"all", "medical", "general"}
-    row = data["comparisons"]["base"]
+    row = built.statistics["comparisons"]["base"]
     gap = merged["averages"]["all"]["ndcg_at_10"] - data["models"]["base"]["averages"]["all"]["ndcg_at_10"]
     assert row["low"] < row["difference"] < row["high"]
     assert row["difference"] == pytest.approx(gap, abs=2e-6)
@@ -414,7 +414,7 @@ def test_a_model_alone_is_reported_without_a_comparison(tmp_path: Path) -> None:
     page = Page(alone.page)
     assert "nothing to compare it with" in page.text
     assert page.text.count("Not run") >= 6
-    assert alone.metrics["comparisons"] == {}
+    assert alone.statistics["comparisons"] == {}
 
 
 def test_selected_experts_are_listed_by_split_and_the_best_of_each_first() -> None:
@@ -686,7 +686,10 @@ def test_the_stage_writes_everything_and_twice_the_same(
     made.write_reports(tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(json.dumps({"report": made.params(resamples=100).model_dump()}))
-    names = ["index.html", "metrics.json", "model_card.md", "plots/merge.csv", "plots/scores.csv", "plots/training.csv"]
+    names = [
+        "index.html", "metrics.json", "statistics.json", "model_card.md", "plots/merge.csv", "plots/scores.csv",
+        "plots/training.csv",
+    ]  # fmt: skip
     written = []
     for _ in range(2):
         stages.report.main()

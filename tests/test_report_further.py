@@ -92,7 +92,7 @@ def test_seeds_are_on_the_page(tmp_path: Path) -> None:
     page = Page(built.page)
     assert "From seed to seed" in page.text
     assert "merged minus all" in page.text
-    assert set(built.metrics["seeds"]) == {"merged", "all"}
+    assert set(built.statistics["seeds"]) == {"merged", "all"}
 
 
 def contaminated(ids: dict[str, list[str]]) -> Reports:

@@ -156,3 +156,15 @@ def test_half_a_character_in_a_corpus_is_named(tmp_path: Path) -> None:
         stream.write(b'{"_id": "z", "text": "cut \\ud83d"}\n')
     with pytest.raises(DataError, match=r"corpus\.jsonl, line \d+: holds half a character"):
         read_task(folder, "test")
+
+
+def test_reading_a_folder_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stm.progress.LOG_EVERY_SECONDS", -1.0)
+    folder = write(tmp_path / "mine", bom="\ufeff", end="\n\n")
+    read_task(folder, "test")
+    said = [line.split(" in ")[0].strip() for line in capsys.readouterr().err.splitlines()]
+    for name in ("corpus", "queries"):
+        size = (folder / f"{name}.jsonl").stat().st_size
+        assert said.count(f"bytes of mine/{name}.jsonl: {size}/{size}") == 1

@@ -6,6 +6,7 @@ Gives an endpoint with its address filled in; a named endpoint passes through un
 import contextlib
 import contextvars
 import gc
+import importlib
 import json
 import os
 import urllib.request
@@ -102,13 +103,26 @@ def _at(endpoint: Endpoint, address: str) -> Endpoint:
     return endpoint.model_copy(update={"base_url": address, "api_key_env": "", "batch": False})
 
 
+def _import_llama() -> Any:
+    """The module xllamacpp, whose wheel takes OpenMP (libgomp.so.1) from the system; torch's brings its own.
+
+    Small systems such as Debian's slim images have none, and once torch is loaded its copy serves both.
+    """
+    try:
+        return importlib.import_module("xllamacpp")
+    except ImportError:
+        importlib.import_module("torch")
+        return importlib.import_module("xllamacpp")
+
+
 @contextlib.contextmanager
 def _run_server(endpoint: Endpoint) -> Iterator[str]:
     try:
-        import xllamacpp as llama
+        llama = _import_llama()
     except ImportError as error:
         raise EndpointError(
-            "the package xllamacpp is not installed; run `make repro` or set endpoint.base_url"
+            f"the package xllamacpp cannot be loaded ({error}); run `make repro`, add what the system lacks, or set "
+            "endpoint.base_url"
         ) from error
     params = _server_params(llama, endpoint)
     try:

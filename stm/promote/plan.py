@@ -67,8 +67,8 @@ def plan_publication(root: Path, model: Path, max_trials: int) -> Publication:
     parts = [f"{path.relative_to(root).as_posix()}:{sha256_tree(path)}" for path in reports]
     settings = _settings(root / "params.yaml")
     digest = sha256_text(sha256_tree(model), json.dumps(settings, sort_keys=True), *parts)
-    metrics = root / "reports" / "metrics.json"
-    _, values = describe(read_json(metrics)) if metrics.exists() else ({}, [])
+    figures = [root / "reports" / name for name in ("metrics.json", "statistics.json")]
+    values = [value for path in figures if path.exists() for value in describe(read_json(path))[1]]
     runs = [RunPlan("/", "pipeline", "pipeline", None, settings, values)]
     for kind, pattern in (("expert", "train/*"), ("prompts", "search_prompts/*"), ("evaluation", "evaluation/*")):
         runs += [_nested(kind, path) for path in sorted((root / "reports").glob(f"{pattern}.json")) if path in reports]

@@ -34,6 +34,7 @@ class Built:
     """The report: metrics for DVC, the page, the model card, CSV files for plots by name, and the summary's lines."""
 
     metrics: dict[str, Any]
+    statistics: dict[str, Any]
     page: str
     card: str
     plots: dict[str, str]
@@ -53,11 +54,12 @@ def build_report(reports: Reports, tasks: Mapping[str, Task], params: ReportPara
         **_score_views(analysis, params), **_query_views(analysis, reports, tasks, params),
         **_further_scores(analysis, cleaned, hub, reports), **_stage_views(reports, params),
     })  # fmt: skip
-    figures = {
-        **metrics.metrics_json(analysis), "seeds": seed_metrics(analysis),
-        "without_contaminated": contaminated_metrics(cleaned), "hub": metrics.hub_json(hub),
+    figures = {"models": metrics.metrics_json(analysis), "hub": metrics.hub_json(hub)}
+    statistics = {
+        "subject": analysis.subject.name, "comparisons": metrics.comparisons_json(analysis),
+        "seeds": seed_metrics(analysis), "without_contaminated": contaminated_metrics(cleaned),
     }  # fmt: skip
-    return Built(figures, page, _card(reports, params, found), plots, summarise(analysis))
+    return Built(figures, statistics, page, _card(reports, params, found), plots, summarise(analysis))
 
 
 def _analyse_all(reports: Reports, params: ReportParams) -> Found:

@@ -1,6 +1,6 @@
 """Scores with and without the queries that the training candidates held too.
 
-Takes the analysis and the report of `prepare`, which names those queries; returns what the page and metrics.json
+Takes the analysis and the report of `prepare`, which names those queries; returns what the page and statistics.json
 show. The rows themselves were removed before training unless params say otherwise, so the two figures should agree.
 """
 
@@ -67,7 +67,7 @@ def _mean(analysis: Analysis | None, task: str, column: int) -> float | None:
 
 
 def contaminated_metrics(cleaned: Cleaned) -> dict[str, Any]:
-    """Return the number of contaminated queries and every model's averages without them, for metrics.json."""
+    """Return the number of contaminated queries and every model's averages without them, for statistics.json."""
     analysis = cleaned.analysis
     if analysis is None:
         return {"queries": cleaned.count, "averages": {}}

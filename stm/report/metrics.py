@@ -1,4 +1,4 @@
-"""The figures that `dvc metrics` and `dvc plots` show: one JSON, and flat CSV files.
+"""The figures that `dvc metrics` and `dvc plots` show, what stands behind them, and flat CSV files for the plots.
 
 Takes the analysis and the training reports and returns plain data and text; the numbers are those of the page.
 """
@@ -15,9 +15,9 @@ DECIMALS = 6
 
 
 def metrics_json(analysis: Analysis) -> dict[str, Any]:
-    """Return scores per model and task, averages, and the subject's differences on averages with their intervals."""
+    """Return scores per model and task, and averages."""
     table = analysis.table
-    models = {
+    return {
         model.name: {
             "role": model.role,
             "tasks": {task.name: _metrics(analysis, column, [number]) for number, task in enumerate(table.tasks)},
@@ -25,7 +25,11 @@ def metrics_json(analysis: Analysis) -> dict[str, Any]:
         }
         for column, model in enumerate(table.models)
     }
-    comparisons = {
+
+
+def comparisons_json(analysis: Analysis) -> dict[str, Any]:
+    """Return the subject's differences on the average over all tasks from every other model, with their intervals."""
+    return {
         row.model.name: {
             "difference": round(row.comparison.difference, DECIMALS), "low": round(row.comparison.low, DECIMALS),
             "high": round(row.comparison.high, DECIMALS), "p_value": round(row.comparison.p_value, DECIMALS),
@@ -33,7 +37,6 @@ def metrics_json(analysis: Analysis) -> dict[str, Any]:
         }
         for row in analysis.tested["all"]
     }  # fmt: skip
-    return {"subject": analysis.subject.name, "models": models, "comparisons": comparisons}
 
 
 def hub_json(analysis: Analysis | None) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def seed_differences(analysis: Analysis) -> list[dict[str, Any]]:
 
 
 def seed_metrics(analysis: Analysis) -> Mapping[str, Any]:
-    """Return the rows as plain data for metrics.json."""
+    """Return the rows as plain data for statistics.json."""
     return {
         row["group"]: {
             "seeds": len(row["seeds"]),
