@@ -207,6 +207,11 @@ def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> None:
 
 def sha256_text(*parts: str) -> str:
     """Hex digest of the parts, each closed by a zero byte so that ("ab", "c") and ("a", "bc") differ."""
+    return sha256_texts(parts)
+
+
+def sha256_texts(parts: Iterable[str]) -> str:
+    """As `sha256_text`, for more parts than should be in memory at once."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode("utf-8", "surrogatepass") + b"\0")

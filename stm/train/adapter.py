@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from stm.chip import compute_dtype
-from stm.files import atomic_directory, sha256_file, sha256_text, sha256_tree
+from stm.files import atomic_directory, sha256_file, sha256_text, sha256_texts, sha256_tree
 from stm.params.train import TrainParams
-from stm.progress import say
+from stm.progress import say, track
 from stm.prompts import Prompts, write_prompts
 from stm.train.batches import Example
 from stm.train.dev import best_step, why_unlearned
@@ -34,7 +34,7 @@ def hash_code() -> str:
 
 def describe_origin(base: Path, examples: Sequence[Example], params: TrainParams) -> dict[str, Any]:
     """What a training depends on, for its checkpoints and its siblings: base weights, rows, params, code, precision."""
-    rows = sha256_text(*(repr(example) for example in examples))
+    rows = sha256_texts(repr(example) for example in track(examples, "hash rows", len(examples)))
     return {
         "base": sha256_tree(base),
         "rows": rows,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stm.errors import DataError
 from stm.params.train import TrainParams
+from stm.progress import track
 from stm.prompts import render
 from stm.train.objective import BatchIds
 from stm.words import fingerprint, normalise
@@ -71,7 +72,7 @@ def make_examples(rows: pl.DataFrame, prompts: PromptSource, params: TrainParams
             "(reports/search_prompts says why); raise search_prompts.pool_size, or train with the seed instruction"
         )
     examples, shared = [], dict[tuple[int, ...], frozenset[int]]()  # rows of one query share their known answers
-    for row in rows.iter_rows(named=True):
+    for row in track(rows.iter_rows(named=True), "read rows", rows.height):
         if row["positive"] in row["negatives"]:
             raise DataError(f"row {row['id']!r}: a negative equals the positive; mine the split again")
         instruction = _instruction(row, prompts, params)
