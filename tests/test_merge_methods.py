@@ -126,6 +126,19 @@ def test_equal_magnitudes_keep_the_first(size: int, density: float) -> None:
     assert not mask[count:].any()
 
 
+class SaysGpu(torch.Tensor):
+    """A tensor on the CPU that takes the ways of one on a GPU."""
+
+    is_cuda = True
+
+
+@given(size=st.integers(1, 60), density=densities, seed=seeds, equal=st.booleans())
+def test_a_gpu_keeps_the_same_values(size: int, density: float, seed: int, equal: bool) -> None:
+    delta = random_deltas(1, seed, (size,))[0]
+    delta = delta.sign() if equal else delta
+    assert torch.equal(find_largest(delta.as_subclass(SaysGpu), density), find_largest(delta, density))
+
+
 def test_random_keeps_the_density_on_average_and_the_norm() -> None:
     delta = random_deltas(1, 1, (200, 200))[0]
     mask = draw_mask(delta.shape, 0.3, seed=4)

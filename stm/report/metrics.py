@@ -19,7 +19,6 @@ def metrics_json(analysis: Analysis) -> dict[str, Any]:
     table = analysis.table
     return {
         model.name: {
-            "role": model.role,
             "tasks": {task.name: _metrics(analysis, column, [number]) for number, task in enumerate(table.tasks)},
             "averages": _averages(analysis, column),
         }
