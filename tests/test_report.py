@@ -122,6 +122,17 @@ def test_metrics_hold_every_model_task_and_average(built: Built) -> None:
     assert row["p_holm"] >= row["p_value"]
 
 
+def test_metrics_hold_the_dev_scores_that_experiments_may_be_chosen_by(built: Built) -> None:
+    taken = made.merge_report()["decision"]["taken"]
+    assert built.metrics["dev"]["merge"] == pytest.approx({half: taken[half] for half in ("search", "holdout")})
+    assert built.metrics["dev"]["select"] == {"search-ft": 0.4, "all": 0.37}
+
+
+def test_without_a_merge_there_are_no_dev_scores() -> None:
+    reports = Reports({name: made.evaluation(name) for name in ("all", "merged")})
+    assert build_report(reports, {}, made.params()).metrics["dev"] == {"merge": {}, "select": {}}
+
+
 def test_the_same_reports_give_the_same_bytes(root: Path, built: Built) -> None:
     again = build_report(collect(root / "reports"), {name: made.task(name) for name in made.TASKS}, made.params())
     assert again == built

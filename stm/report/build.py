@@ -54,7 +54,9 @@ def build_report(reports: Reports, tasks: Mapping[str, Task], params: ReportPara
         **_score_views(analysis, params), **_query_views(analysis, reports, tasks, params),
         **_further_scores(analysis, cleaned, hub, reports), **_stage_views(reports, params),
     })  # fmt: skip
-    figures = {"models": metrics.metrics_json(analysis), "hub": metrics.hub_json(hub)}
+    figures = {
+        "models": metrics.metrics_json(analysis), "hub": metrics.hub_json(hub), "dev": metrics.dev_json(reports),
+    }  # fmt: skip
     statistics = {
         "subject": analysis.subject.name, "comparisons": metrics.comparisons_json(analysis),
         "seeds": seed_metrics(analysis), "without_contaminated": contaminated_metrics(cleaned),

@@ -8,10 +8,12 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from stm.report.collect import Reports, dig, is_number
 from stm.report.compare import Analysis
 from stm.report.scores import METRICS
 
 DECIMALS = 6
+HALVES = ("search", "holdout")  # of the dev queries, as reports/merge.json names them
 
 
 def metrics_json(analysis: Analysis) -> dict[str, Any]:
@@ -36,6 +38,18 @@ def comparisons_json(analysis: Analysis) -> dict[str, Any]:
         }
         for row in analysis.tested["all"]
     }  # fmt: skip
+
+
+def dev_json(reports: Reports) -> dict[str, Any]:
+    """Return nDCG@10 on dev tasks, by which experiments may be chosen: of the merge that was taken, on the half that
+    its search saw and on the other, and of each training in `select`.
+    """
+    taken, select = dig(reports.merge, "decision", "taken", default={}), reports.select
+    merged = {half: dig(taken, half) for half in HALVES}
+    trained = {name: dig(row, "mean") for name, row in sorted(dig(select, "experts", default={}).items())}
+    trained[str(dig(select, "baseline", "name", default="all"))] = dig(select, "baseline", "mean")
+    return {kind: {name: round(value, DECIMALS) for name, value in found.items() if is_number(value)}
+            for kind, found in (("merge", merged), ("select", trained))}  # fmt: skip
 
 
 def hub_json(analysis: Analysis | None) -> dict[str, Any]:
