@@ -121,7 +121,8 @@ def _attend(
     assert attention_mask is None
     assert not is_causal
     heads, size = query.shape[1], query.shape[3]
-    q, k, v = (x[0] for x in (query.to(value.dtype), key.to(value.dtype), value))  # rotated in float32
+    # Queries and keys were rotated in float32. Going back through `[0]` would fill and copy tensors of this size.
+    q, k, v = (x.squeeze(0) for x in (query.to(value.dtype), key.to(value.dtype), value))
     if query.is_cuda:
         q, k, v = (x.transpose(0, 1).contiguous() for x in (q, k, v))
         found = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, **GROUPED)
