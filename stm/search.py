@@ -110,15 +110,18 @@ def champion_folder(version: "Version", registered_model: str) -> Path:
     from stm.promote.versions import check_folder
 
     target = MODELS / (version.tags.get("model") or f"version-{version.number}")
-    if not target.exists():
+    inner = str(SENTENCE_TRANSFORMERS_DATA_PATH)
+    if not (target / inner / "modules.json").exists():
         try:
             with atomic_directory(target) as scratch:
                 mlflow.artifacts.download_artifacts(
                     f"models:/{registered_model}/{version.number}", dst_path=str(scratch)
                 )
+                if not (scratch / inner / "modules.json").exists():  # MLflow downloads nothing and raises nothing
+                    raise FileNotFoundError("its files are not in the artifact store")
         except Exception as error:  # the artifact store may be any of a dozen, each with errors of its own
             raise RegistryError(f"version {version.number} cannot be downloaded: {brief(error)}") from error
-    folder = target / str(SENTENCE_TRANSFORMERS_DATA_PATH)
+    folder = target / inner
     check_folder(folder)
     return folder
 

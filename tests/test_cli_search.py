@@ -1,5 +1,7 @@
 """What `stm search` prints of passages that somebody else has written."""
 
+import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,11 @@ from typer.testing import CliRunner
 
 import stm.search
 from stm.cli import app
+from stm.errors import RegistryError
 from stm.params.base import PARAMS_FILE
-from stm.search import Hit
+from stm.promote.registry import Version
+from stm.search import Hit, champion_folder
+from tests.registry_project import pico
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b1m\u202eand [bold]more"
 
@@ -25,3 +30,22 @@ def test_no_passage_can_steer_the_terminal(tmp_path: Path, monkeypatch: pytest.M
     assert not {"\x1b", "\x07"} & set(result.output)
     if not ending:
         assert not {"\x9b", "\u202e"} & set(result.output)
+
+
+def test_a_champion_whose_files_are_gone_is_no_folder_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    version = Version(3, datetime.now(UTC), "run", (), {"model": "abc"})
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", lambda *_, **__: None)  # as MLflow does without files
+    empty = tmp_path / ".stm" / "models" / "abc" / "model.sentence_transformer"
+    for poisoned in (False, True):  # as an earlier release left it
+        if poisoned:
+            empty.mkdir(parents=True)
+        with pytest.raises(RegistryError, match=r"version 3 cannot be downloaded: .*not in the artifact store"):
+            champion_folder(version, "retriever")
+    monkeypatch.setattr(
+        "mlflow.artifacts.download_artifacts",
+        lambda _, dst_path: shutil.copytree(pico(0), Path(dst_path) / "model.sentence_transformer"),
+    )
+    assert (champion_folder(version, "retriever") / "modules.json").exists()

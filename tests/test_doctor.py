@@ -375,3 +375,11 @@ def test_a_registry_whose_files_are_elsewhere_is_found(project: Path) -> None:
     assert "delete mlruns/ in it and run `stm promote`" in finding.next_step
     del section["artifact_folder"]
     assert services.check_registry(moved, {"promote": section}).state == "ok"
+
+
+def test_conflicts_that_a_merge_left_in_the_lock_are_named(project: Path) -> None:
+    (project / "dvc.lock").write_text(
+        "<<<<<<< HEAD\nstages: {}\n=======\nstages: {a: {}\n>>>>>>> b\n", encoding="utf-8"
+    )
+    (finding,) = [found for found in project_checks.check_dvc(project) if found.state == "missing"]
+    assert "git checkout --theirs dvc.lock reports data/files" in finding.next_step

@@ -18,6 +18,8 @@ from sentence_transformers import SentenceTransformer
 from stm.errors import DataError, ModelError, RegistryError
 from stm.files import sha256_tree
 from stm.promote import promotion, publish, versions
+from stm.promote.decision import decide
+from stm.promote.gates import Verdict
 from stm.promote.history import Actor, OvertakenError, read_history, roll_back
 from stm.promote.lineage import read_lineage
 from stm.promote.plan import plan_publication
@@ -321,7 +323,7 @@ def test_a_champion_measured_on_other_tasks_cannot_be_overtaken_silently(project
 def test_scores_of_other_files_are_refused(project: Path) -> None:
     report = project / "reports" / "evaluation" / "merged.json"
     write_report(report, evaluation("merged", "merged", 0.6, model=pico(0)))
-    with pytest.raises(DataError, match=r"merged\.json is of another model than .*run `dvc repro evaluate`"):
+    with pytest.raises(DataError, match=r"merged\.json is of another model than .*else `dvc repro evaluate`"):
         promote(promote_params(project), ACTOR, root=project)
     other = {**evaluation("merged", "merged", 0.6, model=pico(1)), "prompts": {"query": "else: ", "document": ""}}
     write_report(report, other)
@@ -563,3 +565,26 @@ def test_files_in_their_folder_or_in_another_store_are_well_placed(tmp_path: Pat
     is_local = not location.startswith("s3")
     assert bool(publish.misplaced(location.format(tmp_path), tmp_path / "c", tmp_path / "x.db")) is is_local
     assert not publish.misplaced(location.format(tmp_path), tmp_path / "c", tmp_path / "shared/x.db")
+
+
+def test_a_version_keeps_the_record_of_the_results_that_it_was_registered_with(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = project / "dvc.lock"
+    lock.write_text("stages: {merge: {outs: [{path: models/merged, md5: a}]}}", encoding="utf-8")
+    assert promote(promote_params(project), ACTOR, root=project).decision == "promoted"
+    before = open_registry(project).require("champion").tags
+    capsys.readouterr()
+    lock.write_text("stages: {merge: {outs: [{path: models/merged, md5: b}]}}", encoding="utf-8")
+    report = project / "reports" / "evaluation" / "merged.json"
+    write_report(report, evaluation("merged", "merged", 0.7, model=pico(1)))
+    assert promote(promote_params(project), ACTOR, root=project).decision == "unchanged"
+    assert open_registry(project).require("champion").tags == before
+    assert "keeps the record of what it was registered with" in capsys.readouterr().err
+
+
+def test_the_file_of_the_decision_holds_no_time() -> None:
+    slow = Verdict("query_milliseconds", True, False, "1.65 is within 200", {"value": 1.65, "at_most": 200})
+    found = decide([slow], 1, 0, "m", force="", dry_run=False)
+    assert found.as_json()["gates"]["query_milliseconds"] == {"passed": True, "required": False}
+    assert "1.65" in found.gate_tags()["gate.query_milliseconds"]

@@ -210,3 +210,17 @@ def test_what_is_no_lock_has_no_hash(text: str) -> None:
 def test_the_hash_of_a_lock_leaves_the_promotion_itself_out() -> None:
     plain = "schema: '2.0'\nstages:\n  merge: {cmd: x}\n"
     assert hash_lock(plain) == hash_lock(plain + "  promote: {cmd: y}\n") != hash_lock(plain + "  other: {cmd: y}\n")
+
+
+def test_a_worktree_of_a_try_before_the_right_commit_was_there_moves_on(project: Path, tmp_path: Path) -> None:
+    first, second = git(project, "rev-parse", "HEAD~1"), git(project, "rev-parse", "HEAD")
+    tags, folder = {"git.revision": first, "model": model_of("twoxx", tmp_path)}, tmp_path / "w"
+    early = reproduce(version(**tags, **{"dvc.lock": "not fetched"}), project, folder, rebuild=False)
+    assert (early.is_same, early.revision) == (False, first)
+    assert any("perhaps it was not fetched: `git fetch --all`" in line for line in early.lines())
+    lock = hash_lock(git(project, "show", f"{second}:dvc.lock"))
+    later = reproduce(version(**tags, **{"dvc.lock": lock}), project, folder, rebuild=False)
+    assert (later.is_same, later.is_lock_same, later.revision) == (True, True, second)
+    (folder / "dvc.lock").write_text("changed", encoding="utf-8")
+    with pytest.raises(RegistryError, match="is a worktree of revision"):
+        reproduce(version(**tags, **{"dvc.lock": "not fetched"}), project, folder, rebuild=False)

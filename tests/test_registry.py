@@ -14,6 +14,7 @@ from stm.errors import RegistryError, redact
 from stm.promote import history
 from stm.promote.history import Actor, Entry, crown, past_champions, read_history, roll_back, withdrawn
 from stm.promote.registry import CHALLENGER, CHAMPION, Registry, resolve_uri
+from stm.promote.versions import CONTENT, find_version, may_retag
 from tests.registry_project import ACTOR, migrated_store
 
 NUMBERS = itertools.count()
@@ -317,3 +318,31 @@ def test_a_registered_name_may_hold_emoji() -> None:
     add_versions(registry, 1)
     promote_all(registry, 1)
     assert registry.require(CHAMPION).number == 1
+
+
+def test_of_two_versions_of_one_content_the_first_counts(registry: Registry) -> None:
+    add_versions(registry, 2, **{CONTENT: "same"})
+    found = find_version(registry, "same")
+    assert found is not None
+    assert found.number == 5
+    assert find_version(registry, "none") is None
+
+
+@pytest.mark.parametrize(
+    ("known", "new", "may"),
+    [
+        (("a", "true"), ("a", "false"), True),
+        (("a", "false"), ("a", "false"), True),
+        (("a", "unknown"), ("a", "unknown"), True),
+        (("a", "false"), ("a", "true"), False),
+        (("a", "false"), ("a", "unknown"), False),
+        (("a", "true"), ("b", "false"), False),
+        (("unknown", "true"), ("b", "false"), True),
+    ],
+)
+def test_tags_give_way_to_those_of_the_same_results_of_which_no_less_is_known(
+    registry: Registry, known: tuple[str, str], new: tuple[str, str], may: bool
+) -> None:
+    (had, dirty), tags = known, dict(zip(("dvc.lock", "git.dirty"), new, strict=True))
+    add_versions(registry, 1, **{"dvc.lock": had, "git.dirty": dirty})
+    assert may_retag(registry.version(5), tags) is may

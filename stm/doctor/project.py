@@ -65,7 +65,9 @@ def check_dvc(root: Path) -> Iterator[Finding]:
         yield Finding("dvc project", "note", f"dvc.lock is not read: {error}", INSTALL)
         return
     except DataError as error:
-        yield Finding("dvc project", "missing", str(error), "`git checkout dvc.lock`")
+        from stm.promote.lineage import lock_remedy  # here, for it needs libraries, whose lack is a finding of its own
+
+        yield Finding("dvc project", "missing", str(error), lock_remedy(root / "dvc.lock"))
         return
     absent = [path for path in results if not (root / path).exists()]
     if not results:

@@ -89,7 +89,7 @@ def check_registry(root: Path, params: Mapping[str, Any]) -> Finding:
         path = root / database
         if path.exists():
             return _check_database(path, root, section if isinstance(section, dict) else {})
-        return Finding("registry", "ok", f"{uri} (made by the first run)")
+        return Finding("registry", "ok", f"{uri} (made by the first run, or by `stm promote`)")
     if uri.startswith(("http://", "https://")):
         problem = _unreachable(uri.rstrip("/") + "/health")
         step = "start the MLflow server or mend MLFLOW_TRACKING_URI; until then the results stay in files"

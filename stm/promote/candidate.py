@@ -76,7 +76,8 @@ def _check_scored(evaluation: Evaluation, folder: Path, content: str) -> None:
     if evaluation.content != content:
         raise DataError(
             f"reports/evaluation/{evaluation.name}.json is of another model than {folder} (hash "
-            f"{evaluation.content[:12] or 'unknown'}, not {content[:12]}); run `dvc repro evaluate` and promote again"
+            f"{evaluation.content[:12] or 'unknown'}, not {content[:12]}); after `git pull` or `git checkout` "
+            "run `dvc checkout` (or `dvc pull`), else `dvc repro evaluate`, and promote again"
         )
     own, scored = own_prompts(_prompts(folder)), evaluation.prompts
     if scored and scored != own:

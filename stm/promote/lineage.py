@@ -56,13 +56,23 @@ class Lineage:
         }
 
 
+def lock_remedy(path: Path) -> str:
+    """What to do about a dvc.lock that cannot be read."""
+    if path.is_file() and "<<<<<<< " in path.read_text(encoding="utf-8", errors="replace"):
+        return (
+            "a merge left its conflicts in it: resolve those of params.yaml, then `git checkout --theirs dvc.lock "
+            "reports data/files && dvc pull && dvc repro`, and commit"
+        )
+    return f"restore it with `git checkout {path.name}`"
+
+
 def read_lineage(root: Path) -> Lineage:
     """Collect the lineage of the project in `root` as it stands."""
     path = root / "dvc.lock"
     try:
         stages = _locked_stages(path.read_text(encoding="utf-8")) if path.exists() else {}
     except (OSError, yaml.YAMLError, AttributeError) as error:
-        raise DataError(f"{path} is not a DVC lock file; restore it with `git checkout {path}`") from error
+        raise DataError(f"{path} is not a DVC lock file; {lock_remedy(path)}") from error
     outs = _outs(stages)
     data = sorted(f"{path}:{digest}" for path, digest in outs.items() if path.startswith("data/"))
     return Lineage(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from stm.errors import DataError, RegistryError
 from stm.params.promote import WITHDRAWN, PromoteParams
+from stm.progress import say
 from stm.promote.candidate import Candidate, read_candidate
 from stm.promote.decision import Outcome, decide
 from stm.promote.evidence import Evaluation, read_evaluation
@@ -30,7 +31,7 @@ from stm.promote.registry import (
     quiet_mlflow,
     resolve_uri,
 )
-from stm.promote.versions import CONTENT, RoundTrip, find_version, measure, measure_unregistered, register
+from stm.promote.versions import CONTENT, RoundTrip, find_version, may_retag, measure, measure_unregistered, register
 from stm.root import project_root
 
 CARD = Path("reports/model_card.md")
@@ -71,7 +72,13 @@ def promote(params: PromoteParams, actor: Actor, *, root: Path = Path(), force: 
         champion = registry.by_alias(CHAMPION)
         version, trip = _publish(registry, params, candidate, publication, root)
         outcome = _decide(registry, params, candidate, champion, version.number, trip, force)
-        registry.tag(version.number, outcome.gate_tags(), version.tags)
+        if may_retag(version, candidate.tags()):
+            registry.tag(version.number, outcome.gate_tags(), version.tags)
+        else:
+            say(
+                f"version {version.number} keeps the record of what it was registered with: these results are others, "
+                "or hold uncommitted changes"
+            )
         _move(registry, outcome, version, actor)
     return outcome
 

@@ -100,7 +100,7 @@ def quiet_mlflow() -> None:
         os.environ.setdefault(name, value)
     import mlflow  # noqa: F401  its import sets the loggers that are turned down here
 
-    for name in ("alembic", "mlflow"):
+    for name in ("alembic", "mlflow", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
@@ -144,7 +144,7 @@ class Registry:
         uri = resolve_uri(configured_uri)
         database = local_database(uri)
         if not create and database is not None and not database.exists():
-            raise RegistryError(f"there is no registry yet at {redact(uri)}; `dvc repro` or `stm promote` makes it")
+            raise RegistryError(f"there is no registry yet at {redact(uri)}; the first run makes it, or `stm promote`")
         return cls(connect(uri), name, uri)
 
     def model(self) -> "RegisteredModel | None":

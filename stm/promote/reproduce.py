@@ -27,6 +27,10 @@ from stm.promote.versions import CONTENT
 REBUILD_STAGE = "merge"
 ANSWERS = "data/answers/"
 COMMITS_SEARCHED = 2000
+FETCH = (
+    "`git fetch --all` and try again (in a shallow clone `git fetch --unshallow origin "
+    "'+refs/heads/*:refs/remotes/origin/*'`, for a colleague's experiment `dvc exp pull REMOTE NAME`)"
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Reproduction:
         """The result in words."""
         lock = "the same dvc.lock" if self.is_lock_same else "another dvc.lock than the version was made with"
         lines = [f"{self.folder}: revision {self.revision[:12]}, {lock}"]
+        if not self.is_lock_same:
+            lines.append(f"no commit here holds that dvc.lock; perhaps it was not fetched: {FETCH}")
         if self.dirty == "true":
             lines.append("the version was made with uncommitted changes, which no revision holds")
         elif self.dirty == "unknown":
@@ -106,8 +112,7 @@ def find_revision(version: Version, root: Path) -> tuple[str, bool]:
     if not run_git(root, "rev-parse", "--verify", "--quiet", f"{recorded}^{{commit}}").strip():
         raise RegistryError(
             f"this repository has no revision {recorded or 'unknown'!r}, of which version {version.number} was made; "
-            "`git fetch --all` (in a shallow clone `git fetch --unshallow`) and try again, or run it in the repository "
-            "that promoted it"
+            f"{FETCH}; or run it in the repository that promoted it"
         )
     return recorded, False
 
@@ -123,8 +128,12 @@ def _check_out(root: Path, folder: Path, revision: str) -> None:
     if folder.exists():
         inside = run_git(folder, "rev-parse", "--show-toplevel").strip()
         there = run_git(folder, "rev-parse", "HEAD").strip()
-        if inside != str(folder.resolve()) or there != revision:
-            what = f"a worktree of revision {there[:12]}" if inside == str(folder.resolve()) else "no worktree"
+        is_ours = inside == str(folder.resolve())
+        if is_ours and there != revision and not run_git(folder, "status", "--porcelain", "--untracked-files=no"):
+            run_git(folder, "checkout", "--detach", revision)  # of a try before the right commit was fetched
+            there = run_git(folder, "rev-parse", "HEAD").strip()
+        if not is_ours or there != revision:
+            what = f"a worktree of revision {there[:12]}" if is_ours else "no worktree"
             raise RegistryError(
                 f"{folder} is {what}, and version and data are of {revision[:12]}; remove it with `git worktree remove "
                 f"--force {folder}` or `rm -r`, or give another --folder"

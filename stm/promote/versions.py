@@ -71,8 +71,21 @@ def load_folder(folder: str) -> "SentenceTransformer":
 
 
 def find_version(registry: Registry, content: str) -> Version | None:
-    """The version that holds a model of this content, or None."""
-    return next((version for version in registry.versions() if version.tags.get(CONTENT) == content), None)
+    """The first version that holds a model of this content, or None: two promotions at once agree on it."""
+    found = [version for version in registry.versions() if version.tags.get(CONTENT) == content]
+    return min(found, key=lambda version: version.number, default=None)
+
+
+def may_retag(version: Version, tags: Mapping[str, str]) -> bool:
+    """Whether a later promotion's tags may replace the version's: those of the same results, of which no less is known.
+
+    The same model can come out of other results, as of a colleague's tasks or of uncommitted changes. They are not
+    what this version was judged by.
+    """
+    known = version.tags
+    if known.get("dvc.lock", "unknown") not in ("unknown", tags.get("dvc.lock")):
+        return False
+    return tags.get("git.dirty") == "false" or known.get("git.dirty") != "false"
 
 
 def register(
@@ -86,6 +99,7 @@ def register(
     card: Path,
 ) -> Version:
     """Return the version of the model folder of this content; it is logged and registered unless it is there already.
+    The tags of one that is there are replaced as `may_retag` says.
 
     `DataError` if the folder holds something else by then, so that nothing is registered but what was judged. A logged
     model whose registration broke off is taken up, a half-logged one is deleted and logged again. The file `card`, if
@@ -104,8 +118,9 @@ def register(
             created = registry.client.create_model_version(
                 registry.name, f"models:/{model_id}", run_id=run_id, tags={**tags, CONTENT: content}, model_id=model_id
             )
-        return registry.version(int(created.version))
-    registry.tag(version.number, tags, version.tags)
+        return find_version(registry, content) or registry.version(int(created.version))
+    if may_retag(version, tags):
+        registry.tag(version.number, tags, version.tags)
     return registry.version(version.number)
 
 
