@@ -6,7 +6,7 @@ Every first stage depends on this one.
 from stm.stage import run_stage
 from stm.files import write_text
 from stm.params.all import load_params
-from stm.params.complete import check_complete, find_leftovers
+from stm.params.complete import check_complete, find_leftovers, find_unread
 from stm.progress import say
 
 
@@ -19,6 +19,8 @@ def main() -> None:
             f"check: {path} is of a row that params.yaml no longer has, and counts in the hash of its folder: "
             "delete it, or a fresh clone will make anew what is made from that folder"
         )
+    for sentence in find_unread(params):
+        say(f"check: {sentence}")
     write_text("data/params.ok", "params.yaml is valid\n")
 
 

@@ -221,7 +221,10 @@ def models(
     registry = _registry()
     if history:
         table = _table("what", "version", "before", "when", "who", "why")
-        for entry in read_history(registry):
+        if not (entries := read_history(registry)):
+            typer.echo("there has been no champion yet; `stm models` lists the versions, `stm promote` judges")
+            return
+        for entry in entries:
             table.add_row(
                 entry.kind,
                 str(entry.version),

@@ -176,6 +176,9 @@ def read_json(path: Path | str) -> Any:
         raise DataError(f"{path} is not JSON ({error}); delete it and run `dvc repro`") from error
 
 
+ARRAY = "a JSON array cannot be read here: write one object per line (`jq -c '.[]' FILE`)"
+
+
 def parse_object(line: bytes, where: str) -> dict[str, Any]:
     """The JSON object on a line of UTF-8; `DataError` for anything else, and for half a character, which no file can
     hold.
@@ -185,9 +188,10 @@ def parse_object(line: bytes, where: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8; save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({error})") from error
+        hint = f"; {ARRAY}" if line.lstrip()[:1] == b"[" else ""
+        raise DataError(f"{where}: not JSON ({error}){hint}") from error
     if not isinstance(row, dict):
-        raise DataError(f"{where}: expected a JSON object")
+        raise DataError(f"{where}: expected a JSON object" + (f"; {ARRAY}" if isinstance(row, list) else ""))
     if b"\\ud" in line.lower():
         try:
             json.dumps(row, ensure_ascii=False).encode()

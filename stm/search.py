@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MODELS = Path(".stm/models")
 TASKS = Path("data/tasks/test")
 Corpus = Mapping[str, Passage]
+NAMED = "; search takes `text`, with `title` and `_id` where there are some, and a csv with commas: rename the columns"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     kind = next((suffix for suffix in reversed(path.suffixes) if suffix != ".gz"), "")
     if kind in (".csv", ".parquet"):
         table = read_table(path)
-        require_columns(["text"], table.columns, str(path))
+        require_columns(["text"], table.columns, str(path), NAMED)
         table = table.with_columns(pl.col("text").cast(pl.String))
         yield from ((f"{path}, row {number}", row) for number, row in enumerate(table.iter_rows(named=True), 1))
         return
@@ -74,7 +75,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield where, {"text": _decode(line, where)}
             continue
         row = parse_object(line, where)
-        require_columns(["text"], list(row), where)
+        require_columns(["text"], list(row), where, NAMED)
         if not isinstance(row["text"], str | None):
             raise DataError(f"{where}: 'text' is {row['text']!r}, which is no text")
         yield where, row

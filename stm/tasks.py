@@ -161,7 +161,9 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
             continue
         judgement = _parse_judgement(line)
         if judgement is None:
-            raise DataError(f"{path}, line {number}: expected query-id, corpus-id and a whole-number score")
+            raise DataError(
+                f"{path}, line {number}: expected query-id, corpus-id and a whole-number score, with tabs between them"
+            )
         query_id, passage_id, score = judgement
         if qrels.setdefault(query_id, {}).setdefault(passage_id, score) != score:
             raise DataError(f"{path}, line {number}: {passage_id!r} is judged twice for {query_id!r}, with two scores")

@@ -207,3 +207,7 @@ def test_the_doctor_tells_an_interrupted_copy_from_a_damaged_file(
     assert "left copies that nothing refers to (2.5 MB)" in result.output
     assert copy.name in result.output
     assert "holds no files" in result.output
+
+
+def test_without_a_champion_the_history_says_so(project: Path) -> None:
+    assert "there has been no champion yet" in run("models", "--history").output

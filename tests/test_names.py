@@ -9,7 +9,7 @@ import yaml
 from stm.errors import ParamsError
 from stm.params.all import Params
 from stm.params.base import parse_section
-from stm.params.complete import check_complete, find_leftovers
+from stm.params.complete import check_complete, find_leftovers, find_unread
 from tests.test_files import COMMIT, params
 
 INTERACTION = {"experts": ["nlu", "nobody"], "step": 0.1, "source": "surrogate"}
@@ -112,3 +112,16 @@ def test_what_a_former_row_left_in_a_folder_that_is_hashed_as_a_whole_is_found(
     known = parse_section({**params(), "files": rows}, Params, "")
     former = ["data/mined/former.parquet", "models/experts/former-ft", "data/files/prepare/former.json"]
     assert find_leftovers(known) == former
+
+
+def test_what_an_llm_is_asked_for_and_no_expert_is_trained_with_is_named() -> None:
+    given = params()
+    assert find_unread(parse_section(given, Params, "")) == []
+    split = given["splits"][0]
+    alone = {name: row for name, row in given["experts"].items() if name.endswith("-ft")}
+    lists = {"synthesize_splits": [split], "search_prompts_splits": [split]}
+    models = {name: row for name, row in given["models"].items() if row["role"] != "expert"}
+    found = find_unread(parse_section({**given, **lists, "experts": alone, "models": models}, Params, ""))
+    assert [line.split(" names ")[0] for line in found] == ["synthesize_splits", "search_prompts_splits"]
+    assert f"`{split}-shn: {{split: {split}, negatives: synthetic, instruction: seed}}`" in found[0]
+    assert f"`{split}-po: {{split: {split}, negatives: mined, instruction: searched}}`" in found[1]

@@ -327,3 +327,18 @@ def test_params_know_the_rows_of_the_tables(table: dict[str, Any], names: Any) -
 def test_every_kind_of_params_has_a_loader() -> None:
     assert sorted(SOURCES) == ["beir", "corpus", "csv", "embedded", "hub", "jsonl", "parquet"]
     assert sorted(TASK_SOURCES) == ["beir", "csv", "embedded", "jsonl", "parquet"]
+
+
+def test_rows_that_cannot_be_used_are_named_with_their_source(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"query": f"q{i}", "passage": f"p{i}" if i % 3 else ""} for i in range(6)]
+    write_jsonl(tmp_path / "holes.jsonl", rows)
+    write_jsonl(tmp_path / "same.jsonl", [{"query": f"the text {i}", "passage": f"The text {i}!"} for i in range(4)])
+    names = {"kind": "jsonl", "anchor": "query", "positive": "passage"}
+    own = [{"path": str(tmp_path / f"{name}.jsonl"), **names} for name in ("holes", "same")]
+    build(splits={"own": own}, warm_up_splits=["own"], instructions={})
+    said = capsys.readouterr().err
+    assert "prepare: own: 2 of 6 rows of holes have no query or no passage, and are left out" in said
+    assert "prepare: own: 4 of 4 rows of same have one text for both, and are left out" in said
+    assert "prepare: own: same, of 4 rows, gives no pair; correct its columns" in said

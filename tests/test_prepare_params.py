@@ -54,7 +54,7 @@ KINDS = "'embedded', 'jsonl', 'csv', 'parquet', 'hub', 'beir', 'corpus'"
         ("splits.one.0", {"kind": "hub"}, r"splits\.one\.0\.path: Field required"),
         ("splits.one", [], r"the split 'one' has no sources"),
         ("splits", {}, r"prepare\.splits: Dictionary should have at least 1 item"),
-        ("splits.Bad name", [{"kind": "beir", "path": "x"}], r"Bad name.*String should match pattern"),
+        ("splits.Bad name", [{"kind": "beir", "path": "x"}], r"Bad name.*a name has small letters, digits and _"),
         (
             "splits.one",
             [{"kind": "csv", "path": "a/x.csv"}, {"kind": "jsonl", "path": "b/x.jsonl"}],

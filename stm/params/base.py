@@ -64,6 +64,13 @@ def read_params(path: Path | str = PARAMS_FILE) -> dict[str, Any]:
     return data
 
 
+PATTERNS = {  # rules of names, in words
+    r"^[a-z][a-z0-9_]{0,39}$": "a name has small letters, digits and _, a letter first, 40 at most",
+    r"^[a-z0-9][a-z0-9_.-]*$": "a name has small letters, digits, _ . and -, a letter or digit first",
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$": "a name has letters, digits, . _ and -, a letter or digit first, 80 at most",
+}
+
+
 def explain(error: ValidationError, data: Any, where: str) -> str:
     """Turn a pydantic error into one line per fault: the dotted key, what is wrong, the value given."""
     lines = []
@@ -75,6 +82,8 @@ def explain(error: ValidationError, data: Any, where: str) -> str:
         is_shown = not is_whole and len(value) <= GIVEN_CHARS
         given = f" (given: {value})" if is_shown else ""
         what = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "string_pattern_mismatch":
+            what = PATTERNS.get(fault["ctx"]["pattern"], what)
         lines.append(f"{key}: {what}{given}" if key else f"{what}{given}")
     return "\n".join(lines)
 

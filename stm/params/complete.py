@@ -191,6 +191,23 @@ def check_complete(params: Params) -> None:
         raise ParamsError("params.yaml is not complete:\n" + "\n".join(faults))
 
 
+def find_unread(params: Params) -> list[str]:
+    """What an LLM is asked for and no expert is trained with, a sentence each."""
+    written = {row.split for row in params.experts.values() if row.negatives == "synthetic"}
+    searched = {row.split for row in params.experts.values() if row.instruction != "seed"}
+    return [
+        f"{table} names {split!r}, but no expert is trained with what comes of it; add a row such as "
+        f"`{split}-{suffix}: {row}` to experts, or take {split!r} out"
+        for table, read, suffix, row in (
+            ("synthesize_splits", written, "shn", "{split: %s, negatives: synthetic, instruction: seed}"),
+            ("search_prompts_splits", searched, "po", "{split: %s, negatives: mined, instruction: searched}"),
+        )
+        for split in getattr(params, table)
+        if split not in read
+        for row in [row % split]
+    ]
+
+
 def find_leftovers(params: Params) -> list[str]:
     """What lies in the folders that are dependencies as a whole and is of no row of params.yaml, by path."""
     made = {

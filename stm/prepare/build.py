@@ -28,6 +28,8 @@ from stm.words import normalise
 
 PARTS = ("dev", "test")
 
+UNUSABLE = {"blank": "have no query or no passage", "identical": "have one text for both"}
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -88,15 +90,19 @@ def prepare(params: PrepareParams) -> Prepared:
 
 
 def describe_losses(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A line per source that lost rows to the evaluation tasks, or gives none at all."""
+    """Lines per source: rows that cannot be used, rows lost to evaluation tasks, a source that gives none at all."""
     lines = []
     for label, facts in sources.items():
+        for kind, what in UNUSABLE.items():
+            if facts[kind]:
+                lines.append(f"{facts[kind]} of {facts['candidates']} rows of {label} {what}, and are left out")
         lost = facts["contamination"]["removed"]
         if lost:
             lines.append(f"rows of {label} that an evaluation task has as well, and that were removed: {lost}")
         if not facts["kept"]:
             open_ = "; where training may see that task's passages, set open_corpus: true on the task" if lost else ""
-            lines.append(f"{label} gives no row{open_}")
+            columns = "" if lost else "; correct its columns or its file, or take it out of prepare.splits"
+            lines.append(f"{label}, of {facts['candidates']} rows, gives no pair{open_}{columns}")
     return lines
 
 

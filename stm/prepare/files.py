@@ -73,7 +73,10 @@ def require_columns(wanted: Iterable[str], there: Sequence[str], where: str, hin
 def _read_jsonl(path: Path, names: Mapping[str, str]) -> pl.DataFrame:
     columns: dict[str, list[Any]] = {role: [] for role in names}
     there: set[str] = set()
-    lines = read_bytes(path).split(b"\n")
+    data = read_bytes(path)
+    if not data.strip():
+        raise DataError(f"{path} is empty; expected jsonl rows")
+    lines = data.split(b"\n")
     for number, line in enumerate(track(lines, f"read {path.name}", len(lines)), 1):
         if not line.strip():
             continue

@@ -131,8 +131,9 @@ def load_beir_task(source: BeirTask, name: str, part: str, _: Corpora) -> Task:
     return Task(name, source.domain, task.corpus, task.queries, task.qrels, notes)
 
 
-def load_file_task(source: FileTask, name: str, _: str, __: Corpora) -> Task:
+def load_file_task(source: FileTask, name: str, part: str, _: Corpora) -> Task:
     """A task of the pairs of a local file."""
+    say(f"prepare: reading the {part} task {name}")
     candidates = _read_file(source)
     return make_task(candidates.frame, name, source.domain, {**candidates.facts, "open_corpus": source.open_corpus})
 
