@@ -68,7 +68,9 @@ def make_bidirectional(model: PreTrainedModel, layers: int) -> PreTrainedModel:
     if config.model_type not in FAMILIES:
         raise ModelError(f"unknown backbone family {config.model_type!r}; known: {', '.join(FAMILIES)}")
     if layers > config.num_hidden_layers:
-        raise ModelError(f"backbone.layers is {layers}, but the model has {config.num_hidden_layers} layers")
+        raise ModelError(
+            f"backbone.layers is {layers}, but the model has {config.num_hidden_layers} layers; 0 takes all of them"
+        )
     if layers:
         model.layers = model.layers[:layers]
         config.num_hidden_layers = layers

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from stm.errors import DataError, RegistryError, brief
+from stm.errors import DataError, RegistryError, STMError, brief
 from stm.files import atomic_directory, parse_object, sha256_tree
 from stm.metrics import rank
 from stm.params.base import PARAMS_FILE
@@ -21,6 +21,7 @@ from stm.tasks import Passage, read_task
 
 if TYPE_CHECKING:
     from stm.promote.registry import Version
+    from stm.text_encoder import TextEncoder
 
 MODELS = Path(".stm/models")
 TASKS = Path("data/tasks/test")
@@ -127,20 +128,33 @@ def champion_folder(version: "Version", registered_model: str) -> Path:
     return folder
 
 
+def _with_store(encoder: "TextEncoder", model: Path, megabytes: int) -> "TextEncoder":
+    """The encoder with the model's embedding store; alone where that cannot be used, as in a folder to read only."""
+    from stm.evaluate.store import StoredEncoder, open_store
+
+    if not megabytes:
+        return encoder
+    store = open_store(sha256_tree(model), megabytes)
+    try:
+        store.read("", [])
+    except STMError as error:
+        say(f"note: searching without {error}")
+        return encoder
+    return StoredEncoder(encoder, store)
+
+
 def search(model: Path, corpus: Corpus, query: str, k: int, megabytes: int) -> list[Hit]:
     """The best `k` passages for a query by exact search, the best first; `DataError` for an empty query.
 
     Passages that were encoded before, by the evaluation too, come from the embedding store of that size; 0: no store.
     """
     from stm.encode import Encoder
-    from stm.evaluate.store import StoredEncoder, open_store
     from stm.models import load_model
-    from stm.text_encoder import TextEncoder
 
     if not query.strip():
         raise DataError("the query is empty; give a few words in quotes")
     encoder = Encoder(load_model(model))
-    stored: TextEncoder = StoredEncoder(encoder, open_store(sha256_tree(model), megabytes)) if megabytes else encoder
+    stored = _with_store(encoder, model, megabytes)
     say(f"searching {len(corpus)} passages with {model}")
     texts = [passage.full_text() for passage in corpus.values()]
     passages_PD = stored.encode(texts, own_prompts(encoder.model.prompts)["document"], "encode passages")

@@ -70,6 +70,16 @@ def test_a_passage_is_encoded_once_per_model_by_the_evaluation_or_by_a_search(
     assert len(seen) == 3 + 4 + 4
 
 
+def test_a_search_goes_on_where_nothing_can_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".stm").touch()  # no folder can be made there, as in a checkout that is to be read only
+    expected = search(pico(), CORPUS, "eye", 2, 0)
+    assert search(pico(), CORPUS, "eye", 2, 9) == expected
+    assert "note: searching without the embedding store .stm/embeddings/" in capsys.readouterr().err
+
+
 def test_an_empty_query_is_an_error() -> None:
     with pytest.raises(DataError, match="query is empty"):
         search(pico(), CORPUS, "  ", 3, 0)
