@@ -64,10 +64,13 @@ def read_params(path: Path | str = PARAMS_FILE) -> dict[str, Any]:
     return data
 
 
-PATTERNS = {  # rules of names, in words
-    r"^[a-z][a-z0-9_]{0,39}$": "a name has small letters, digits and _, a letter first, 40 at most",
-    r"^[a-z0-9][a-z0-9_.-]*$": "a name has small letters, digits, _ . and -, a letter or digit first",
-    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$": "a name has letters, digits, . _ and -, a letter or digit first, 80 at most",
+ROW_NAME = r"^[a-z0-9][a-z0-9_.-]*$"
+SPLIT_NAME = r"^[a-z][a-z0-9_]{0,39}$"
+TASK_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+IN_WORDS = {
+    ROW_NAME: "a name has small letters, digits, _ . and -, a letter or digit first",
+    SPLIT_NAME: "a name has small letters, digits and _, a letter first, 40 at most",
+    TASK_NAME: "a name has letters, digits, . _ and -, a letter or digit first, 80 at most",
 }
 
 
@@ -83,7 +86,7 @@ def explain(error: ValidationError, data: Any, where: str) -> str:
         given = f" (given: {value})" if is_shown else ""
         what = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "string_pattern_mismatch":
-            what = PATTERNS.get(fault["ctx"]["pattern"], what)
+            what = IN_WORDS.get(fault["ctx"]["pattern"], what)
         lines.append(f"{key}: {what}{given}" if key else f"{what}{given}")
     return "\n".join(lines)
 

@@ -193,18 +193,19 @@ def check_complete(params: Params) -> None:
 
 def find_unread(params: Params) -> list[str]:
     """What an LLM is asked for and no expert is trained with, a sentence each."""
-    written = {row.split for row in params.experts.values() if row.negatives == "synthetic"}
-    searched = {row.split for row in params.experts.values() if row.instruction != "seed"}
+    rows = params.experts.values()
+    tables = (
+        ("synthesize_splits", {row.split for row in rows if row.negatives == "synthetic"},
+         "shn", "negatives: synthetic, instruction: seed"),
+        ("search_prompts_splits", {row.split for row in rows if row.instruction != "seed"},
+         "po", "negatives: mined, instruction: searched"),
+    )  # fmt: skip
     return [
         f"{table} names {split!r}, but no expert is trained with what comes of it; add a row such as "
-        f"`{split}-{suffix}: {row}` to experts, or take {split!r} out"
-        for table, read, suffix, row in (
-            ("synthesize_splits", written, "shn", "{split: %s, negatives: synthetic, instruction: seed}"),
-            ("search_prompts_splits", searched, "po", "{split: %s, negatives: mined, instruction: searched}"),
-        )
+        f"`{split}-{ending}: {{split: {split}, {settings}}}` to experts, or take {split!r} out"
+        for table, read, ending, settings in tables
         for split in getattr(params, table)
         if split not in read
-        for row in [row % split]
     ]
 
 

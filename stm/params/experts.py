@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from stm.params.base import Section, parse_section, read_params
+from stm.params.base import ROW_NAME, Section, parse_section, read_params
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
+Name = Annotated[str, Field(pattern=ROW_NAME, max_length=64)]
 
 BASELINE = "all"  # the model of all splits, which is trained beside the experts
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, StringConstraints, model_validator
 
-from stm.params.base import Section
+from stm.params.base import SPLIT_NAME, TASK_NAME, Section
 
 EmbeddedName = Literal[
     "lay_terms", "disease_names", "anatomy_names", "vignettes", "questions", "reverse_dictionary", "encyclopedia",
@@ -17,8 +17,8 @@ EmbeddedName = Literal[
 EmbeddedTaskName = Literal[
     "med-hpo-lay", "med-mondo-syn", "med-vignette", "med-anatomy", "med-para", "gen-wiki", "gen-wsd", "gen-revdict"
 ]
-SplitName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
-TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+SplitName = Annotated[str, StringConstraints(pattern=SPLIT_NAME)]
+TaskName = Annotated[str, StringConstraints(pattern=TASK_NAME)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 ASCII = r"^[\x00-\x7f]*$"
 Domain = Literal["medical", "general"]
