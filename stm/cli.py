@@ -70,10 +70,13 @@ def search(
     corpus: Annotated[
         Path | None,
         typer.Option(
-            help="A .jsonl, .csv or .parquet file (text, perhaps _id and title), gzipped or not, a BEIR folder, or a "
-            "text file with one passage per line."
+            help="A .jsonl, .csv or .parquet file, gzipped or not, a BEIR folder, or a text file with one passage per "
+            "line."
         ),
     ] = None,
+    text_column: Annotated[str, typer.Option(help="Column of the corpus that holds the passages.")] = "text",
+    title_column: Annotated[str, typer.Option(help="Column with their titles, where there are some.")] = "title",
+    id_column: Annotated[str, typer.Option(help="Column with their ids; without it, the number of the row.")] = "_id",
     task: Annotated[str, typer.Option(help="The test task whose corpus is searched; by default, a medical one.")] = "",
     k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="Number of passages.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per passage.")] = False,
@@ -81,14 +84,15 @@ def search(
     """Try the merged retriever on a test task's corpus or on your own."""
     from stm.params.base import MERGED, load_section
     from stm.params.evaluate import EvaluateParams
-    from stm.search import champion_folder, read_corpus, read_embedded, search
+    from stm.search import Columns, champion_folder, read_corpus, read_embedded, search
     from stm.synthesize.prompt import strip_controls
 
     model = Path(MERGED)
     if champion:
         registry = _registry()
         model = champion_folder(registry.require("champion"), registry.name)
-    passages = read_corpus(corpus) if corpus else read_embedded(task)[1]
+    columns = Columns(text_column, title_column, id_column)
+    passages = read_corpus(corpus, columns) if corpus else read_embedded(task)[1]
     console = _console()
     for hit in search(model, passages, query, k, load_section("evaluate", EvaluateParams).store_megabytes):
         if as_json:

@@ -26,7 +26,21 @@ if TYPE_CHECKING:
 MODELS = Path(".stm/models")
 TASKS = Path("data/tasks/test")
 Corpus = Mapping[str, Passage]
-NAMED = "; search takes `text`, with `title` and `_id` where there are some, and a csv with commas: rename the columns"
+NAMED = "; name the column of the passages with --text-column, and save a csv with commas"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns of a corpus. Only `text` must be there; a passage without `key` is named by its row."""
+
+    text: str = "text"
+    title: str = "title"
+    key: str = "_id"
+
+    def named(self) -> list[str]:
+        """Those that have another name than usual, and so must be there as well."""
+        usual = (Columns.text, Columns.title, Columns.key)
+        return [name for name, known in zip((self.text, self.title, self.key), usual, strict=True) if name != known]
 
 
 @dataclass(frozen=True)
@@ -40,45 +54,49 @@ class Hit:
     text: str
 
 
-def read_corpus(path: Path) -> dict[str, Passage]:
-    """Read passages from a .jsonl, .csv or .parquet file (text, and perhaps _id and title), from a BEIR folder or from
-    a text file, one passage a line; any file may be gzipped. Passages without text are left out.
+def read_corpus(path: Path, columns: Columns = Columns()) -> dict[str, Passage]:
+    """Read passages from a .jsonl, .csv or .parquet file, from a BEIR folder or from a text file, one passage a line;
+    any file may be gzipped. Passages without text are left out.
     """
     corpus: dict[str, Passage] = {}
+    there: set[str] = set()
     empty = 0
-    for where, row in _rows(path / "corpus.jsonl" if path.is_dir() else path):
-        text, key = row["text"], str(row.get("_id") or row.get("id") or where.split()[-1])
+    for where, row in _rows(path / "corpus.jsonl" if path.is_dir() else path, columns.text):
+        there.update(row)
+        text, keys = row[columns.text], (row.get(columns.key), row.get("id"), where.split()[-1])
+        key = next(str(key) for key in keys if key not in (None, ""))
         if not (text or "").strip():
             empty += 1
             continue
         if key in corpus:
             raise DataError(f"{where}: the id {key!r} appears twice")
-        corpus[key] = Passage(str(row.get("title") or ""), text)
+        corpus[key] = Passage(str(row.get(columns.title) or ""), text)
     if not corpus:
         raise DataError(f"the corpus {path} holds no passages")
+    require_columns(columns.named(), sorted(there), str(path))
     if empty:
         say(f"{empty} rows of {path} have no text and are left out")
     return corpus
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Where each row stands, its number last, and its fields, of which `text` is a text or null."""
+def _rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Where each row stands, its number last, and its fields, of which the one named `text` is a text or null."""
     kind = next((suffix for suffix in reversed(path.suffixes) if suffix != ".gz"), "")
     if kind in (".csv", ".parquet"):
         table = read_table(path)
-        require_columns(["text"], table.columns, str(path), NAMED)
-        table = table.with_columns(pl.col("text").cast(pl.String))
+        require_columns([text], table.columns, str(path), NAMED)
+        table = table.with_columns(pl.col(text).cast(pl.String))
         yield from ((f"{path}, row {number}", row) for number, row in enumerate(table.iter_rows(named=True), 1))
         return
     lines = enumerate(read_bytes(path).split(b"\n"), 1)  # texts may hold other ends of lines
     for where, line in ((f"{path}, line {number}", line.strip()) for number, line in lines if line.strip()):
         if kind != ".jsonl":
-            yield where, {"text": _decode(line, where)}
+            yield where, {text: _decode(line, where)}
             continue
         row = parse_object(line, where)
-        require_columns(["text"], list(row), where, NAMED)
-        if not isinstance(row["text"], str | None):
-            raise DataError(f"{where}: 'text' is {row['text']!r}, which is no text")
+        require_columns([text], list(row), where, NAMED)
+        if not isinstance(row[text], str | None):
+            raise DataError(f"{where}: {text!r} is {row[text]!r}, which is no text")
         yield where, row
 
 

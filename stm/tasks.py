@@ -145,6 +145,12 @@ def _parse_judgement(line: str) -> tuple[str, str, int] | None:
         return None
 
 
+def _is_trec(line: str) -> bool:
+    """Whether this is a line of TREC's qrels: query id, iteration, passage id, score, with blanks between them."""
+    fields = line.split()
+    return len(fields) == 4 and all(field.lstrip("+-").isdigit() for field in (fields[1], fields[3]))
+
+
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -153,6 +159,11 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
         raise DataError(f"cannot read {path}: {error.strerror}; splits there: {found or 'none'}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8; save the file as UTF-8") from error
+    if _is_trec(lines[0]):
+        raise DataError(
+            f"{path} has the four columns of TREC; a BEIR folder wants three, with a header, as this writes them: "
+            f'awk \'BEGIN {{print "query-id\\tcorpus-id\\tscore"}} {{print $1 "\\t" $3 "\\t" $4}}\' FILE > {path}'
+        )
     if lines and lines[0].split("\t")[-1].strip().replace(".", "", 1).lstrip("+-").isdigit():
         raise DataError(f"{path} has no header; its first line must name the columns query-id, corpus-id and score")
     qrels: dict[str, dict[str, int]] = {}

@@ -182,6 +182,16 @@ def test_what_cannot_be_reproduced_is_said(project: Path, tmp_path: Path) -> Non
         )
 
 
+def test_why_git_makes_no_worktree_is_said(tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    project = make_project(tmp_path / "project")
+    revision, lock = first_state(project)
+    tags = {"git.revision": revision, "dvc.lock": lock, "model": "m"}
+    (project / ".git/worktrees").write_text("no folder")
+    with pytest.raises(RegistryError, match=r"git could not make a worktree in .*: .*worktrees.*; mend that"):
+        reproduce(version(**tags), project, tmp_path / "new", rebuild=False)
+
+
 @pytest.mark.parametrize(
     ("dirty", "said"),
     [

@@ -15,7 +15,7 @@ from stm.errors import DataError
 from stm.evaluate.score import evaluate_folder
 from stm.models import load_model
 from stm.params.evaluate import EvaluateParams, ModelEntry
-from stm.search import read_corpus, read_embedded, search
+from stm.search import Columns, read_corpus, read_embedded, search
 from stm.tasks import Passage, Task, write_task
 from tests.registry_project import pico
 
@@ -134,6 +134,17 @@ def test_corpora_are_tables_and_gzipped_too(tmp_path: Path) -> None:
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress((tmp_path / name).read_bytes()))
     for path in sorted(tmp_path.iterdir()):
         assert read_corpus(path) == {"x": Passage("", "one"), "y": Passage("Skin", "two\nlines")}, path
+
+
+def test_columns_of_other_names_are_taken_and_must_be_there(tmp_path: Path) -> None:
+    table = pl.DataFrame({"pmid": [0, 1], "name": ["Skin", None], "abstract": ["one", "two"]})
+    table.write_csv(tmp_path / "a.csv")
+    table.write_ndjson(tmp_path / "a.jsonl")
+    for path in sorted(tmp_path.iterdir()):
+        found = read_corpus(path, Columns("abstract", "name", "pmid"))
+        assert found == {"0": Passage("Skin", "one"), "1": Passage("", "two")}, path
+        with pytest.raises(DataError, match=r"has no column 'id_'; its columns are abstract, name, pmid"):
+            read_corpus(path, Columns("abstract", key="id_"))
 
 
 def test_rows_without_text_are_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Task folders in BEIR layout: what is read whatever its wrapping, what is refused, and a corpus that stays on disk."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"qrels": QRELS + "q2 0 p1 1\n"}, r"test\.tsv, line 5: expected query-id"),
     ({"qrels": QRELS + "q1\tp1\t1\n"}, r"test\.tsv, line 5: 'p1' is judged twice for 'q1', with two scores"),
     ({"qrels": "q1\tp1\t2\n"}, r"test\.tsv has no header"),
+    ({"qrels": "q1 0 p1 2\n"}, r"test\.tsv has the four columns of TREC; .*awk"),
     ({"qrels": "query-id\tcorpus-id\tscore\n"}, r"has no qrels"),
     ({"corpus": [{"_id": "p1", "title": "no text"}]}, r"corpus\.jsonl, line 1: 'text' is missing"),
     ({"corpus": [{"id": "p1", "text": "x"}]}, r"corpus\.jsonl, line 1: expected a JSON object with an '_id'"),
@@ -144,10 +146,15 @@ def test_both_ways_to_hold_a_corpus_give_the_same_scores(tmp_path: Path) -> None
     assert first.ndcg_at_10 == 1.0
 
 
-def test_a_first_line_of_four_columns_is_no_header(tmp_path: Path) -> None:
-    folder = write(tmp_path / "t", qrels="q1\t0\tp1\t1\nq1\tp1\t1\n")
-    with pytest.raises(DataError, match="has no header"):
+def test_the_command_for_qrels_of_trec_makes_those_of_beir(tmp_path: Path) -> None:
+    folder = write(tmp_path / "t", qrels="q1 0 p1 2\nq1\t0\t3 0\nq2 0 p2 1\n")
+    with pytest.raises(DataError, match="has the four columns of TREC") as caught:
         read_task(folder, "test")
+    path = folder / "qrels/test.tsv"
+    command = str(caught.value).split("as this writes them: ")[1].replace("FILE", "trec.txt")
+    path.rename(tmp_path / "trec.txt")
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+    assert read_task(folder, "test").qrels == {"q1": {"p1": 2, "3": 0}, "q2": {"p2": 1}}
 
 
 def test_half_a_character_in_a_corpus_is_named(tmp_path: Path) -> None:

@@ -141,9 +141,11 @@ def _check_out(root: Path, folder: Path, revision: str) -> None:
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     run_git(root, "worktree", "prune")
-    run_git(root, "worktree", "add", "--detach", str(folder.resolve()), revision)
-    if not folder.exists():
-        raise RegistryError(f"git could not make a worktree in {folder}; is the disk full or the folder not writable?")
+    command = ["git", "-C", str(root), "worktree", "add", "--detach", str(folder.resolve()), revision]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        reason = " ".join(made.stderr.split("fatal: ")[-1].split())
+        raise RegistryError(f"git could not make a worktree in {folder}: {reason}; mend that and try again")
 
 
 def _share_cache(root: Path, folder: Path) -> None:
