@@ -97,8 +97,8 @@ def train_models(options: Options, splits: Sequence[str], data: Path, folder: Pa
     keep("warm_up", base, lambda: warm_up(backbone, data / "warm_up.parquet", params, base, folder / "work"))
     shares = {s: Share(data / f"pairs/{s}.parquet", data / f"instructions/{s}.json") for s in splits}
     jobs = {split: ([share], options.steps) for split, share in shares.items()}
-    jobs[ALL] = (list(shares.values()), options.steps * len(splits))
-    jobs[SHORT] = (list(shares.values()), options.steps)
+    jobs[ALL] = (list(shares.values()), options.steps)  # for each of the splits
+    jobs[SHORT] = (list(shares.values()), max(1, options.steps // len(splits)))
     for name, (rows, steps) in jobs.items():
         settings, out = train_params(options, "train", seed, steps), folder / "adapters" / name
         keep(

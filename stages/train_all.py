@@ -1,5 +1,5 @@
-"""Train the baseline that merging must beat: one adapter on the rows of all splits together, for as many steps as the
-experts in sum. The stage `select` gives it its prompts.
+"""Train the baseline that merging must beat: one adapter on the rows of all splits together, each row as often as the
+expert of its split has it, in as many steps as the experts' in sum. The stage `select` gives it its prompts.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from stm.files import write_json
 from stm.params.base import load_section
 from stm.params.experts import BASELINE, load_splits
 from stm.params.train import TrainParams
-from stm.train.expert import Share, same_steps, train_expert
+from stm.train.expert import Share, train_expert
 from stm.train.processes import join_processes, launch
 
 
@@ -20,8 +20,7 @@ def main() -> None:
     splits, params = load_splits(), load_section("train", TrainParams)
     shares = [Share(Path(f"data/mined/{s}.parquet"), Path(f"data/instructions/seed/{s}.json")) for s in splits]
     base, out = "models/warm_up", f"models/experts/{BASELINE}"
-    budget = same_steps(base, shares, params)
-    report = train_expert(base, shares, budget, out, ".stm/train_all", BASELINE)
+    report = train_expert(base, shares, params, out, ".stm/train_all", BASELINE)
     if join_processes().is_main:
         write_json("reports/train_all.json", report)
 

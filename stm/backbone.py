@@ -5,6 +5,7 @@ safetensors are written, so that every consumer gets the same vectors without co
 data.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from stm.errors import ModelError, brief
 from stm.files import atomic_directory
@@ -28,12 +36,18 @@ from stm.prompts import render, write_prompts
 Source = PackageSource | FolderSource | HubSource
 # Families whose bidirectional attention is proven by a test on a pico model of that architecture.
 FAMILIES = ("llama", "qwen3", "gemma", "gemma2", "phi3", "mistral")
+# How transformers 5.23 names the architecture of a GGUF file that it cannot read.
+UNREAD_GGUF = re.compile(r"GGUF model with architecture (\S+) is not supported")
 # Of a model of the hub, which loading it does not fetch: in any case of letters, as `stm.folders` copies them.
 NOTICES = ["[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]*", "[Nn][Oo][Tt][Ii][Cc][Ee]*"]
 
 
-def load_source(source: Source) -> tuple[PreTrainedModel, Any]:
-    """Load the decoder (without its language-model head) and its tokenizer, in float32."""
+def load_source(params: BackboneParams) -> tuple[PreTrainedModel, Any]:
+    """Load the decoder (without its language-model head) and its tokenizer, in float32.
+
+    What its config tells is checked before any weights are sought (`read_config`, `check_config`).
+    """
+    source = params.source
     extra: dict[str, Any] = {"trust_remote_code": False}
     if isinstance(source, PackageSource):
         path = package_file(source.package, source.file)
@@ -44,10 +58,11 @@ def load_source(source: Source) -> tuple[PreTrainedModel, Any]:
             raise ModelError(f"backbone.source.path {location!r} is no transformers folder: it has no config.json")
     else:
         location, extra["revision"] = source.id, source.revision
+    config = read_config(location, extra)
+    check_config(config, params)
     # Or transformers would take weights from a pickle where it finds no safetensors.
     weights = {} if isinstance(source, PackageSource) else {"use_safetensors": True}
     try:
-        config = AutoConfig.from_pretrained(location, **extra)
         # AutoTokenizer would parse a GGUF file, which takes transformers some seconds, once more.
         loader = PreTrainedTokenizerFast if "gguf_file" in extra else AutoTokenizer
         tokenizer = loader.from_pretrained(location, **extra)
@@ -58,6 +73,74 @@ def load_source(source: Source) -> tuple[PreTrainedModel, Any]:
     return model, tokenizer
 
 
+def read_config(location: str, extra: dict[str, Any]) -> PreTrainedConfig:
+    """The config of a folder, a model of the hub or a GGUF file; `ModelError` for a family without a proven test."""
+    try:
+        config = AutoConfig.from_pretrained(location, **extra)
+    except (OSError, ValueError, KeyError, RuntimeError, errors.StrictDataclassError) as error:
+        # After an `OSError` there is no config to read, and looking for it at a hub anew would take its time.
+        if not isinstance(error, OSError) and (family := _find_family(location, extra, error)):
+            _check_family(family)
+        raise ModelError(f"cannot load the backbone {location!r}: {brief(error)}") from error
+    _check_family(config.model_type)
+    return config
+
+
+def _check_family(family: str) -> None:
+    if family not in FAMILIES:
+        raise ModelError(f"unknown backbone family {family!r}; known: {', '.join(FAMILIES)}")
+
+
+def _find_family(location: str, extra: dict[str, Any], error: Exception) -> str | None:
+    """The family of a model that transformers has no config for, or only by code of the model's own, which is not run:
+    its errors tell the user to upgrade, or to trust that code.
+    """
+    if "gguf_file" in extra:
+        return found[1] if (found := UNREAD_GGUF.search(str(error))) else None
+    try:
+        settings: dict[str, Any] = PreTrainedConfig.get_config_dict(location, **extra)[0]
+    except (OSError, ValueError):
+        return None
+    return settings.get("model_type")
+
+
+def check_config(config: PreTrainedConfig, params: BackboneParams) -> None:
+    """`ModelError` if the params ask for more layers or for longer texts than the model can take.
+
+    Two kinds of rotation turn a text's tokens by other angles where any text of its batch, padding included, is beyond
+    a limit: `longrope` then takes its long factors, `dynamic` stretches to the longest.
+    """
+    if params.layers > config.num_hidden_layers:
+        has = f"but the model has {config.num_hidden_layers} layers"
+        raise ModelError(f"backbone.layers is {params.layers}, {has}; 0 takes all of them")
+    positions, asked = config.max_position_embeddings, f"backbone.max_tokens is {params.max_tokens}"
+    rope = config.rope_parameters
+    for rotation in [rope] if "rope_type" in rope else filter(None, rope.values()):  # one for all layers, or by type
+        kind = rotation["rope_type"]
+        steady = {"longrope": rotation.get("original_max_position_embeddings"), "dynamic": positions}.get(kind)
+        if steady and params.max_tokens > steady:
+            raise ModelError(
+                f"{asked}, but beyond {steady} tokens the model's rotation ({kind}) depends on the longest text of a "
+                f"batch, and so would the vectors; set it to {steady} or less"
+            )
+    if params.max_tokens > positions:
+        raise ModelError(f"{asked}, but the model has positions for {positions} tokens; set it to {positions} or less")
+
+
+def describe_window(config: PreTrainedConfig, params: BackboneParams) -> str:
+    """One sentence on the layers kept whose attention does not reach the whole of a text; empty if there are none."""
+    window = getattr(config, "sliding_window", None)  # None where it is there but switched off, too
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    kinds = kinds[: params.layers or None]
+    sliding = kinds.count("sliding_attention")
+    if not window or window >= params.max_tokens or not sliding:
+        return ""
+    return (
+        f"in {sliding} of {len(kinds)} layers attention reaches {window} tokens to either side only (sliding window); "
+        f"backbone.max_tokens is {params.max_tokens}"
+    )
+
+
 def make_bidirectional(model: PreTrainedModel, layers: int) -> PreTrainedModel:
     """Keep the first `layers` layers (0: all) and declare bidirectional attention; both config keys are set.
 
@@ -65,12 +148,6 @@ def make_bidirectional(model: PreTrainedModel, layers: int) -> PreTrainedModel:
     the families that it has (llama, qwen3, mistral); what else that reads is added where the folder is written.
     """
     config = model.config
-    if config.model_type not in FAMILIES:
-        raise ModelError(f"unknown backbone family {config.model_type!r}; known: {', '.join(FAMILIES)}")
-    if layers > config.num_hidden_layers:
-        raise ModelError(
-            f"backbone.layers is {layers}, but the model has {config.num_hidden_layers} layers; 0 takes all of them"
-        )
     if layers:
         model.layers = model.layers[:layers]
         config.num_hidden_layers = layers
@@ -172,7 +249,9 @@ def assemble(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, params:
 def build_backbone(params: BackboneParams, folder: Path | str) -> None:
     """Load, cut, declare and save the backbone at `folder`, whole or not at all."""
     say(f"backbone: loading {params.source.kind} source")
-    model, tokenizer = load_source(params.source)
+    model, tokenizer = load_source(params)
+    if window := describe_window(model.config, params):
+        say(f"backbone: {window}")
     notices = find_notices(params.source)
     model = make_bidirectional(model, params.layers).to(getattr(torch, params.dtype))
     with atomic_directory(folder) as scratch:

@@ -34,8 +34,14 @@ def add_served_keys(folder: Path) -> None:
     reads both alike.
 
     Its older versions refuse a folder without the old keys of pooling or without `max_seq_length`; the newer ones take
-    the new key of pooling, but without `max_seq_length` they read longer texts than sentence-transformers does.
+    the new key of pooling, but without `max_seq_length` they read longer texts than sentence-transformers does. The
+    older ones also refuse llama, mistral and qwen3 without a `rope_theta` of its own, which transformers 5 keeps in
+    `rope_parameters`. It is added for a plain rotation only: of another they would read no more, and turn all wrongly.
     """
+    config = _read(folder / CONFIG)
+    rope = config.get("rope_parameters") or {}
+    if "rope_theta" not in config and rope == {"rope_type": "default", "rope_theta": rope.get("rope_theta")}:
+        write_json(folder / CONFIG, config | {"rope_theta": rope["rope_theta"]})
     if (folder / POOLING).exists():
         pooling = read_json(folder / POOLING)
         mode = pooling.get("pooling_mode")

@@ -45,6 +45,7 @@ def check_rows(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     for name in ("id", "anchor", "positive"):
         _fail_row(frame, pl.col(name).str.strip_chars() == "", where, f"column {name!r} is empty")
     _fail_row(frame, pl.col("id").is_duplicated(), where, "column 'id' has duplicates")
+    _fail_row(frame, pl.col("negatives").list.eval(pl.element().is_null()).list.any(), where, "a negative is null")
     lengths_differ = pl.col("negatives").list.len() != pl.col("origins").list.len()
     _fail_row(frame, lengths_differ, where, "columns 'negatives' and 'origins' differ in length")
     return frame

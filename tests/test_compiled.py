@@ -90,9 +90,15 @@ def test_a_compiled_training_that_stopped_goes_on_to_the_same_bytes(
     params = PARAMS.model_copy(update={"compile": True, "batch_size": 4, "max_steps": 6, "epochs": 3})
     prompts, calls = read_prompts(base), iter(range(5))
     plain = train_adapter(
-        base, rows, prompts, params.model_copy(update={"compile": False}), tmp_path / "plain/a", tmp_path / "w", "pico"
+        base,
+        [rows],
+        prompts,
+        params.model_copy(update={"compile": False}),
+        tmp_path / "plain/a",
+        tmp_path / "w",
+        "pico",
     )
-    whole = train_adapter(base, rows, prompts, params, tmp_path / "whole/a", tmp_path / "w", "pico")
+    whole = train_adapter(base, [rows], prompts, params, tmp_path / "whole/a", tmp_path / "w", "pico")
     for entry, same in zip(whole["history"], plain["history"], strict=True):
         assert entry["loss"] == pytest.approx(same["loss"], rel=0.01)
 
@@ -103,10 +109,10 @@ def test_a_compiled_training_that_stopped_goes_on_to_the_same_bytes(
 
     monkeypatch.setattr(loop, "advance", some)
     with pytest.raises(InterruptedError):
-        train_adapter(base, rows, prompts, params, tmp_path / "resumed/a", tmp_path / "w2", "pico")
+        train_adapter(base, [rows], prompts, params, tmp_path / "resumed/a", tmp_path / "w2", "pico")
     torch.compiler.reset()  # as a new process is: the first batch it sees is another one
     monkeypatch.setattr(loop, "advance", advance)
-    train_adapter(base, rows, prompts, params, tmp_path / "resumed/a", tmp_path / "w2", "pico")
+    train_adapter(base, [rows], prompts, params, tmp_path / "resumed/a", tmp_path / "w2", "pico")
     assert sha256_tree(tmp_path / "whole/a") == sha256_tree(tmp_path / "resumed/a"), "with all losses"
 
 

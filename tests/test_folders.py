@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from stm.backbone import build_backbone, describe_source
+from stm.backbone import FAMILIES, build_backbone, describe_source
 from stm.errors import ModelError
-from stm.files import read_json, sha256_tree
+from stm.files import read_json, sha256_tree, write_json
 from stm.folders import complete_folder, describe_folder
 from stm.merge.experts import read_experts
 from stm.merge.materialise import materialise
@@ -71,6 +71,47 @@ def test_a_folder_has_the_keys_that_text_embeddings_inference_reads_and_loads_as
         with_keys, without = (SentenceTransformer(str(path), device="cpu") for path in (folder, bare))
     assert with_keys.max_seq_length == without.max_seq_length == MAX_TOKENS
     assert np.array_equal(with_keys.encode(TEXTS), without.encode(TEXTS))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_older_servers_find_a_plain_rotation_and_transformers_is_not_led_astray(family: str, tmp_path: Path) -> None:
+    folder = pico_backbone(tmp_path / "base", family)
+    config = read_json(folder / "config.json")
+    is_plain = "partial_rotary_factor" not in config["rope_parameters"]  # phi3's has one
+    assert config.get("rope_theta") == (config["rope_parameters"]["rope_theta"] if is_plain else None)
+    assert is_plain == (family != "phi3")
+    bare, other = (Path(shutil.copytree(folder, tmp_path / name)) for name in ("bare", "other"))
+    write_json(bare / "config.json", {key: value for key, value in config.items() if key != "rope_theta"})
+    write_json(other / "config.json", config | {"rope_theta": 77.0})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        models = [SentenceTransformer(str(path), device="cpu") for path in (folder, bare, other)]
+        models[0].save(str(tmp_path / "again"), create_model_card=False)
+    ours, expected, despite = (model.encode(TEXTS) for model in models)
+    assert np.array_equal(ours, expected)
+    assert np.array_equal(despite, expected), "the key inside rope_parameters goes before the one beside it"
+    assert np.array_equal(SentenceTransformer(str(tmp_path / "again"), device="cpu").encode(TEXTS), expected)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "linear", "rope_theta": 5.0, "factor": 2.0},
+        {"rope_type": "default", "rope_theta": 5.0, "partial_rotary_factor": 0.5},
+        {"full_attention": {"rope_type": "default", "rope_theta": 5.0}},
+        None,
+    ],
+)
+def test_a_rotation_that_older_servers_would_misread_gets_no_key_and_a_key_of_the_model_is_kept(
+    tmp_path: Path, rope: dict[str, Any] | None
+) -> None:
+    write_json(tmp_path / "config.json", {"rope_parameters": rope})
+    complete_folder(tmp_path, tmp_path / "none")
+    assert read_json(tmp_path / "config.json") == {"rope_parameters": rope}
+    own = {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}, "rope_theta": 6.0}
+    write_json(tmp_path / "config.json", own)
+    complete_folder(tmp_path, tmp_path / "none")
+    assert read_json(tmp_path / "config.json") == own
 
 
 def test_the_limit_is_the_one_that_sentence_transformers_takes(tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def shrink(params: dict[str, Any], family: str) -> None:
     pico_tokenizer().save_pretrained("own/decoder")
     fill_in(params, "")
     params["backbone"]["source"] = {"kind": "folder", "path": "own/decoder"}
+    params["backbone"]["max_tokens"] = 64  # of the pico decoder's positions
     for sources in params["prepare"]["splits"].values():
         sources[0]["path"], sources[0]["released"]["path"] = "own/mixture", "own/released"
     tasks = {}

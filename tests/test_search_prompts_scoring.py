@@ -184,7 +184,7 @@ def test_a_query_is_not_its_own_answer_where_the_task_says_so() -> None:
     assert outcomes[1].position == outcomes[0].position - 1
 
 
-def test_titles_and_compounds_are_dev_content_and_single_words_are_not() -> None:
+def test_titles_and_compounds_are_dev_content_and_everyday_words_are_not() -> None:
     corpus = {"p": Passage("Acute otitis media", "an inflammation"), "r": Passage("Answer", "beta-blocker overdose")}
     guard = CopyGuard([Task("t", "medical", corpus, {"q": "the answer"}, {"q": {"p": 1}})], "", 3)
     assert guard.copied("Find passages about acute otitis media or the like") == "acute otitis media"

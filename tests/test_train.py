@@ -2,7 +2,6 @@
 bytes.
 """
 
-import json
 import math
 import os
 import random
@@ -10,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -32,8 +31,9 @@ from stm.prompts import read_prompts
 from stm.schema import ROWS, write_rows
 from stm.train import adapter, lora
 from stm.train.adapter import CODE, describe_origin, train_adapter
-from stm.train.batches import Example, PromptSource, make_batch, make_examples, plan_steps
-from stm.train.expert import Share, same_steps, train_expert
+from stm.train.batches import Example, PromptSource, make_batch, make_examples, plan_steps, plan_together
+from stm.train.checkpoint import only_training, read_checkpoint
+from stm.train.expert import Share, train_expert
 from stm.train.finished import find_same, record_training
 from stm.train.loop import learning_rate
 from stm.train.lora import Folds, become_folded, fold, group_alike
@@ -286,7 +286,7 @@ def test_the_rate_rises_then_falls_to_zero() -> None:
 
 def train(base: Path, out: Path, work: Path, **changes: object) -> dict[str, Any]:
     params = PARAMS.model_copy(update=changes)
-    return train_adapter(base, examples(), read_prompts(base), params, out, work, "pico")
+    return train_adapter(base, [examples()], read_prompts(base), params, out, work, "pico")
 
 
 def test_training_lowers_the_loss_and_is_the_same_twice(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_a_training_in_another_precision_is_neither_taken_over_nor_gone_on_with(
     base, origins = pico_backbone(tmp_path / "base"), []
     for dtype in (torch.float32, torch.bfloat16):
         monkeypatch.setattr(adapter, "compute_dtype", lambda dtype=dtype: dtype)
-        origins.append(describe_origin(base, examples(), PARAMS))
+        origins.append(describe_origin(base, [examples()], PARAMS))
     assert [key for key in origins[0] if origins[0][key] != origins[1][key]] == ["precision"]
 
 
@@ -345,22 +345,49 @@ def test_a_prompt_as_long_as_the_model_stops_the_training(tmp_path: Path) -> Non
     base = pico_backbone(tmp_path / "base")
     long = [replace(row, query="x" * 60 + row.anchor) for row in examples()]
     with pytest.raises(DataError, match="a prompt takes 61 tokens and leaves none of the 48"):
-        train_adapter(base, long, read_prompts(base), PARAMS, tmp_path / "1/a", tmp_path / "w", "a")
+        train_adapter(base, [long], read_prompts(base), PARAMS, tmp_path / "1/a", tmp_path / "w", "a")
 
 
-def test_all_shares_together_make_the_steps_of_the_shares_in_sum(tmp_path: Path) -> None:
-    base, params = pico_backbone(tmp_path / "base"), PARAMS.model_copy(update={"max_steps": 0, "dev_rows": 2})
-    row = {"negatives": [], "origins": [], "instruction": "", "source": "t", "answers": []}
-    shares = []
-    for name in "ab":
-        rows = [
-            {"id": f"{name}{i}", "anchor": f"q{name}{i}", "positive": f"p{name}{i}", "concept": f"{name}{i // 16}"}
-            for i in range(64)
-        ]
-        shares.append(Share(tmp_path / f"{name}.parquet"))
-        write_rows(pl.DataFrame([{**part, **row} for part in rows], schema=ROWS), shares[-1].rows)
-    alone = plan_steps(64 - 16, params)  # a whole concept is held out
-    assert same_steps(base, shares, params).max_steps == 2 * len(alone)
+def test_several_splits_together_have_the_budget_of_one_training_on_each() -> None:
+    params = PARAMS.model_copy(update={"max_steps": 0, "epochs": 1})
+    assert plan_together([16, 24], params) == plan_steps(40, params), "whole passes of all are a pass of the whole"
+    params = params.model_copy(update={"max_steps": 5, "epochs": 3})
+    counts = [96, 11, 4]  # five steps of 8, three of 8, three of 4
+    alone = [plan_steps(count, params) for count in counts]
+    together = plan_together(counts, params)
+    assert len(together) == sum(len(plan) for plan in alone) == 11
+    begins = [0, 96, 107]
+    uses = sorted(begin + row for begin, plan in zip(begins, alone, strict=True) for step in plan for row in step)
+    assert sorted(row for step in together for row in step) == uses
+    assert {len(step) for step in together} <= {6, 7, 8}, "of one size"
+    large = [sum(row < 96 for row in step) for step in together]
+    assert max(sum(large[:4]), sum(large[-4:])) < 25, "no split comes first or last alone"
+
+
+def share(folder: Path, name: str, anchors: Sequence[str]) -> Share:
+    rest = {"negatives": [], "origins": [], "instruction": "", "source": "t", "concept": "", "answers": []}
+    rows = [{"id": f"{name}{i}", "anchor": a, "positive": f"p {a}", **rest} for i, a in enumerate(anchors)]
+    write_rows(pl.DataFrame(rows, schema=ROWS), folder / f"{name}.parquet")
+    return Share(folder / f"{name}.parquet")
+
+
+def test_a_training_on_all_splits_sees_as_many_tokens_as_the_experts(tmp_path: Path) -> None:
+    base, params = pico_backbone(tmp_path / "base"), PARAMS.model_copy(update={"max_steps": 3, "epochs": 1})
+    short = share(tmp_path, "short", [f"q{i}" for i in range(100, 180)])
+    long = share(tmp_path, "long", [f"a far longer question {i}" for i in range(100, 124)])
+    found = [
+        train_expert(base, shares, params, tmp_path / f"{number}/out", tmp_path / "work", "pico")
+        for number, shares in enumerate([[short], [long], [short, long]])
+    ]
+    assert [one["steps"] for one in found] == [3, 3, 6]
+    assert found[2]["tokens"] == found[0]["tokens"] + found[1]["tokens"]
+
+
+def test_the_split_with_a_fault_is_named(tmp_path: Path) -> None:
+    base = pico_backbone(tmp_path / "base")
+    shares = [share(tmp_path, "good", ["q1", "q2"]), share(tmp_path, "small", ["q1"])]
+    with pytest.raises(DataError, match="small: contrastive training needs at least 2 rows, the split has 1"):
+        train_expert(base, shares, PARAMS, tmp_path / "out", tmp_path / "work", "pico")
 
 
 def test_what_computes_a_training_is_what_its_loop_imports() -> None:
@@ -392,7 +419,7 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_bytes(tmp_path: Path) ->
     command = [sys.executable, "-c", RUN, str(base), str(tmp_path / "2/resumed"), str(work)]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": "."})
     deadline = time.monotonic() + 120
-    while not (work / "state.json").exists() or json.loads((work / "state.json").read_text())["step"] < 2:
+    while (found := read_checkpoint(work)) is None or len(found[0]["history"]) < 2:
         assert process.poll() is None, "the training ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -414,12 +441,50 @@ def test_a_checkpoint_of_other_params_is_refused_with_the_difference(
         train(base, tmp_path / "b", work, temperature=0.1)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_row_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = pico_backbone(tmp_path / "base")
-    monkeypatch.setattr("stm.train.step.Step.run", lambda self, batch: (float("nan"), 1))
-    with pytest.raises(ModelError, match=r"rows r\d+"):
-        train(base, tmp_path / "a", tmp_path / "w")
-    assert not (tmp_path / "a").exists()
+def test_a_checkpoint_is_replaced_at_once_and_a_damaged_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, work = pico_backbone(tmp_path / "base"), tmp_path / "work"
+    replace, done = os.replace, []
+
+    def fail(source: Path, target: Path) -> None:
+        if Path(target).parent == work and len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr("stm.files.os.replace", fail)
+    with pytest.raises(KeyboardInterrupt):
+        train(base, tmp_path / "a", work)
+    found = read_checkpoint(work)
+    assert found
+    assert len(found[0]["history"]) == 2 * PARAMS.checkpoint_steps
+    path = work / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(
+        ModelError, match=r"state\.safetensors cannot be read .*; delete .*work to train from the start"
+    ):
+        train(base, tmp_path / "a", work)
+
+
+def test_a_checkpoint_that_was_left_behind_goes_when_its_training_is_found_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, work = pico_backbone(tmp_path / "base"), tmp_path / "work"
+    with monkeypatch.context() as patch:
+        patch.setattr("stm.train.checkpoint.drop_checkpoint", lambda folder: None)
+        train(base, tmp_path / "a", work)
+    assert work.exists()
+    train(base, tmp_path / "a", work)
+    assert not work.exists()
+
+
+def test_one_checkpoint_has_one_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, work = pico_backbone(tmp_path / "base"), tmp_path / "work"
+    monkeypatch.setattr("stm.train.checkpoint.PATIENCE_SECONDS", 0.3)
+    with only_training(work), pytest.raises(ModelError, match=r"another process is training with .*work"):
+        train(base, tmp_path / "a", work)
+    assert train(base, tmp_path / "a", work)["steps"] == PARAMS.max_steps
 
 
 def test_one_share_carries_its_instruction_and_several_the_bases(tmp_path: Path) -> None:

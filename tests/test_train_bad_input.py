@@ -13,6 +13,7 @@ from stm.models import load_model
 from stm.params.train import TrainParams
 from stm.schema import ROWS, write_rows
 from stm.train.batches import Example, make_batch
+from stm.train.dev import hold_out
 from stm.train.expert import Share, train_expert
 from stm.train.step import Step
 from tests.pico import MAX_TOKENS, pico_backbone
@@ -85,14 +86,52 @@ def test_a_broken_weight_stops_at_the_first_step_with_its_rows(tmp_path: Path) -
     name = next(key for key in sorted(tensors) if key.endswith("layers.1.mlp.down_proj.weight"))
     tensors[name][0, 0] = float("nan")
     save_file(tensors, weights, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"the loss became nan on a batch with the rows r\d.*lower the learning rate"):
+    with pytest.raises(
+        ModelError,
+        match=r"the loss became nan, .* not finite of the rows r\d.*lower the learning rate",
+    ):
         train(tmp_path, rows(8))
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "work").exists()
 
 
+def break_token(folder: Path, text: str) -> None:
+    """Make every text with the one token of `text` an embedding that is not finite."""
+    base = pico_backbone(folder / "base")
+    (token,) = load_model(base).tokenizer(text, add_special_tokens=False)["input_ids"]
+    tensors = load_file(base / "model.safetensors")
+    name = next(key for key in tensors if key.endswith("embed_tokens.weight"))
+    tensors[name][token] = float("nan")
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("column", ["anchor", "positive", "negatives"])
+def test_the_rows_that_cannot_be_embedded_are_named_and_no_others(tmp_path: Path, column: str) -> None:
+    break_token(tmp_path, "~")
+    text = {"negatives": lambda i: ["other ~" if i in (11, 5) else f"other {i}"]}
+    plain = {column: lambda i: "text ~" if i in (11, 5) else f"{column} {i}"}
+    with pytest.raises(ModelError, match=r"not finite of the rows (r5, r11|r11, r5); check their texts"):
+        train(tmp_path, rows(16, **(text if column == "negatives" else plain)), batch_size=16)
+
+
+def test_held_out_rows_that_cannot_be_embedded_are_named(tmp_path: Path) -> None:
+    data = [f"query {i}" for i in range(16)]
+    examples = [Example(f"r{i}", data[i], data[i], f"passage {i}", (), "") for i in range(16)]
+    _, held = hold_out(examples, 4, PARAMS.seed)
+    break_token(tmp_path, "~")
+    bad = held[1].id
+    frame = rows(16, positive=lambda i: f"passage {i}" + (" ~" if f"r{i}" == bad else ""))
+    with pytest.raises(ModelError, match=rf"the loss on held-out rows became nan, .* of the rows {bad};"):
+        train(tmp_path, frame, dev_rows=4, dev_steps=1)
+
+
+def test_a_negative_that_is_null_is_refused_with_the_row(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a negative is null in 1 row\(s\), first at row 3"):
+        train(tmp_path, rows(8, negatives=lambda i: [None if i == 3 else "x"]))
+
+
 def test_a_gradient_that_is_not_finite_stops_with_its_rows(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"the gradient's norm became (inf|nan) on a batch with the rows r\d"):
+    with pytest.raises(ModelError, match=r"the gradient's norm became (inf|nan) on the batch of the rows r\d"):
         train(tmp_path, rows(16), temperature=1e-30)
     assert not (tmp_path / "out").exists()
 

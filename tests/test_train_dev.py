@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from stm.errors import DataError, ParamsError
-from stm.files import read_json
 from stm.params.base import parse_section
 from stm.params.train import TrainParams
 from stm.prompts import read_prompts
 from stm.train.adapter import train_adapter
 from stm.train.batches import Example
+from stm.train.checkpoint import read_checkpoint
 from stm.train.dev import best_step, hold_out, is_stale, why_unlearned
 from stm.train.step import Step
 from tests.pico import pico_backbone
@@ -26,7 +26,7 @@ DEV = {"dev_rows": 6, "dev_steps": 2, "epochs": 8, "max_steps": 8}
 
 def train(base: Path, out: Path, work: Path, **changes: object) -> dict[str, Any]:
     params = PARAMS.model_copy(update={**DEV, **changes})
-    return train_adapter(base, examples(), read_prompts(base), params, out, work, "pico")
+    return train_adapter(base, [examples()], read_prompts(base), params, out, work, "pico")
 
 
 def weights(folder: Path) -> bytes:
@@ -78,12 +78,12 @@ def test_rows_with_nothing_to_contrast_are_no_measure_and_no_lesson(
     tied = one_concept_each(examples(32), 8)
     params = PARAMS.model_copy(update={"dev_rows": 4, "dev_steps": 1})
     with pytest.raises(DataError, match="a: the 8 held-out rows are of one concept, without hard negatives"):
-        train_adapter(base, tied, read_prompts(base), params, tmp_path / "1/a", tmp_path / "w", "a")
+        train_adapter(base, [tied], read_prompts(base), params, tmp_path / "1/a", tmp_path / "w", "a")
     tied = [replace(row, negatives=("n",)) for row in one_concept_each(examples(32), 11)]
-    train_adapter(base, tied, read_prompts(base), params, tmp_path / "2/a", tmp_path / "w", "a")
+    train_adapter(base, [tied], read_prompts(base), params, tmp_path / "2/a", tmp_path / "w", "a")
     assert "a: 10 rows are held out" in capsys.readouterr().err
     same = one_concept_each(examples(16), 16)
-    report = train_adapter(base, same, read_prompts(base), PARAMS, tmp_path / "3/a", tmp_path / "v", "a")
+    report = train_adapter(base, [same], read_prompts(base), PARAMS, tmp_path / "3/a", tmp_path / "v", "a")
     assert "nothing to contrast" in report["unlearned"]
 
 
@@ -162,7 +162,9 @@ def test_the_seconds_are_those_of_all_processes(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Step, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(base, tmp_path / "out", work, dev_rows=0)
-    spent = read_json(work / "state.json")["seconds"]
+    found = read_checkpoint(work)
+    assert found
+    spent = found[0]["seconds"]
     assert spent == 30  # a look at the start, and one per checkpoint
     report = train(base, tmp_path / "out", work, dev_rows=0)
     assert report["seconds"] == spent + 10 * (len(report["history"]) - 3 + 1)

@@ -1,10 +1,14 @@
 """Two processes train what one trains, through the stage's own launch; and what a launch refuses."""
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import polars as pl
+import psutil
 import pytest
 import torch
 import yaml
@@ -19,6 +23,7 @@ from stm.prompts import read_prompts
 from stm.schema import ROWS, write_rows
 from stm.train.adapter import train_adapter
 from stm.train.batches import make_batch
+from stm.train.checkpoint import read_checkpoint
 from stm.train.processes import Processes, join_processes, launch, wanted_processes
 from stm.train.step import Step
 from tests.closure import ROOT
@@ -120,12 +125,12 @@ def test_processes_agree_on_the_inputs_and_on_the_step_before_they_train(
     asked: list[tuple[str, object]] = []
     monkeypatch.setattr(Processes, "agree", lambda self, what, value: asked.append((what, value)))
     base, (out, work) = pico_backbone(tmp_path / "base"), (tmp_path / "out", tmp_path / "work")
-    train_adapter(base, examples(), read_prompts(base), PARAMS, out, work, "a")
+    train_adapter(base, [examples()], read_prompts(base), PARAMS, out, work, "a")
     (inputs, value), step = asked
     assert (inputs, step) == ("a: base, rows or finished sibling", ("a: the step to go on from", 0))
     assert value == (*(read_json(out / "training.json")["origin"][key] for key in ("base", "rows")), "none")
     asked.clear()
-    train_adapter(base, examples(), read_prompts(base), PARAMS, tmp_path / "other", work, "b")
+    train_adapter(base, [examples()], read_prompts(base), PARAMS, tmp_path / "other", work, "b")
     assert asked == [("b: base, rows or finished sibling", (*value[:2], "out"))]
 
 
@@ -144,6 +149,26 @@ def test_two_processes_end_in_the_adapter_of_one(project: Path, monkeypatch: pyt
     assert all(torch.allclose(one[name], two[name], rtol=1e-2, atol=1e-4) for name in one)
     assert any(tensor.abs().max() > 1e-3 for name, tensor in two.items() if "lora_B" in name)
     assert not Path(".stm/train/a-two").exists()
+
+
+def test_processes_end_with_a_launcher_that_is_killed(project: Path) -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["train"] |= {"epochs": 1000, "max_steps": 0, "checkpoint_steps": 1}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "stages.train", "a-two"], env={**os.environ, "STM_PROCESSES": "2"}
+    )
+    deadline = time.monotonic() + 120
+    while read_checkpoint(Path(".stm/train/a-two")) is None:
+        assert launcher.poll() is None, "the training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    workers = psutil.Process(launcher.pid).children(recursive=True)
+    assert len(workers) == 2
+    launcher.kill()
+    launcher.wait()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
 
 
 def test_a_process_that_fails_is_one_error_without_a_result(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

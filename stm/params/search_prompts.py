@@ -28,7 +28,11 @@ class SearchPromptsParams(Limits):
         ge=0, le=100_000_000, description="dev passages kept per task, judged ones first; 0: no limit"
     )
     min_gain: float = Field(ge=0, le=1, description="nDCG@10 by which a candidate must beat the seed on the guard half")
-    copy_words: int = Field(ge=2, le=50, description="words in a row shared with dev text that make a candidate a copy")
+    copy_words: int = Field(
+        ge=2,
+        le=50,
+        description="words in a row shared with dev text that make a candidate a copy; a Chinese character counts half",
+    )
     feedback_characters: int = Field(ge=20, le=100_000, description="characters of a query or passage shown to the LLM")
     batch_tokens: int = Field(ge=0, le=4_194_304, description="padded tokens per forward pass; 0 chooses by device")
     seed: int = Field(ge=0, description="seed of the halves, the pool requests and GEPA")

@@ -5,13 +5,15 @@ variants.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from stm.chip import compute_dtype
-from stm.files import atomic_directory, sha256_file, sha256_text, sha256_texts, sha256_tree
+from stm.files import atomic_directory, remove_directory, sha256_file, sha256_text, sha256_texts, sha256_tree
 from stm.params.train import TrainParams
 from stm.progress import say, track
 from stm.prompts import Prompts, write_prompts
@@ -32,12 +34,16 @@ def hash_code() -> str:
     return sha256_text(*map(sha256_file, files), *map(version, LIBRARIES))
 
 
-def describe_origin(base: Path, examples: Sequence[Example], params: TrainParams) -> dict[str, Any]:
-    """What a training depends on, for its checkpoints and its siblings: base weights, rows, params, code, precision."""
-    rows = sha256_texts(repr(example) for example in track(examples, "hash rows", len(examples)))
+def describe_origin(base: Path, parts: Sequence[Sequence[Example]], params: TrainParams) -> dict[str, Any]:
+    """What a training depends on, for its checkpoints and its siblings: base weights, rows of each split, params, code,
+    precision.
+    """
+    counts = [len(part) for part in parts]
+    rows = sha256_texts(repr(example) for example in track(chain.from_iterable(parts), "hash rows", sum(counts)))
     return {
         "base": sha256_tree(base),
         "rows": rows,
+        "counts": counts,
         "code": hash_code(),
         "precision": str(compute_dtype()),
         **params.model_dump(exclude={"checkpoint_steps"}),
@@ -45,16 +51,17 @@ def describe_origin(base: Path, examples: Sequence[Example], params: TrainParams
 
 
 def train_adapter(
-    base: Path, examples: Sequence[Example], prompts: Prompts, params: TrainParams, out: Path, work: Path, name: str
-) -> dict[str, Any]:
-    """Train an adapter of `base` on the examples and write it to `out`; return the history.
+    base: Path, parts: Sequence[Sequence[Example]], prompts: Prompts, params: TrainParams, out: Path, work: Path,
+    name: str,
+) -> dict[str, Any]:  # fmt: skip
+    """Train an adapter of `base` on the examples of one or several splits and write it to `out`; return the history.
 
     `work` holds the checkpoint while the training runs. A finished training of the same origin at `out` or beside it is
     taken over instead of repeated. A loss that is not finite is a `ModelError` with the row ids of its batch.
     Where a launcher started several processes, all of them call this, and the first writes.
     """
     processes = join_processes()
-    origin = describe_origin(base, examples, params)
+    origin, count = describe_origin(base, parts, params), sum(map(len, parts))
     same = find_same(out, origin)
     sibling = same.folder.name if same else "none"
     processes.agree(f"{name}: base, rows or finished sibling", (origin["base"], origin["rows"], sibling))
@@ -62,13 +69,16 @@ def train_adapter(
         is_own = same.folder == out
         say(f"{name}: " + ("trained already" if is_own else f"as {same.folder.name}: the same base, rows and params"))
         _write(out, processes, prompts, partial(copy_adapter, same.folder))
-        found = summarise(same.history, len(examples), 0.0)
+        if is_own and processes.is_main:
+            remove_directory(work)  # the training was killed before it dropped its checkpoint
+        found = summarise(same.history, count, 0.0)
         return found if is_own else {**found, "same_as": same.folder.name}
-    from stm.train.checkpoint import drop_checkpoint
+    from stm.train.checkpoint import drop_checkpoint, only_training
     from stm.train.loop import run_training
     from stm.train.lora import save_adapter
 
-    adapted, state = run_training(base, examples, params, origin, work, name, processes)
+    with only_training(work) if processes.is_main else nullcontext():
+        adapted, state = run_training(base, parts, params, origin, work, name, processes)
 
     def save(scratch: Path) -> None:
         save_adapter(adapted, base.as_posix(), scratch)
@@ -77,7 +87,7 @@ def train_adapter(
     _write(out, processes, prompts, save)
     if processes.is_main:
         drop_checkpoint(work)
-    return summarise(state.history, len(examples), state.seconds)
+    return summarise(state.history, count, state.seconds)
 
 
 def _write(out: Path, processes: Processes, prompts: Prompts, save: Callable[[Path], None]) -> None:

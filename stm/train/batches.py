@@ -7,6 +7,7 @@ nothing of models.
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 
 import polars as pl
 import torch
@@ -42,11 +43,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """The distinct texts of a step, and where the queries [B] and candidates [M] (positives first) lie among them."""
+    """The distinct texts of a step, where the queries [B] and candidates [M] (positives first) lie among them, and of
+    which row each candidate is [M].
+    """
 
     texts: list[str]
     queries: Tensor
     candidates: Tensor
+    owners: Tensor
     ids: BatchIds
     row_ids: list[str]
 
@@ -93,14 +97,18 @@ def _instruction(row: dict[str, str], prompts: PromptSource, params: TrainParams
     return prompts.instruction
 
 
+def check_count(count: int) -> None:
+    """`DataError` if there are fewer than two rows, since nothing could be contrasted."""
+    if count < 2:
+        raise DataError(f"contrastive training needs at least 2 rows, the split has {count}; add data to the split")
+
+
 def plan_steps(count: int, params: TrainParams) -> list[list[int]]:
     """Return the row indices of every step: `epochs` shuffled passes, rows that fill no batch left over.
 
-    `DataError` if there are fewer than two rows, since nothing could be contrasted. Data smaller than a batch makes one
-    batch of all rows.
+    Data smaller than a batch makes one batch of all rows.
     """
-    if count < 2:
-        raise DataError(f"contrastive training needs at least 2 rows, the split has {count}; add data to the split")
+    check_count(count)
     size = min(params.batch_size, count)
     steps: list[list[int]] = []
     for epoch in range(params.epochs):
@@ -108,6 +116,27 @@ def plan_steps(count: int, params: TrainParams) -> list[list[int]]:
         random.Random(f"{params.seed}:{epoch}").shuffle(order)
         steps += [order[start : start + size] for start in range(0, count - size + 1, size)]
     return steps[: params.max_steps] if params.max_steps else steps
+
+
+def plan_together(counts: Sequence[int], params: TrainParams) -> list[list[int]]:
+    """Return the row indices of every step of a training on several splits, whose rows follow each other.
+
+    It has each row as often as a training on its split alone has it, and as many steps as these have in sum. Every
+    batch mixes the splits in the shares that they have in the whole. One split gives `plan_steps`.
+    """
+    plans = [plan_steps(count, params) for count in counts]
+    if len(plans) == 1:
+        return plans[0]
+    begins = accumulate(counts, initial=0)
+    uses = [[begin + row for step in plan for row in step] for begin, plan in zip(begins, plans, strict=False)]
+    order: list[int] = []
+    for epoch in range(params.epochs):  # a pass of one split may be longer than the whole training of another
+        parts = (rows[len(rows) * epoch // params.epochs : len(rows) * (epoch + 1) // params.epochs] for rows in uses)
+        mixed = sorted(chain.from_iterable(parts))
+        random.Random(f"{params.seed}:{epoch}").shuffle(mixed)
+        order += mixed
+    steps = sum(len(plan) for plan in plans)
+    return [order[len(order) * step // steps : len(order) * (step + 1) // steps] for step in range(steps)]
 
 
 def _form(text: str) -> str:
@@ -147,4 +176,6 @@ def make_batch(examples: Sequence[Example]) -> Batch:
     ids = BatchIds(texts[: len(examples)], texts[len(examples) :], torch.tensor(known), answers)
     queries = torch.tensor([places[example.query] for example in examples])
     where = torch.tensor([places[text] for text in candidates])
-    return Batch(list(places), queries, where, ids, [example.id for example in examples])
+    rows = range(len(examples))
+    owners = torch.tensor([*rows, *(row for row in rows for _ in examples[row].negatives)])
+    return Batch(list(places), queries, where, owners, ids, [example.id for example in examples])

@@ -1,22 +1,29 @@
 """A training's state on disk, to go on from after an interruption: factors, optimizer moments, step, history, and the
 best factors so far.
 
-Safetensors and JSON only. A checkpoint remembers what it was trained with, and is refused for anything else. Knows
-nothing of how a step is computed.
+One safetensors file, replaced at once. A checkpoint remembers what it was trained with, and is refused for anything
+else. Knows nothing of how a step is computed.
 """
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from stm.errors import ModelError
-from stm.files import atomic_directory, read_json, remove_directory, write_json
+from stm.errors import ModelError, brief
+from stm.files import atomic_file, remove_directory
+
+STATE = "state.safetensors"
+PATIENCE_SECONDS = 10.0  # processes of a launcher that was killed end within a second or two
 
 
 @dataclass
@@ -45,10 +52,28 @@ def save_checkpoint(
     for index, moments in optimizer.state_dict()["state"].items():
         for key, value in moments.items():
             tensors[f"moment/{index}/{key}"] = value
-    with atomic_directory(folder) as scratch:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, scratch / "state.safetensors")
-        told = {"step": state.steps, "history": state.history, "seconds": state.seconds}
-        write_json(scratch / "state.json", {"origin": dict(origin), **told})
+    told = {"origin": dict(origin), "history": state.history, "seconds": state.seconds}
+    with atomic_file(folder / STATE) as scratch:
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(whole, scratch, {"told": json.dumps(told, allow_nan=False)})
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """What the checkpoint says of itself (origin, history, seconds) and its tensors; None where there is none.
+
+    `ModelError` where its file is damaged.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as stream:
+            told: dict[str, Any] = json.loads(stream.metadata()["told"])
+            return told, {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"the checkpoint {path} cannot be read ({brief(error)}); delete {folder} to train from the start"
+        ) from error
 
 
 def load_checkpoint(
@@ -58,9 +83,10 @@ def load_checkpoint(
 
     A checkpoint of other params, rows or base is a `ModelError` that names the first difference.
     """
-    if not (folder / "state.json").exists():
+    found = read_checkpoint(folder)
+    if found is None:
         return State()
-    saved = read_json(folder / "state.json")
+    saved, tensors = found
     current = json.loads(json.dumps(dict(origin)))
     for key in sorted({*saved["origin"], *current}):
         if saved["origin"].get(key) != current.get(key):
@@ -69,7 +95,6 @@ def load_checkpoint(
                 f"not {current.get(key)!r}; "
                 f"delete {folder} to train from the start"
             )
-    tensors = load_file(folder / "state.safetensors")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"parameter/{name}"])
@@ -86,3 +111,23 @@ def load_checkpoint(
 def drop_checkpoint(folder: Path) -> None:
     """Remove the state once the result is in place."""
     remove_directory(folder)
+
+
+@contextlib.contextmanager
+def only_training(folder: Path) -> Iterator[None]:
+    """Hold the lock of the checkpoint `folder`; `ModelError` if another process still has it after a wait."""
+    path = folder.parent / f".{folder.name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with path.open("w") as stream:
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise ModelError(
+                        f"another process is training with the checkpoint {folder}; wait for it, or end it"
+                    ) from error
+                time.sleep(0.2)
+        yield

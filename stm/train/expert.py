@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stm.errors import DataError
 from stm.params.train import TrainParams
 from stm.prompts import read_instruction, read_prompts, render
 from stm.schema import read_rows
 from stm.train.adapter import train_adapter
-from stm.train.batches import Example, PromptSource, make_examples, plan_steps
-from stm.train.dev import hold_out
+from stm.train.batches import Example, PromptSource, check_count, make_examples
 
 
 @dataclass(frozen=True)
@@ -29,24 +29,12 @@ def read_share(share: Share, base: Path, params: TrainParams) -> tuple[list[Exam
     prompts = read_prompts(base)
     instruction, pool = read_instruction(share.instructions) if share.instructions else (prompts.instruction, [])
     source = PromptSource(prompts.template, prompts.document, instruction, pool)
-    return make_examples(read_rows(share.rows), source, params), instruction
-
-
-def same_steps(base: Path | str, shares: Sequence[Share], params: TrainParams) -> TrainParams:
-    """Params of a training on all shares together that makes as many steps as one on each share does in sum.
-
-    Shares smaller than a batch make batches of their own size, of which one pass over all together has fewer: it then
-    takes more passes.
-    """
-    parts = [read_share(share, Path(base), params)[0] for share in shares]
-
-    def trained_on(examples: Sequence[Example]) -> int:
-        return len(hold_out(examples, params.dev_rows, params.seed)[0])
-
-    steps = sum(len(plan_steps(trained_on(part), params)) for part in parts)
-    together = trained_on([example for part in parts for example in part])
-    passes = -(-steps // (together // min(params.batch_size, together)))
-    return params.model_copy(update={"max_steps": steps, "epochs": max(params.epochs, passes)})
+    try:
+        examples = make_examples(read_rows(share.rows), source, params)
+        check_count(len(examples))
+    except DataError as error:
+        raise DataError(f"{share.rows.stem}: {error}") from error
+    return examples, instruction
 
 
 def train_expert(
@@ -54,13 +42,13 @@ def train_expert(
 ) -> dict[str, Any]:
     """Train an adapter of `base` on all shares together and return its report.
 
-    The adapter carries the share's instruction as its query prompt; with several shares, the base's own.
+    The adapter carries the share's instruction as its query prompt; with several shares, the base's own. Several shares
+    have the budget of a training on each of them in sum: the same rows, as often, in as many steps.
     """
     base = Path(base)
     read = [read_share(share, base, params) for share in shares]
     prompts = read_prompts(base)
     if len(read) == 1:
         prompts = render(prompts.template, read[0][1], prompts.document)
-    examples = [example for part, _ in read for example in part]
-    history = train_adapter(base, examples, prompts, params, Path(out), Path(work), name)
+    history = train_adapter(base, [part for part, _ in read], prompts, params, Path(out), Path(work), name)
     return {"name": name, "instruction": prompts.instruction, **history}

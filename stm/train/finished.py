@@ -41,7 +41,7 @@ def find_same(out: Path, origin: Mapping[str, Any]) -> Finished | None:
     for path in sorted(out.parent.glob(f"*/{RECORD}"), key=lambda path: (path.parent != out, path)):
         record = read_json(path)
         folder = path.parent
-        if folder.name.startswith(".") or record["origin"] != wanted:
+        if folder.name.startswith(".") or record.get("origin") != wanted:
             continue
         if (folder / WEIGHTS_FILE).exists() and sha256_file(folder / WEIGHTS_FILE) == record["weights"]:
             return Finished(folder, record["history"])

@@ -23,7 +23,7 @@ from stm.errors import DataError, ModelError
 from stm.models import load_model
 from stm.params.train import TrainParams
 from stm.progress import Meter, say
-from stm.train.batches import Example, make_batch, plan_steps
+from stm.train.batches import Example, make_batch, plan_together
 from stm.train.checkpoint import State, load_checkpoint, save_checkpoint
 from stm.train.dev import DEV_LOSS, best_step, hold_out, is_stale, snapshot, why_unlearned
 from stm.train.lora import attach, trainable
@@ -39,13 +39,18 @@ def learning_rate(step: int, total: int, params: TrainParams) -> float:
 
 
 def run_training(
-    base: Path, examples: Sequence[Example], params: TrainParams, origin: Mapping[str, Any], work: Path, name: str,
-    processes: Processes,
+    base: Path, parts: Sequence[Sequence[Example]], params: TrainParams, origin: Mapping[str, Any], work: Path,
+    name: str, processes: Processes,
 ) -> tuple[PeftModel, State]:  # fmt: skip
-    """Go on from the checkpoint, or begin, and return the model at its last or best step and the final state."""
+    """Go on from the checkpoint, or begin, and return the model at its last or best step and the final state.
+
+    `parts` are the rows of the splits that are trained on together, each with `params.dev_rows` for the measurements.
+    """
     began = time.monotonic()
-    rows, held = hold_out(examples, params.dev_rows, params.seed)
-    steps = plan_steps(len(rows), params)
+    examples = [example for part in parts for example in part]
+    rows, held = hold_out(examples, params.dev_rows * len(parts), params.seed)
+    kept = {id(example) for example in rows}
+    steps = plan_together([sum(id(example) in kept for example in part) for part in parts], params)
     if params.warmup_steps >= len(steps):
         say(f"{name}: its {len(steps)} steps are all within warmup_steps ({params.warmup_steps}); the rate only rises")
     model, adapted = load_in_turn(base, params, processes)
@@ -65,7 +70,7 @@ def run_training(
             f"{name}: the {len(held)} held-out rows are of one concept, without hard negatives, so that nothing can be "
             "measured on them; raise dev_rows, use hard negatives, or set dev_rows to 0"
         )
-    if len(held) > 2 * params.dev_rows:
+    if len(held) > 2 * params.dev_rows * len(parts):
         say(f"{name}: {len(held)} rows are held out, for those of one concept or passage stay together")
     seed_rounding(params.seed, state.steps)
     batches = ahead(steps[state.steps :], lambda chosen: step.prepare(make_batch([rows[row] for row in chosen])))
@@ -77,7 +82,8 @@ def run_training(
             state.history.append(advance(step, next(batches), optimizer, parameters, rate))
             seed_rounding(params.seed, number)
             if dev and (number % params.dev_steps == 0 or number == len(steps)):
-                state.history[-1][DEV_LOSS] = step.measure(dev)
+                state.history[-1][DEV_LOSS] = measured = step.measure(dev)
+                refuse_infinite({"loss on held-out rows": measured}, step, dev)
                 if best_step(state.history) == number:
                     state.best = snapshot(parameters)
             if number % params.checkpoint_steps == 0 and processes.is_main:
@@ -129,12 +135,7 @@ def advance(
     step.processes.add_up_gradients(parameters.values())
     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), step.params.max_grad_norm)
     loss, length = float(found), float(norm)
-    for what, value in (("loss", loss), ("gradient's norm", length)):
-        if not math.isfinite(value):
-            rows = ", ".join(batch.batch.row_ids[:8])
-            raise ModelError(
-                f"the {what} became {value} on a batch with the rows {rows}; lower the learning rate or check them"
-            )
+    refuse_infinite({"loss": loss, "gradient's norm": length}, step, batch)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
@@ -145,3 +146,20 @@ def advance(
         "loss": loss, "chance": batch.chance, "tokens": float(tokens),
         "learning_rate": rate, "gradient_norm": length,
     }  # fmt: skip
+
+
+def refuse_infinite(values: Mapping[str, float], step: Step, batch: Ready) -> None:
+    """`ModelError` that names a value which is not finite, and the rows whose embeddings are not; else, all rows."""
+    what = next((name for name, value in values.items() if not math.isfinite(value)), "")
+    if not what:
+        return
+    broken = step.find_broken(batch)
+    if broken:
+        raise ModelError(
+            f"the {what} became {values[what]}, since the embeddings are not finite of the rows {', '.join(broken)}; "
+            "check their texts and the base, or lower the learning rate"
+        )
+    raise ModelError(
+        f"the {what} became {values[what]} on the batch of the rows {', '.join(batch.batch.row_ids)}; lower the "
+        "learning rate or check them"
+    )

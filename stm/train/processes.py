@@ -6,6 +6,8 @@ trained.
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ from stm.errors import ModelError, ParamsError
 from stm.progress import say
 
 COUNT_VARIABLE = "STM_PROCESSES"
+LAUNCHER_VARIABLE = "STM_LAUNCHER"
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,29 @@ def wanted_processes() -> int:
     return int(text)
 
 
+def end_with_launcher() -> None:
+    """Have this process end soon after the one that launched it, which may have been killed; if `launch` did that."""
+    launcher = os.environ.get(LAUNCHER_VARIABLE, "")
+
+    def watch() -> None:
+        while os.getppid() == int(launcher):
+            time.sleep(0.5)
+        os._exit(1)
+
+    if launcher:
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def launch(script: str, *arguments: str) -> bool:
     """Run `python -m script` once per wanted process and wait for all; False, and nothing done, where one is enough.
 
     Inside a launched process it is False as well, so that a script may begin with it. `ModelError` if a process fails.
     """
+    if "WORLD_SIZE" in os.environ:
+        end_with_launcher()
+        return False
     count = wanted_processes()
-    if count == 1 or "WORLD_SIZE" in os.environ:
+    if count == 1:
         return False
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -105,10 +124,13 @@ def launch(script: str, *arguments: str) -> bool:
         min_nodes=1, max_nodes=1, nproc_per_node=count, max_restarts=0, run_id=script, rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1",
     )  # fmt: skip
+    os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
     try:
         elastic_launch(config, sys.executable)("-m", script, *arguments)
     except ChildFailedError as error:
         raise ModelError(f"{script} failed in one of {count} processes, for the reason above") from error
     except SignalException as error:
         raise KeyboardInterrupt from error
+    finally:
+        del os.environ[LAUNCHER_VARIABLE]
     return True

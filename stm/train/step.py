@@ -104,6 +104,16 @@ class Step:
         return loss.detach(), ready.tokens
 
     @torch.no_grad()
+    def find_broken(self, ready: Ready) -> list[str]:
+        """The ids of the batch's rows of which a text has an embedding that is not finite."""
+        ready = ready.to(self.device)
+        vectors = self._gather(len(ready.batch.texts), ready.chunks, [self.passes.embed(i) for i in ready.inputs])
+        is_broken = ~vectors.isfinite().all(1)
+        owners = ready.batch.owners[is_broken[ready.batch.candidates].cpu()]
+        found = {*is_broken[ready.batch.queries].nonzero().flatten().tolist(), *owners.tolist()}
+        return [ready.batch.row_ids[row] for row in sorted(found)]
+
+    @torch.no_grad()
     def measure(self, ready: Ready) -> float:
         """The loss of the batch alone."""
         ready = ready.to(self.device)
