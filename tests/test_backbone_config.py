@@ -9,10 +9,11 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from stm.backbone import FAMILIES, build_backbone, describe_window, load_source
 from stm.errors import ModelError
+from stm.models import load_model
 from stm.params.backbone import BackboneParams
 from tests.pico import pico_decoder, pico_params, pico_tokenizer
 from tests.test_outside import COMMIT, cache, fill
@@ -226,3 +227,19 @@ def test_the_stage_says_once_that_a_window_is_shorter_than_a_text_and_builds(
     shutil.rmtree(tmp_path / "built")
     build_backbone(params_for(tmp_path / "source", max_tokens=16), tmp_path / "built")
     assert "attention reaches" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_embeddings_of_a_language_model_survive_tied_or_not(tmp_path: Path, family: str, is_tied: bool) -> None:
+    config = pico_decoder(family).config
+    config.tie_word_embeddings = is_tied
+    language_model = AutoModelForCausalLM.from_config(config)
+    language_model.save_pretrained(tmp_path / "source")
+    pico_tokenizer().save_pretrained(tmp_path / "source")
+    source = {"kind": "folder", "path": str(tmp_path / "source")}
+    build_backbone(pico_params(source=source), tmp_path / "out")
+    before = language_model.get_input_embeddings().weight
+    assert torch.equal(load_model(tmp_path / "out")[0].model.get_input_embeddings().weight, before)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(again.get_output_embeddings().weight, before) == is_tied
