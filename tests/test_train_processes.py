@@ -168,6 +168,8 @@ def test_processes_end_with_a_launcher_that_is_killed(project: Path) -> None:
     launcher.kill()
     launcher.wait()
     _, alive = psutil.wait_procs(workers, timeout=20)
+    for worker in alive:
+        worker.kill()
     assert not alive
 
 
