@@ -435,7 +435,7 @@ def test_a_checkpoint_of_other_params_is_refused_with_the_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, work = pico_backbone(tmp_path / "base"), tmp_path / "work"
-    monkeypatch.setattr("stm.train.checkpoint.drop_checkpoint", lambda folder: None)
+    monkeypatch.setattr("stm.train.adapter.remove_directory", lambda folder: None)
     train(base, tmp_path / "a", work)
     with pytest.raises(ModelError, match=r"temperature = 0\.05, not 0\.1"):
         train(base, tmp_path / "b", work, temperature=0.1)
@@ -472,7 +472,7 @@ def test_a_checkpoint_that_was_left_behind_goes_when_its_training_is_found_finis
 ) -> None:
     base, work = pico_backbone(tmp_path / "base"), tmp_path / "work"
     with monkeypatch.context() as patch:
-        patch.setattr("stm.train.checkpoint.drop_checkpoint", lambda folder: None)
+        patch.setattr("stm.train.adapter.remove_directory", lambda folder: None)
         train(base, tmp_path / "a", work)
     assert work.exists()
     train(base, tmp_path / "a", work)

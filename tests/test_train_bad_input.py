@@ -143,7 +143,7 @@ def test_a_gradient_that_is_not_finite_stops_with_its_rows(tmp_path: Path) -> No
 def test_a_checkpoint_of_other_params_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, int], named: str
 ) -> None:
-    monkeypatch.setattr("stm.train.checkpoint.drop_checkpoint", lambda folder: None)
+    monkeypatch.setattr("stm.train.adapter.remove_directory", lambda folder: None)
     train(tmp_path, rows(8))
     (tmp_path / "out").rename(tmp_path / "elsewhere")
     with pytest.raises(ModelError, match=rf"was made with {named}; delete .*work to train from the start"):

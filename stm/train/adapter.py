@@ -73,7 +73,7 @@ def train_adapter(
             remove_directory(work)  # the training was killed before it dropped its checkpoint
         found = summarise(same.history, count, 0.0)
         return found if is_own else {**found, "same_as": same.folder.name}
-    from stm.train.checkpoint import drop_checkpoint, only_training
+    from stm.train.checkpoint import only_training
     from stm.train.loop import run_training
     from stm.train.lora import save_adapter
 
@@ -86,7 +86,7 @@ def train_adapter(
 
     _write(out, processes, prompts, save)
     if processes.is_main:
-        drop_checkpoint(work)
+        remove_directory(work)
     return summarise(state.history, count, state.seconds)
 
 

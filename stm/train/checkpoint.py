@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stm.errors import ModelError, brief
-from stm.files import atomic_file, remove_directory
+from stm.files import atomic_file
 
 STATE = "state.safetensors"
 PATIENCE_SECONDS = 10.0  # processes of a launcher that was killed end within a second or two
@@ -106,11 +106,6 @@ def load_checkpoint(
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     best = {name.removeprefix("best/"): tensor for name, tensor in tensors.items() if name.startswith("best/")}
     return State(list(saved["history"]), best, saved["seconds"])
-
-
-def drop_checkpoint(folder: Path) -> None:
-    """Remove the state once the result is in place."""
-    remove_directory(folder)
 
 
 @contextlib.contextmanager

@@ -103,12 +103,15 @@ class Step:
             vectors.backward(grads[chunks[place]])  # type: ignore[no-untyped-call]
         return loss.detach(), ready.tokens
 
+    def _encode(self, ready: Ready) -> Tensor:
+        """The embeddings [texts, D] of a batch on the device, without history."""
+        return self._gather(len(ready.batch.texts), ready.chunks, [self.passes.embed(i) for i in ready.inputs])
+
     @torch.no_grad()
     def find_broken(self, ready: Ready) -> list[str]:
         """The ids of the batch's rows of which a text has an embedding that is not finite."""
         ready = ready.to(self.device)
-        vectors = self._gather(len(ready.batch.texts), ready.chunks, [self.passes.embed(i) for i in ready.inputs])
-        is_broken = ~vectors.isfinite().all(1)
+        is_broken = ~self._encode(ready).isfinite().all(1)
         owners = ready.batch.owners[is_broken[ready.batch.candidates].cpu()]
         found = {*is_broken[ready.batch.queries].nonzero().flatten().tolist(), *owners.tolist()}
         return [ready.batch.row_ids[row] for row in sorted(found)]
@@ -117,5 +120,4 @@ class Step:
     def measure(self, ready: Ready) -> float:
         """The loss of the batch alone."""
         ready = ready.to(self.device)
-        encoded = [self.passes.embed(inputs) for inputs in ready.inputs]
-        return float(self._loss(self._gather(len(ready.batch.texts), ready.chunks, encoded), ready))
+        return float(self._loss(self._encode(ready), ready))
