@@ -94,7 +94,7 @@ def own_params(base_url: str) -> dict[str, Any]:
         "tasks": {"dev": {"own": own}, "test": {"own": own}},
     }
     small = {"batch_size": 8, "max_steps": 2, "rank": 2, "learning_rate": 1e-3}
-    params["warm_up"] |= small
+    params["warm_up"] |= {**small, "must_learn": False}
     params["train"] |= small
     params["synthesize"]["rows"] = 6
     params["search_prompts"]["pool_size"] = 2

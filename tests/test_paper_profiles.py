@@ -127,7 +127,7 @@ def shrink(params: dict[str, Any], family: str) -> None:
     }  # fmt: skip
     params["prepare"] |= {"tasks": tasks, "warm_up_pairs": 16}
     for section in ("warm_up", "train"):
-        params[section] |= {"batch_size": 6, "max_steps": 2, "chunk_tokens": 128}
+        params[section] |= {"batch_size": 6, "max_steps": 2, "chunk_tokens": 128, "must_learn": False}
 
 
 @pytest.mark.parametrize("name", PAPER)

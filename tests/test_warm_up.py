@@ -6,10 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from stm.errors import ModelError
 from stm.files import read_json, sha256_tree
 from stm.models import load_model
 from stm.prompts import read_prompts
 from stm.schema import ROWS, write_rows
+from stm.train.step import Step
 from stm.warm_up import fold_adapter, inspect_backbone, sample_texts, warm_up
 from tests.pico import pico_adapter, pico_backbone
 from tests.test_train import PARAMS
@@ -50,6 +52,25 @@ def test_what_was_trained_is_kept_where_folding_it_failed(tmp_path: Path, monkey
     assert report["steps"] == 4
     assert "same_as" not in report
     assert np.abs(load_model(out).encode(TEXTS) - load_model(base).encode(TEXTS)).max() > 1e-4
+
+
+def test_a_warm_up_that_must_learn_and_did_not_ends_the_run_and_need_not_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, rows, out, run = pico_backbone(tmp_path / "base"), tmp_path / "rows.parquet", tmp_path / "out", Step.run
+    write_pairs(rows)
+    strict = PARAMS.model_copy(update={"must_learn": True})
+    with monkeypatch.context() as stuck:
+        stuck.setattr(Step, "run", lambda self, ready: (run(self, ready)[0] * 0 + ready.chance, 1))
+        with pytest.raises(ModelError, match=r"warm_up: the loss ended at chance .* set must_learn: false"):
+            warm_up(base, rows, strict, out, tmp_path / "work")
+    assert not out.exists()
+    assert "ended at chance" not in capsys.readouterr().err, "the error says it once"
+    monkeypatch.setattr(Step, "run", lambda self, batch: pytest.fail("trained again"))
+    with pytest.raises(ModelError, match="ended at chance"):
+        warm_up(base, rows, strict, out, tmp_path / "work")
+    assert "ended at chance" in warm_up(base, rows, PARAMS, out, tmp_path / "work")["unlearned"]
+    assert out.exists()
 
 
 def test_texts_are_looked_at_with_their_prompts(tmp_path: Path) -> None:

@@ -42,6 +42,9 @@ class TrainParams(Section):
     patience: int = Field(
         0, ge=0, description="measurements in a row without a better one after which the training stops; 0: never stops"
     )
+    must_learn: bool = Field(
+        False, description="whether a training whose loss ends at chance is an error, so that nothing is built on it"
+    )
     seed: int = Field(ge=0, description="seed of the factors, the order of the rows and the drawn instructions")
 
     @model_validator(mode="after")

@@ -46,7 +46,7 @@ def describe_origin(base: Path, parts: Sequence[Sequence[Example]], params: Trai
         "counts": counts,
         "code": hash_code(),
         "precision": str(compute_dtype()),
-        **params.model_dump(exclude={"checkpoint_steps"}),
+        **params.model_dump(exclude={"checkpoint_steps", "must_learn"}),
     }
 
 

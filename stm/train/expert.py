@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stm.errors import DataError
+from stm.errors import DataError, ModelError
 from stm.params.train import TrainParams
 from stm.prompts import read_instruction, read_prompts, render
 from stm.schema import read_rows
@@ -43,7 +43,8 @@ def train_expert(
     """Train an adapter of `base` on all shares together and return its report.
 
     The adapter carries the share's instruction as its query prompt; with several shares, the base's own. Several shares
-    have the budget of a training on each of them in sum: the same rows, as often, in as many steps.
+    have the budget of a training on each of them in sum: the same rows, as often, in as many steps. With
+    `params.must_learn`, a loss that ended at chance is a `ModelError`; the adapter is kept, and taken over without it.
     """
     base = Path(base)
     read = [read_share(share, base, params) for share in shares]
@@ -51,4 +52,9 @@ def train_expert(
     if len(read) == 1:
         prompts = render(prompts.template, read[0][1], prompts.document)
     history = train_adapter(base, [part for part, _ in read], prompts, params, Path(out), Path(work), name)
+    if params.must_learn and "unlearned" in history:
+        raise ModelError(
+            f"{name}: {history['unlearned']}. What builds on it would be worth no more; to go on all the same, set "
+            "must_learn: false, which trains nothing again"
+        )
     return {"name": name, "instruction": prompts.instruction, **history}

@@ -90,7 +90,7 @@ def run_training(
                 spent = state.seconds + time.monotonic() - began
                 save_checkpoint(work, origin, replace(state, seconds=spent), parameters, optimizer)
             meter.advance(note=f"loss {state.history[-1]['loss']:.3f}")
-    if reason := why_unlearned(state.history):
+    if (reason := why_unlearned(state.history)) and not params.must_learn:  # else the error says it
         say(f"{name}: {reason}")
     with torch.no_grad():
         for key, tensor in state.best.items():
