@@ -76,7 +76,7 @@ def build_base(options: Options, folder: Path, **changes: Any) -> Path:
 def train_params(options: Options, section: str, seed: int, steps: int) -> TrainParams:
     """A section of params.yaml with this run's seed, steps and epochs enough for them."""
     params = load_section(section, TrainParams, options.params)
-    changes: dict[str, Any] = {"seed": seed, "max_steps": steps, "epochs": 1000}
+    changes: dict[str, Any] = {"seed": seed, "max_steps": steps, "epochs": 1000, "must_learn": False}
     if section == "train":
         changes |= {"learning_rate": options.learning_rate, "negatives": options.negatives}
     return params.model_copy(update=changes)
