@@ -96,13 +96,13 @@ def why_unlearned(history: History) -> str:
     if loss > FAR_ABOVE * chance:
         return (
             f"the loss ended at {loss:.2f}, where embeddings that tell nothing apart have {chance:.2f}: too few steps "
-            "for its rate; train longer"
+            "for its rate; train longer (max_steps, or epochs where the rows are few)"
         )
     return (
         f"the loss ended at chance ({loss:.2f}, embeddings that tell nothing apart have {chance:.2f}), and nothing was "
-        "learned; train longer, put a token before every text where the decoder is deep (backbone.bos_token), take a "
-        "lower learning rate where the loss rose or a higher one where it hardly moved, or use fewer layers "
-        "(backbone.layers)"
+        "learned; train longer (max_steps, or epochs where the rows are few), put a token before every text where the "
+        "decoder is deep (backbone.bos_token), take a lower learning rate where the loss rose or a higher one where it "
+        "hardly moved, or use fewer layers (backbone.layers)"
     )
 
 
