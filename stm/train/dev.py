@@ -15,6 +15,7 @@ from stm.train.batches import Example
 
 DEV_LOSS = "dev_loss"
 FAR_ABOVE = 1.5  # times chance; trainings that were stuck at chance ended at 1.0 to 1.2 of it, unfinished ones at 1.8
+LONGER = "train longer (max_steps, or epochs where the rows are few)"
 History = Sequence[Mapping[str, float]]
 
 
@@ -96,13 +97,13 @@ def why_unlearned(history: History) -> str:
     if loss > FAR_ABOVE * chance:
         return (
             f"the loss ended at {loss:.2f}, where embeddings that tell nothing apart have {chance:.2f}: too few steps "
-            "for its rate; train longer (max_steps, or epochs where the rows are few)"
+            f"for its rate; {LONGER}"
         )
     return (
         f"the loss ended at chance ({loss:.2f}, embeddings that tell nothing apart have {chance:.2f}), and nothing was "
-        "learned; train longer (max_steps, or epochs where the rows are few), put a token before every text where the "
-        "decoder is deep (backbone.bos_token), take a lower learning rate where the loss rose or a higher one where it "
-        "hardly moved, or use fewer layers (backbone.layers)"
+        f"learned; {LONGER}, put a token before every text where the decoder is deep (backbone.bos_token), take a "
+        "lower learning rate where the loss rose or a higher one where it hardly moved, or use fewer layers "
+        "(backbone.layers)"
     )
 
 

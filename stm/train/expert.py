@@ -43,8 +43,8 @@ def train_expert(
     """Train an adapter of `base` on all shares together and return its report.
 
     The adapter carries the share's instruction as its query prompt; with several shares, the base's own. Several shares
-    have the budget of a training on each of them in sum: the same rows, as often, in as many steps. With
-    `params.must_learn`, a loss that ended at chance is a `ModelError`; the adapter is kept, and taken over without it.
+    have the budget of a training on each of them in sum: the same rows, as often, in as many steps.
+    With `params.must_learn` a loss that ended at chance is a `ModelError`, after the adapter was written.
     """
     base = Path(base)
     read = [read_share(share, base, params) for share in shares]
@@ -55,6 +55,6 @@ def train_expert(
     if params.must_learn and "unlearned" in history:
         raise ModelError(
             f"{name}: {history['unlearned']}. What builds on it would be worth no more; to go on all the same, set "
-            "must_learn: false, which trains nothing again"
+            "must_learn: false"
         )
     return {"name": name, "instruction": prompts.instruction, **history}
