@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -21,12 +21,12 @@ from stages import merge as stage
 from stm.errors import DataError, ParamsError
 from stm.files import write_json
 from stm.folders import describe_folder
-from stm.merge.dev import HALVES, cut_in_two, make_dev_set, query_texts, score_embeddings, score_model
+from stm.merge.dev import HALVES, Scores, cut_in_two, make_dev_set, query_texts, score_embeddings, score_model
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import read_experts
 from stm.merge.methods import METHODS
 from stm.merge.plan import inputs_key, make_space
-from stm.merge.prompt import best_prompt, score_prompts
+from stm.merge.prompt import PromptScore, best_prompt, score_prompts
 from stm.merge.recipe import Recipe
 from stm.merge.run import merge_experts
 from stm.merge.trials import Trial
@@ -118,6 +118,34 @@ def test_the_prompt_is_one_of_the_candidates_and_the_best_on_the_search_half(roo
     assert [row["proposed_by"][0] for row in candidates] == ["base", *EXPERTS]
     best = max(candidates, key=lambda row: row["search"])
     assert trace["prompts"]["chosen"] == {"query": best["query"], "document": best["document"]}
+
+
+def test_the_scores_of_what_is_taken_are_those_with_the_prompts_that_are_written(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first_then_last(
+        scored: Sequence[PromptScore], in_use: Mapping[str, str] | None = None
+    ) -> PromptScore:  # others than the search has used
+        return scored[-1] if in_use else scored[0]
+
+    monkeypatch.setattr("stm.merge.evaluator.best_prompt", first_then_last)
+    trace = merge(root, tmp_path, weights={"med_real": 0.0, "nlu": 0.25, "search": 0.75})
+    used, last = (trace["prompts"]["final"][place] for place in (0, -1))
+    assert trace["prompts"]["chosen"]["query"] == last["query"] != used["query"]
+    taken, searched = trace["decision"]["taken"], trace["decision"]["winner"]
+    assert [taken[half] for half in HALVES] == [last[half] for half in HALVES]
+    assert [searched[half] for half in HALVES] == [used[half] for half in HALVES] != [last[half] for half in HALVES]
+
+
+def test_a_prompt_that_is_chosen_last_must_hold_on_the_other_half() -> None:
+    def scored(query: str, search: float, holdout: float) -> PromptScore:
+        return PromptScore(query, "", (), Scores({"t": {"search": {"a": search}, "holdout": {"b": holdout}}}))
+
+    used, lucky, sound = scored("used", 0.6, 0.6), scored("lucky", 0.7, 0.5), scored("sound", 0.7, 0.6)
+    in_use = used.as_model_prompts()
+    assert best_prompt([used, lucky]) is lucky
+    assert best_prompt([used, lucky], in_use) is used
+    assert best_prompt([used, sound], in_use) is sound
 
 
 @pytest.mark.parametrize("method", ["linear", "task_arithmetic", "dare_ties"])

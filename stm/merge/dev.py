@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from stm.errors import DataError
+from stm.halves import cut_in_halves
 from stm.metrics import mean, ndcg_at_k, rank
 from stm.tasks import Task, choose_tasks
 from stm.text_encoder import Floats, TextEncoder
@@ -44,7 +45,7 @@ class Scores:
 
 
 def cut_in_two(task: Task, seed: int) -> dict[str, str]:
-    """Assign each query of the task to "search" or "holdout"; the halves differ by at most one query.
+    """Assign each query of the task to "search" or "holdout", as `cut_in_halves` does.
 
     The order is a hash of seed, task and query id, so that it does not follow the order in which queries were
     written.
@@ -52,8 +53,8 @@ def cut_in_two(task: Task, seed: int) -> dict[str, str]:
     keys = {
         query_id: hashlib.sha256(f"{seed}\0{task.name}\0{query_id}".encode()).hexdigest() for query_id in task.queries
     }
-    ordered = sorted(keys, key=lambda query_id: (keys[query_id], query_id))
-    return {query_id: HALVES[index % 2] for index, query_id in enumerate(ordered)}
+    halves = cut_in_halves(task, sorted(keys, key=lambda query_id: (keys[query_id], query_id)))
+    return {query_id: name for name, half in zip(HALVES, halves, strict=True) for query_id in half}
 
 
 @dataclass(frozen=True)

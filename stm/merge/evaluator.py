@@ -43,12 +43,14 @@ class Evaluator:
         prompts = "\0".join(f"{name}={text}" for name, text in sorted(self.prompts.items()))
         return (recipe.key() if recipe is not None else BASE), prompts
 
-    def choose_prompts(self, recipe: Recipe) -> list[PromptScore]:
-        """Score all candidate prompts with the mix of `recipe` and use the best from now on."""
+    def choose_prompts(self, recipe: Recipe, is_guarded: bool = False) -> list[PromptScore]:
+        """Score all candidate prompts with the mix of `recipe` and use the best from now on; guarded, only one that
+        holds on the other half against those in use.
+        """
         started, before = time.perf_counter(), self._encoder.tokens
         self._mixer.mix(recipe)
         scored = score_prompts(self.dev, self._encoder, self._candidates)
-        best = best_prompt(scored)
+        best = best_prompt(scored, self.prompts if is_guarded else None)
         self.prompts = best.as_model_prompts()
         spent = Memory((), self._encoder.tokens - before, time.perf_counter() - started)
         self._choices.append(spent)

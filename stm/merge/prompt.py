@@ -50,6 +50,12 @@ def score_prompts(
     return scored
 
 
-def best_prompt(scored: Sequence[PromptScore]) -> PromptScore:
-    """The best on the search half; among equals the first."""
-    return max(scored, key=lambda candidate: candidate.scores.mean("search"))
+def best_prompt(scored: Sequence[PromptScore], in_use: Mapping[str, str] | None = None) -> PromptScore:
+    """The best on the search half; among equals the first.
+
+    With the prompts `in_use`, one of the candidates, the best must reach at least their mean on the other half as well;
+    otherwise they stay.
+    """
+    best = max(scored, key=lambda candidate: candidate.scores.mean("search"))
+    old = next((candidate for candidate in scored if candidate.as_model_prompts() == in_use), best)
+    return best if best.scores.mean("holdout") >= old.scores.mean("holdout") else old

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from stm.errors import DataError
 from stm.files import sha256_text
+from stm.halves import cut_in_halves
 from stm.tasks import Task
 
 
@@ -23,8 +24,8 @@ class Item:
 def split_halves(tasks: Sequence[Task], queries: int, seed: int) -> tuple[list[Item], list[Item]]:
     """Return (search half, guard half): disjoint, at most `queries` each, spread evenly over the tasks.
 
-    Within a task the queries are ordered by a hash of seed, task and id and dealt out in turn. `DataError` if a half
-    would be empty.
+    Within a task the queries are ordered by a hash of seed, task and id and dealt out as `cut_in_halves` does.
+    `DataError` if a half would be empty.
     """
     halves: tuple[list[list[Item]], list[list[Item]]] = ([], [])
     for task in sorted(tasks, key=lambda task: task.name):
@@ -32,8 +33,8 @@ def split_halves(tasks: Sequence[Task], queries: int, seed: int) -> tuple[list[I
             query_id for query_id, passages in task.qrels.items() if any(score > 0 for score in passages.values())
         ]
         ordered = sorted(judged, key=lambda query_id: sha256_text(str(seed), task.name, query_id))
-        for half, start in zip(halves, (0, 1), strict=True):
-            half.append([Item(task.name, query_id) for query_id in ordered[start::2]])
+        for half, dealt in zip(halves, cut_in_halves(task, ordered), strict=True):
+            half.append([Item(task.name, query_id) for query_id in dealt])
     search, guard = (_interleave(lists)[:queries] for lists in halves)
     if not search or not guard:
         raise DataError(
