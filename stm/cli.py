@@ -32,8 +32,9 @@ MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missi
 
 
 def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(width=WIDTH_WITHOUT_TERMINAL, highlight=False)
+    """A console that shows texts as they are: rich would make a picture of `:a:` in an id."""
+    console = Console(highlight=False, emoji=False)
+    return console if console.is_terminal else Console(width=WIDTH_WITHOUT_TERMINAL, highlight=False, emoji=False)
 
 
 def _table(*names: str) -> Table:
@@ -211,7 +212,8 @@ def rollback(
     registry = _registry()
     with only_one(Path()):
         entry = roll_back(registry, version, current_actor(), reason, other_backbone=other_backbone)
-    typer.echo(f"version {entry.version} is the champion again (before: version {entry.previous})")
+    before = f" (before: version {entry.previous})" if entry.previous else ""
+    typer.echo(f"version {entry.version} is the champion again{before}")
 
 
 @app.command()

@@ -86,7 +86,7 @@ def test_the_life_of_a_champion(project: Path) -> None:
     assert "forced" in listing
 
     back = run("rollback", "--reason", "complaints / 🫀")
-    assert back.output.strip() == "version 1 is the champion again (before: version 2)"
+    assert back.stdout.strip() == "version 1 is the champion again (before: version 2)"
     history = run("models", "--history").output
     assert [word for word in ("promote", "force", "rollback") if word in history] == ["promote", "force", "rollback"]
     assert "complaints / 🫀" in history

@@ -237,6 +237,25 @@ def test_a_better_model_takes_the_alias_over_and_can_be_rolled_back(project: Pat
 
 
 @pytest.mark.usefixtures("no_reload")
+def test_a_rollback_to_a_version_without_its_weights_is_refused(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = promote_params(project)
+    assert promote(params, ACTOR, root=project).version == 2
+    shutil.rmtree(project / "models" / "merged")
+    write_project(project, pico(0), FEW)
+    assert promote(params, ACTOR, root=project, force="the test says so").version == 1
+    (weights,) = (project / "mlruns" / "artifacts").rglob("model.safetensors")
+    weights.unlink()
+    registry = open_registry(project)
+    with pytest.raises(RegistryError, match=r"models:/stm-retriever/2 cannot be loaded: .*; the champion stays$"):
+        roll_back(registry, None, ACTOR, "complaints")
+    assert "loading version 2" in capsys.readouterr().err
+    assert registry.aliases() == {"champion": 1}
+    assert [entry.version for entry in read_history(registry)] == [1, 2, 1]
+
+
+@pytest.mark.usefixtures("no_reload")
 def test_a_worse_model_becomes_challenger_and_the_champion_stays(project: Path) -> None:
     write_report(
         project / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.43, model=pico(1))

@@ -12,7 +12,7 @@ import pytest
 
 from stm.errors import RegistryError, redact
 from stm.promote import history
-from stm.promote.history import Actor, Entry, crown, past_champions, read_history, roll_back, withdrawn
+from stm.promote.history import Actor, Entry, crown, read_history, replay, roll_back, withdrawn
 from stm.promote.registry import CHALLENGER, CHAMPION, Registry, resolve_uri
 from stm.promote.versions import CONTENT, find_version, may_retag
 from tests.registry_project import ACTOR, migrated_store
@@ -114,7 +114,7 @@ def test_rollback_goes_back_step_by_step_and_not_to_and_fro(registry: Registry) 
     promote_all(registry, 1, 2, 4)
     assert roll_back(registry, None, ACTOR, "bad").version == 2
     assert roll_back(registry, None, ACTOR, "bad").version == 1
-    with pytest.raises(RegistryError, match=r"only champion there has been|nothing to roll back"):
+    with pytest.raises(RegistryError, match="no champion before version 1, so there is nothing to roll back to"):
         roll_back(registry, None, ACTOR, "bad")
     assert [entry.version for entry in read_history(registry)] == [1, 2, 4, 2, 1]
 
@@ -146,7 +146,7 @@ def test_rollback_refuses_a_version_whose_files_are_gone() -> None:
     registry = open_registry()
     add_versions(registry, 2)
     promote_all(registry, 1, 2)
-    with pytest.raises(RegistryError, match=r"cannot be read .* the champion stays"):
+    with pytest.raises(RegistryError, match=r"cannot be loaded: .*; the champion stays"):
         roll_back(registry, None, ACTOR, "bad")
     assert registry.aliases()[CHAMPION] == 2
     assert len(read_history(registry)) == 2
@@ -155,7 +155,52 @@ def test_rollback_refuses_a_version_whose_files_are_gone() -> None:
 def test_rollback_skips_deleted_versions(registry: Registry) -> None:
     promote_all(registry, 1, 2, 4)
     registry.client.delete_model_version(registry.name, "2")
+    with pytest.raises(RegistryError, match="has no version 2; its versions are: 1, 3, 4"):
+        roll_back(registry, 2, ACTOR, "bad")
     assert roll_back(registry, None, ACTOR, "bad").version == 1
+
+
+@pytest.mark.parametrize("number", [None, 2])
+def test_after_the_champion_was_deleted_a_rollback_takes_the_latest_that_is_left(
+    registry: Registry, number: int | None
+) -> None:
+    promote_all(registry, 1, 2, 4)
+    registry.client.delete_model_version(registry.name, "4")
+    assert registry.aliases() == {}
+    entry = roll_back(registry, number, ACTOR, "bad")
+    assert (entry.kind, entry.version, entry.previous, registry.aliases()) == ("rollback", 2, 0, {CHAMPION: 2})
+    assert replay(read_history(registry))[0] == [2, 1]
+    assert roll_back(registry, None, ACTOR, "bad").version == 1
+
+
+def test_after_all_champions_were_deleted_there_is_none(registry: Registry) -> None:
+    promote_all(registry, 1)
+    registry.client.delete_model_version(registry.name, "1")
+    with pytest.raises(RegistryError, match="has no 'champion'"):
+        roll_back(registry, None, ACTOR, "bad")
+
+
+def test_a_rollback_without_a_champion_gives_way_to_a_promotion_that_was_faster(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote_all(registry, 1, 2)
+    registry.client.delete_model_version(registry.name, "2")
+    monkeypatch.setattr(history, "_check_readable", lambda *_: promote_all(registry, 3))
+    with pytest.raises(RegistryError, match="another promotion made version 3 the champion meanwhile"):
+        roll_back(registry, None, ACTOR, "bad")
+    assert registry.aliases() == {CHAMPION: 3}
+    assert [entry.version for entry in read_history(registry)] == [1, 2, 3]
+
+
+def test_what_was_rolled_back_is_told_with_the_way_to_bring_it_back(registry: Registry) -> None:
+    promote_all(registry, 1, 2)
+    roll_back(registry, None, Actor("Bob", "later"), "complaints")
+    told = r'version 2 was rolled back by Bob on later \(complaints\); `stm promote --force --reason "\.\.\."` with'
+    with pytest.raises(RegistryError, match=f"^{told}"):
+        roll_back(registry, 2, ACTOR, "undo")
+    with pytest.raises(RegistryError, match=f"no champion before version 1, so there is nothing to .*; {told}"):
+        roll_back(registry, None, ACTOR, "undo")
+    assert registry.aliases() == {CHAMPION: 1}
 
 
 def test_a_version_that_was_rolled_back_is_known_until_it_is_champion_again(registry: Registry) -> None:
@@ -166,6 +211,16 @@ def test_a_version_that_was_rolled_back_is_known_until_it_is_champion_again(regi
     assert (found.who, found.why) == ("Bob", "complaints")
     promote_all(registry, 2)
     assert withdrawn(read_history(registry), 2) is None
+
+
+def test_a_rollback_over_several_versions_takes_all_of_them_down(registry: Registry) -> None:
+    promote_all(registry, 1, 2, 3)
+    roll_back(registry, 1, Actor("Bob", "later"), "2 and 3 give wrong answers")
+    found = [withdrawn(read_history(registry), number) for number in (1, 2, 3)]
+    assert [entry and entry.who for entry in found] == [None, "Bob", "Bob"]
+    promote_all(registry, 3)  # by force
+    assert [withdrawn(read_history(registry), number) is None for number in (1, 2, 3)] == [True, False, True]
+    assert replay(read_history(registry))[0] == [3, 1]
 
 
 def test_two_promotions_at_once_end_in_one_winner_and_a_message(registry: Registry) -> None:
@@ -280,7 +335,7 @@ def test_an_alias_moved_back_by_hand_hides_no_promotion(registry: Registry) -> N
 def test_a_clock_that_runs_backwards_does_not_change_the_order(registry: Registry) -> None:
     for number, when in ((1, "2030-01-01"), (2, "2020-01-01"), (3, "1999-01-01")):
         crown(registry, number, "promote", Actor("a", when), "why", registry.aliases().get(CHAMPION, 0))
-    assert past_champions(read_history(registry)) == [2, 1]
+    assert replay(read_history(registry))[0] == [3, 2, 1]
 
 
 def test_a_damaged_history_is_named(registry: Registry) -> None:

@@ -3,18 +3,20 @@
 Reads the project's folder and gives typed values and tags. Does not know the registry.
 """
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stm.errors import DataError
-from stm.files import read_json, sha256_tree
+from stm.files import read_json, sha256_text, sha256_tree
 from stm.params.base import MERGED, PARAMS_FILE
-from stm.params.promote import Average
+from stm.params.promote import Average, Gates, PromoteParams
 from stm.params.rows import known_reports
+from stm.progress import track
 from stm.promote.evidence import Evaluation, read_contamination, read_evaluations
 from stm.promote.lineage import Lineage, read_lineage
 from stm.prompts import own_prompts
@@ -22,6 +24,7 @@ from stm.prompts import own_prompts
 AVERAGES: tuple[Average, ...] = ("all", "medical", "general")
 RECIPE = ("method", "weights", "densities", "lambda", "seed", "rescale", "layers", "parameters")
 TAG_CHARS = 5000  # servers of earlier MLflow versions take no longer value
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -71,20 +74,54 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def _check_scored(evaluation: Evaluation, folder: Path, content: str) -> None:
-    """`DataError` unless the scores are those of the files that would be promoted, with the prompts in them."""
+def _check_content(evaluation: Evaluation, folder: Path, content: str) -> None:
+    """`DataError` unless the scores are those of the files in the folder."""
     if evaluation.content != content:
         raise DataError(
             f"reports/evaluation/{evaluation.name}.json is of another model than {folder} (hash "
             f"{evaluation.content[:12] or 'unknown'}, not {content[:12]}); after `git pull` or `git checkout` "
             "run `dvc checkout` (or `dvc pull`), else `dvc repro evaluate`, and promote again"
         )
+
+
+def _check_prompts(evaluation: Evaluation, folder: Path) -> None:
+    """`DataError` unless the scores are those with the prompts in the folder, which is all that consumers get."""
     own, scored = own_prompts(_prompts(folder)), evaluation.prompts
     if scored and scored != own:
         raise DataError(
             f"{evaluation.name} was evaluated with the prompts {dict(scored)}, but {folder} holds {own}; take "
             f"query_prompt and passage_prompt out of models.{evaluation.name} in params.yaml"
         )
+
+
+def _check_rivals(root: Path, rivals: Sequence[Evaluation], lineage: Lineage, hash_tree: Callable[[Path], str]) -> None:
+    """`DataError` where a rival's scores are of other files than those in its folder.
+
+    A folder that is not here, as in a clone that pulled the merged model alone, contradicts no scores; then dvc.lock
+    may. Prompts are not looked at: `models` may give a rival others than its own.
+    """
+    for rival in track(rivals, "check rivals", len(rivals)):
+        folder = root / rival.path
+        if content := _hash_model(root, folder, hash_tree):
+            _check_content(rival, folder, content)
+        elif lineage.is_outdated(f"evaluate@{rival.name}", rival.path):
+            raise DataError(
+                f"reports/evaluation/{rival.name}.json is of another model than the {rival.path} of dvc.lock; run "
+                "`dvc repro --pull`, and promote again"
+            )
+
+
+def _hash_model(root: Path, folder: Path, hash_tree: Callable[[Path], str]) -> str:
+    """The hash by which `evaluate` knows a model folder: for an adapter that of the adapter and its base.
+
+    Empty where one of the two is not here.
+    """
+    config, base = folder / ADAPTER_CONFIG, folder
+    if config.exists():
+        base = root / str(read_json(config).get("base_model_name_or_path"))
+    if not folder.is_dir() or not base.is_dir():
+        return ""
+    return hash_tree(folder) if base == folder else sha256_text(hash_tree(folder), hash_tree(base))
 
 
 def _prompts(folder: Path) -> Any:
@@ -99,26 +136,36 @@ def _recipe(path: Path) -> dict[str, Any]:
     return {key: recipe[key] for key in RECIPE if key in recipe}
 
 
-def read_candidate(root: Path, model: str) -> Candidate:
-    """Collect the model under test; `DataError` if it has no files, or no evaluation of these files and prompts."""
-    names = known_reports(root / PARAMS_FILE).get("evaluation")
+def _enters(gates: Gates, evaluation: Evaluation) -> bool:
+    return any(evaluation.matches(pattern) for rule in gates.comparisons.values() for pattern in rule.against)
+
+
+def read_candidate(root: Path, params: PromoteParams) -> Candidate:
+    """Collect the model under test; `DataError` if it has no files, or no evaluation of these files and prompts, or one
+    that it is compared with has other files than those that were evaluated.
+    """
+    model, names = params.model, known_reports(root / PARAMS_FILE).get("evaluation")
     evaluations = read_evaluations(root / "reports" / "evaluation", names)
     if model not in evaluations or not evaluations[model].tasks:
         known = [name for name, evaluation in evaluations.items() if evaluation.tasks]
         raise DataError(
             f"reports/evaluation has no model {model!r} (promote.model in params.yaml); it has {', '.join(known)}"
         )
-    folder = root / MERGED
+    folder, others = root / MERGED, [other for name, other in evaluations.items() if name != model]
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist; run `dvc repro merge` or `dvc pull {MERGED}`")
-    content = sha256_tree(folder)
-    _check_scored(evaluations[model], folder, content)
+    hash_tree = functools.cache(sha256_tree)  # adapters share their base
+    content, lineage = hash_tree(folder), read_lineage(root)
+    _check_content(evaluations[model], folder, content)
+    _check_prompts(evaluations[model], folder)
+    rivals = [other for other in others if other.path and _enters(params.gates, other)]
+    _check_rivals(root, rivals, lineage, hash_tree)
     return Candidate(
         folder=folder,
         content=content,
         evaluation=evaluations[model],
-        others=[other for name, other in evaluations.items() if name != model],
-        lineage=read_lineage(root),
+        others=others,
+        lineage=lineage,
         contamination=read_contamination(root / "reports" / "prepare.json"),
         recipe=_recipe(root / "reports" / "merge.json"),
     )

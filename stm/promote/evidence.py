@@ -41,6 +41,7 @@ class Evaluation:
     tasks: Mapping[str, TaskScores]
     content: str = ""  # hash of the model folder
     prompts: Mapping[str, str] = field(default_factory=dict)
+    path: str = ""  # of that folder, from the root; of a model of the hub its id and commit
 
     def within(self, average: Average) -> dict[str, TaskScores]:
         """The tasks that a named average covers, in name order."""
@@ -70,8 +71,8 @@ def read_evaluation(path: Path) -> Evaluation:
         if data.get("not_run"):
             return Evaluation(name, role, {})
         tasks = {name: _task(task) for name, task in sorted(data["tasks"].items())}
-        content = str(data.get("hashes", {}).get("model", ""))
-        evaluation = Evaluation(name, role, tasks, content, dict(data.get("prompts", {})))
+        content, prompts = str(data.get("hashes", {}).get("model", "")), dict(data.get("prompts", {}))
+        evaluation = Evaluation(name, role, tasks, content, prompts, str(data.get("path", "")))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path} has no nDCG@10 per query ({error!r}); make it again with `dvc repro -f -s evaluate`"

@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from stm.errors import RegistryError, brief
+from stm.errors import RegistryError
+from stm.progress import say
 from stm.promote.registry import CHALLENGER, CHAMPION, Registry, Version, explained, no_leftovers
+from stm.promote.versions import load_registered
 
 PREFIX = "stm.history."
 PATIENCE_SECONDS, POLL_SECONDS = 10.0, 0.2  # for another's move that was announced and is not carried out
@@ -64,31 +66,30 @@ def _outside(entries: Sequence[Entry], champion: int) -> list[Entry]:
     return [Entry("outside", champion, before, "unknown", "unknown", "the alias was moved without stm", True)]
 
 
-def past_champions(history: Sequence[Entry]) -> list[int]:
-    """Champions that a rollback can go back to, the nearest first, the present one left out.
+def replay(history: Sequence[Entry]) -> tuple[list[int], dict[int, Entry]]:
+    """The champions that stand, the latest first, and of those that were taken down the rollback that did it, the
+    latest last.
 
-    A promotion puts a version on top of a stack, a rollback takes off what lies above its target.
+    A promotion puts a version on top of a stack, a rollback takes down what lies above its target.
     """
     stack: list[int] = []
+    down: dict[int, Entry] = {}
     for entry in history:
         if entry.kind == "rollback" and entry.version in stack:
-            del stack[stack.index(entry.version) + 1 :]
+            above = stack.index(entry.version) + 1
+            down |= dict.fromkeys(stack[above:], entry)
+            del stack[above:]
             continue
         if entry.version in stack:
             stack.remove(entry.version)
         stack.append(entry.version)
-    return stack[-2::-1]
+        down.pop(entry.version, None)
+    return stack[::-1], down
 
 
 def withdrawn(history: Sequence[Entry], number: int) -> Entry | None:
     """The rollback that took this version down, unless it was made champion again afterwards."""
-    found = None
-    for entry in history:
-        if entry.version == number:
-            found = None
-        elif entry.kind == "rollback" and entry.previous == number:
-            found = entry
-    return found
+    return replay(history)[1].get(number)
 
 
 def crown(registry: Registry, number: int, kind: Kind, actor: Actor, why: str, expected: int) -> Entry:
@@ -211,42 +212,55 @@ def _position(key: str) -> int:
 
 @no_leftovers()
 def roll_back(registry: Registry, number: int | None, actor: Actor, why: str, *, other_backbone: bool = False) -> Entry:
-    """Make an earlier champion the champion again: the previous one, or version `number`.
+    """Make an earlier champion the champion again: the latest one that MLflow still has, or version `number`.
 
-    `RegistryError` if there is none, or the version was never champion, has another backbone (its vectors do not fit
-    existing indexes) or cannot be read.
+    `RegistryError` if there is none, or the version was never champion, was rolled back itself, has another backbone
+    (its vectors do not fit existing indexes) or cannot be loaded. After the champion was deleted in MLflow there is no
+    backbone to compare.
     """
-    present = registry.require(CHAMPION)
-    past = past_champions(read_history(registry))
+    champion = registry.by_alias(CHAMPION)
+    present = champion.number if champion else 0
     existing = {version.number: version for version in registry.versions()}
-    past = [item for item in past if item in existing]
-    if number is None and not past:
-        raise RegistryError(
-            f"version {present.number} is the only champion there has been; there is nothing to roll back to"
-        )
-    target = past[0] if number is None else number
-    if target == present.number:
+    standing, down = replay(read_history(registry))
+    past = [item for item in standing if item in existing and item != present]
+    if not present and not past:
+        registry.require(CHAMPION)
+    if number is not None:
+        registry.version(number)
+    target = number or next(iter(past), 0)  # versions count from 1
+    if champion and target == present:
         raise RegistryError(f"version {target} is the champion already")
     if target not in past:
-        known = ", ".join(str(item) for item in past) or "none"
-        raise RegistryError(f"version {target} is no earlier champion; the earlier champions are: {known}")
-    ours, theirs = present.tags.get("backbone", ""), existing[target].tags.get("backbone", "")
-    if ours != theirs and not other_backbone:
+        down = {item: entry for item, entry in down.items() if item in existing}
+        raise RegistryError(_no_way_back(target, present, past, down))
+    theirs = existing[target].tags.get("backbone", "")
+    if champion and champion.tags.get("backbone", "") != theirs and not other_backbone:
         raise RegistryError(
-            f"version {target} has another backbone than version {present.number}, so indexes built with the present "
+            f"version {target} has another backbone than version {present}, so indexes built with the present "
             "champion do not fit it; rebuild them and add --other-backbone"
         )
     _check_readable(registry, target)
-    return crown(registry, target, "rollback", actor, why, present.number)
+    return crown(registry, target, "rollback", actor, why, present)
+
+
+def _no_way_back(target: int, present: int, past: Sequence[int], down: dict[int, Entry]) -> str:
+    """Why there is no rollback to the target, or (0) to any version."""
+    nothing = f"MLflow has no champion before version {present}, so there is nothing to roll back to"
+    reasons = [] if target else [nothing]
+    target = target or next(reversed(down), 0)
+    if target in down:
+        entry = down[target]
+        reasons.append(
+            f"version {target} was rolled back by {entry.who} on {entry.when} ({entry.why}); "
+            '`stm promote --force --reason "..."` with its files in models/merged brings it back'
+        )
+    elif not reasons:
+        known = ", ".join(str(item) for item in past) or "none"
+        reasons.append(f"version {target} is no earlier champion; the earlier champions are: {known}")
+    return "; ".join(reasons)
 
 
 def _check_readable(registry: Registry, number: int) -> None:
-    """A rollback must not end at a model whose files are gone."""
-    from mlflow.models import get_model_info
-
-    try:
-        get_model_info(f"models:/{registry.name}/{number}")
-    except Exception as error:  # the artifact store may be any of a dozen, each with errors of its own
-        raise RegistryError(
-            f"the files of version {number} cannot be read ({brief(error)}); the champion stays"
-        ) from error
+    """A rollback must not end at a model whose files are gone: it is loaded, as a service would load it."""
+    say(f"loading version {number}, to see that it can be used")
+    load_registered(f"models:/{registry.name}/{number}")

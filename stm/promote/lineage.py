@@ -42,6 +42,7 @@ class Lineage:
     data: str
     backbone: str
     libraries: Mapping[str, str]
+    stages: Mapping[str, Any]  # of dvc.lock, without promote
 
     def tags(self) -> dict[str, str]:
         """The lineage as MLflow tags."""
@@ -54,6 +55,11 @@ class Lineage:
             "backbone": self.backbone or "unknown",
             "libraries": json.dumps(dict(self.libraries), sort_keys=True),
         }
+
+    def is_outdated(self, stage: str, dep: str) -> bool:
+        """Whether `dep` was made anew, by dvc.lock, since the stage read it; False where that does not name both."""
+        read, made = _hashes(self.stages.get(stage, {}), "deps").get(dep), _outs(self.stages).get(dep)
+        return None not in (read, made) and read != made
 
 
 def lock_remedy(path: Path) -> str:
@@ -82,6 +88,7 @@ def read_lineage(root: Path) -> Lineage:
         data=sha256_text(*data) if data else "",
         backbone=outs.get("models/backbone", ""),
         libraries={"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        stages=stages,
     )
 
 
@@ -91,8 +98,12 @@ def _locked_stages(text: str) -> dict[str, Any]:
     return {name: stage for name, stage in lock.get("stages", {}).items() if name != "promote"}
 
 
-def _outs(stages: dict[str, Any]) -> dict[str, str]:
-    return {str(out.get("path")): str(out.get("md5")) for stage in stages.values() for out in stage.get("outs", [])}
+def _outs(stages: Mapping[str, Any]) -> dict[str, str]:
+    return {path: digest for stage in stages.values() for path, digest in _hashes(stage, "outs").items()}
+
+
+def _hashes(stage: Mapping[str, Any], kind: str) -> dict[str, str]:
+    return {str(item.get("path")): str(item.get("md5")) for item in stage.get(kind, [])}
 
 
 def locked_outs(text: str) -> dict[str, str]:

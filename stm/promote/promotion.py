@@ -65,7 +65,7 @@ def promote(params: PromoteParams, actor: Actor, *, root: Path = Path(), force: 
     `force` is the reason for making it the champion in spite of its gates. Doing it twice adds nothing.
     """
     with only_one(root):
-        candidate = read_candidate(root, params.model)
+        candidate = read_candidate(root, params)
         publication = plan_publication(root, candidate.folder, params.max_trials)
         refuse_secrets([*publication.files, *_small_files(candidate.folder)])
         registry = Registry.open(params.tracking_uri, params.registered_model, create=True)
@@ -102,7 +102,7 @@ def _publish(
 @no_leftovers()
 def preview(params: PromoteParams, *, root: Path = Path(), force: str = "") -> Outcome:
     """Judge as `promote` does, and change nothing anywhere."""
-    candidate = read_candidate(root, params.model)
+    candidate = read_candidate(root, params)
     uri = resolve_uri(params.tracking_uri)
     database = local_database(uri)
     if database is not None and not database.exists():

@@ -70,6 +70,18 @@ def load_folder(folder: str) -> "SentenceTransformer":
     )
 
 
+def load_registered(uri: str) -> "SentenceTransformer":
+    """Load an MLflow model on the CPU, as any consumer does; `RegistryError` if it cannot be loaded."""
+    import mlflow
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    try:
+        return mlflow.sentence_transformers.load_model(uri).to("cpu")
+    except Exception as error:  # whatever the store or the loader raises, the model is not fit for use
+        raise RegistryError(f"{uri} cannot be loaded: {brief(error).rstrip('.')}; the champion stays") from error
+
+
 def find_version(registry: Registry, content: str) -> Version | None:
     """The first version that holds a model of this content, or None: two promotions at once agree on it."""
     found = [version for version in registry.versions() if version.tags.get(CONTENT) == content]
@@ -197,16 +209,10 @@ def _requirements() -> list[str]:
 
 def measure(uri: str, folder: Path) -> RoundTrip:
     """Load an MLflow model as any consumer does and compare its vectors with those of its folder."""
-    import mlflow
-
     original = load_folder(str(folder))
     expected, seconds = _encode_probes(original), _time_query(original)
     del original  # one model in memory at a time
-    try:
-        reloaded = mlflow.sentence_transformers.load_model(uri).to("cpu")
-    except Exception as error:  # whatever the store or the loader raises, the model is not fit for use
-        raise RegistryError(f"{uri} cannot be loaded back: {brief(error)}; the champion stays") from error
-    vectors = _encode_probes(reloaded)
+    vectors = _encode_probes(load_registered(uri))
     same = vectors.shape == expected.shape and bool(np.isfinite(vectors).all())
     difference = float(np.abs(vectors - expected).max()) if same else 1.0
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
