@@ -131,19 +131,24 @@ def champion_folder(version: "Version", registered_model: str) -> Path:
 
     target = MODELS / (version.tags.get("model") or f"version-{version.number}")
     inner = str(SENTENCE_TRANSFORMERS_DATA_PATH)
-    if not (target / inner / "modules.json").exists():
+    if not _is_whole(target / inner):
         try:
             with atomic_directory(target) as scratch:
                 mlflow.artifacts.download_artifacts(
                     f"models:/{registered_model}/{version.number}", dst_path=str(scratch)
                 )
-                if not (scratch / inner / "modules.json").exists():  # MLflow downloads nothing and raises nothing
-                    raise FileNotFoundError("its files are not in the artifact store")
+                if not _is_whole(scratch / inner):  # MLflow downloads what is there and raises nothing
+                    raise FileNotFoundError("its files are not in the artifact store, or not all of them")
         except Exception as error:  # the artifact store may be any of a dozen, each with errors of its own
             raise RegistryError(f"version {version.number} cannot be downloaded: {brief(error)}") from error
     folder = target / inner
     check_folder(folder)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the folder holds a model with weights; a store may have lost some of its files."""
+    return (folder / "modules.json").exists() and any(folder.rglob("*.safetensors"))
 
 
 def _with_store(encoder: "TextEncoder", model: Path, megabytes: int) -> "TextEncoder":

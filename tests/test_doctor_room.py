@@ -97,7 +97,7 @@ def on_a_machine(monkeypatch: pytest.MonkeyPatch, disk: float, memory: float = 1
         (0, 4.9, "missing", "free 1 GB more; a run takes up to 5 GB"), (0, 5, "ok", ""),
         (None, 4.9, "missing", "free 1 GB more; a run takes up to 5 GB"),
         (None, 5, "note", "the backbone is not here, so its size is not known: each billion of its parameters takes up "
-         "to 18 GB of disk beside 5 GB, and 4 GB of memory beside 8 GB"),
+         "to 18 GB of disk beside 5 GB, and 4 GB of memory beside 4 GB"),
         (4 * BILLION, 28.9, "missing", "free 49 GB more; a run takes up to 77 GB"),  # 5 and three times 8
         (4 * BILLION, 29, "note", "free 48 GB more; a run takes up to 77 GB"), (4 * BILLION, 77, "ok", ""),
     ],
@@ -126,9 +126,9 @@ def test_what_is_made_already_is_not_asked_for_again(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("count", "memory", "step"),
     [
-        (0, 7.9, "8 GB are needed with this backbone; use fewer layers, or close programs"), (None, 8, ""), (0, 8, ""),
-        (4 * BILLION, 23.9, "24 GB are needed with this backbone; use fewer layers, or close programs"),
-        (4 * BILLION, 24, ""),
+        (0, 3.9, "4 GB are needed with this backbone; use fewer layers, or close programs"), (None, 4, ""), (0, 4, ""),
+        (4 * BILLION, 19.9, "20 GB are needed with this backbone; use fewer layers, or close programs"),
+        (4 * BILLION, 20, ""),
     ],
 )  # fmt: skip
 def test_the_backbone_fits_into_memory(
@@ -143,7 +143,7 @@ def test_the_backbone_fits_into_memory(
 def test_disk_and_memory_are_those_for_the_backbone_of_the_params(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_a_machine(monkeypatch, 5.01, 8)
+    on_a_machine(monkeypatch, 5.01, 4)
     disk, memory = room.check_room(tmp_path, backbone(FOLDER))
     assert [(found.name, found.state) for found in (disk, memory)] == [("disk", "ok"), ("memory", "note")]
     disk, memory = room.check_room(tmp_path, backbone({**FOLDER, "path": "none"}))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stm.encode import Encoder
-from stm.errors import ParamsError
+from stm.errors import DataError, ParamsError
 from stm.merge.dev import DevSet, embed, make_dev_set, query_texts, score_embeddings
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, read_experts
@@ -119,6 +119,17 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Experts:
 
 def make_space(method: str = "task_arithmetic", densities: Interval | None = None) -> Space:
     return Space(method, NAMES, Interval(0.0, 1.0, 0.1), densities, 1.0, 1.0, 0, "l1")
+
+
+def test_a_mix_whose_embeddings_are_not_finite_is_named(experts: Experts) -> None:
+    model = load_model(experts.base)
+    encoder = Encoder(model)
+    with Mixer(model, experts) as mixer:
+        evaluator = Evaluator(mixer, encoder, make_dev(), {"base": own_prompts(model.prompts)})
+        recipe = Recipe("task_arithmetic", {"a": 1e30, "b": 0.5})
+        named = r"^the mix by task_arithmetic with weights {'a': 1e\+30, 'b': 0.5}: .* hold NaN or infinity"
+        with pytest.raises(DataError, match=named):
+            evaluator.evaluate("search", recipe)
 
 
 def test_the_stand_in_comes_nearer_to_the_model_the_more_was_evaluated(experts: Experts) -> None:

@@ -20,6 +20,7 @@ from stm.merge.methods import (
     KeptMasks,
     Part,
     draw_mask,
+    elect,
     find_largest,
     find_method,
     kept_count,
@@ -50,6 +51,13 @@ def merge(name: str, deltas: list[Tensor], weights: list[float], kept: list[floa
 def fix_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give mergekit our masks, in the order in which it asks for them, so that only the formulas are compared."""
     monkeypatch.setattr(sparsify.torch, "bernoulli", mask_source())
+
+
+def test_what_rounding_leaves_of_a_divisor_of_nothing_divides_nothing() -> None:
+    weights = [-1.5, 1.1, 0.4, 0.5]  # the first three agree and sum to 0, in float32 to 3e-8
+    deltas = [torch.tensor([value]) for value in (-1e-3, 1e-3, 1e-3, -1e-6)]
+    assert sum(torch.tensor(weights[:3])) != 0
+    assert elect(deltas, weights, normalize=True).item() == pytest.approx(3e-3)
 
 
 @pytest.mark.parametrize("name", list(METHODS))

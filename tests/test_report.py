@@ -328,6 +328,22 @@ def test_too_few_queries_to_find_any_difference_are_a_caution_in_place_of_a_reso
     assert sentence == RESOLUTION.format(9, 0.0, "m8")
 
 
+def test_a_task_of_one_query_is_a_caution_in_place_of_a_resolution() -> None:
+    evaluations = {name: made.evaluation(name) for name in made.MODELS}
+    names = {"gen-wiki": 1, "med-lay": 2}
+    for evaluation in evaluations.values():
+        for task, row in evaluation["tasks"].items():
+            count = names.get(task, made.QUERIES)
+            per_query = {metric: dict(list(found.items())[:count]) for metric, found in row["per_query"].items()}
+            row |= {"queries": count, "per_query": per_query}
+    found = cautions(analyse(build_table(evaluations, "merged"), "merged", 0.95, 1000, 1), Reports({}), [])
+    assert [row for row in found if row.startswith("One query alone")] == [
+        "One query alone, of which no spread is known, makes up 1 task (gen-wiki): intervals of averages are too "
+        "narrow, and how small a difference can be shown is not known. Add queries."
+    ]
+    assert not [row for row in found if "cannot be told from chance" in row]
+
+
 @pytest.mark.parametrize("others", [1, 2, 5, 8])
 def test_where_queries_suffice_the_largest_difference_is_significant(others: int) -> None:
     for queries in range(2, 12):

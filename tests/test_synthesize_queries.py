@@ -163,13 +163,17 @@ def test_the_stage_appends_them_when_asked(store: AnswerStore) -> None:
     assert len(store.used) == 5
 
 
-def test_written_queries_take_the_place_of_a_corpus_stand_in(store: AnswerStore) -> None:
+def test_written_queries_take_the_place_of_a_corpus_stand_in(
+    store: AnswerStore, capsys: pytest.CaptureFixture[str]
+) -> None:
     with fault_server(answer=scripted) as server:
         endpoint = Endpoint(base_url=server.base_url)
         queries = PARAMS.model_copy(update={"replace_rows": True})
         result = synthesize(ROWS_IN, SynthesizeParams(endpoint=endpoint, rows=1, queries=queries), store)
     assert result.rows["id"].to_list() == ["r0-question", "r1", "r2", "r3"]
     assert result.report["queries"]["accepted"] == 1
+    assert result.report["queries"]["replaced"] == {"s": 1}
+    assert "they stand in the place of rows: 1 of s" in capsys.readouterr().err
 
 
 def test_written_queries_get_negatives_of_their_own(store: AnswerStore) -> None:
@@ -205,6 +209,7 @@ def test_mined_negatives_that_may_answer_the_written_query_go(store: AnswerStore
     assert result.rows["negatives"][4].to_list() == ["A lung."]
     assert result.rows["origins"][4].to_list() == ["given"]
     assert result.report["queries"]["negatives_too_close"] == 1
+    assert result.report["queries"]["replaced"] == {}
 
 
 def test_the_budget_holds_for_queries_and_they_are_in_the_estimate(

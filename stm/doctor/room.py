@@ -13,7 +13,7 @@ from typing import Any
 from stm.doctor.findings import Finding
 
 GIGABYTE = 10**9
-NEEDED_DISK, NEEDED_MEMORY = 5 * GIGABYTE, 8 * GIGABYTE  # of the embedded default, its backbone included
+NEEDED_DISK, NEEDED_MEMORY = 5 * GIGABYTE, 4 * GIGABYTE  # of the embedded default, its backbone included
 FULL_MODELS = ("models/backbone", "models/warm_up", "models/merged")
 COPIES = 9  # see `check_disk`
 LOADED = 4  # bytes of a parameter in float32

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from stm.merge.dev import CountingEncoder, DevSet, embed, score_embeddings
+from stm.errors import DataError
+from stm.merge.dev import CountingEncoder, DevSet, Scores, embed, score_embeddings
 from stm.merge.memory import Memories, Memory
 from stm.merge.mixer import Mixer
 from stm.merge.prompt import PromptScore, best_prompt, score_prompts
@@ -64,7 +65,7 @@ class Evaluator:
         key = self._key(recipe)
         if key not in self._known:
             embedded = self._embed(recipe)
-            scores = score_embeddings(self.dev, *embedded.arrays)
+            scores = _score(recipe, self.dev, *embedded.arrays)
             self._known[key] = Trial(origin, recipe, scores, embedded.tokens, embedded.seconds)
         known = self._known[key]
         self._known[key] = replace(known, tokens=0, seconds=0.0)  # the first trial that asks has the cost
@@ -86,10 +87,10 @@ class Evaluator:
             started, before = time.perf_counter(), self._encoder.tokens
             if embedded is not None:
                 queries, passages = embedded.arrays
-                scores = score_embeddings(rung.dev, queries[rung.queries], passages[rung.passages])
+                scores = _score(recipe, rung.dev, queries[rung.queries], passages[rung.passages])
             else:
                 self._mixer.mix(recipe)
-                scores = score_embeddings(rung.dev, *embed(rung.dev, self._encoder, self.prompts))
+                scores = _score(recipe, rung.dev, *embed(rung.dev, self._encoder, self.prompts))
             score = np.array([scores.mean("search")])
             found = Memory((score,), self._encoder.tokens - before, time.perf_counter() - started)
             self._memories.keep(found, *key, rung.name)
@@ -137,3 +138,11 @@ class Evaluator:
             found = Memory(arrays, self._encoder.tokens - before, time.perf_counter() - started)
             self._memories.keep(found, *key)
         return found
+
+
+def _score(recipe: Recipe, dev: DevSet, queries_QD: Floats, passages_PD: Floats) -> Scores:
+    """What `score_embeddings` gives; its `DataError`, as for embeddings that are not finite, names the mix."""
+    try:
+        return score_embeddings(dev, queries_QD, passages_PD)
+    except DataError as error:
+        raise DataError(f"the mix by {recipe.method} with weights {dict(recipe.weights)}: {error}") from error

@@ -6,7 +6,7 @@ Takes finished trials and returns a decision with its reasons; changes and evalu
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stm.merge.dev import HALVES, Scores
@@ -21,6 +21,10 @@ class Decision:
     winner: Trial
     simplest: Trial
     reason: str
+
+    def rescore(self, scores: Scores) -> "Decision":
+        """The same decision with the scores of what is taken under the prompts that are written with it."""
+        return replace(self, taken=replace(self.taken, scores=scores))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for the trace: both halves of winner and simplest, their paired differences, the reason."""

@@ -19,6 +19,7 @@ from stm.errors import ParamsError
 
 Rescale = Literal["l1", "density"]
 Thin = Literal["none", "magnitude", "random"]
+NOTHING = 1e-6  # a sum of weights below it is what float32 leaves of 0; weights are steps of hundredths and more
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def elect(deltas: list[Tensor], weights: list[float], normalize: bool) -> Tensor
 
     Elect and disjoint merge of TIES (arXiv 2306.01708, section 3) as mergekit weighs them: the sign of
     `sum_k w_k d_k` wins, zero counts as positive, and the divisor is the sum of the agreeing weights (1 where that is
-    0).
+    0, or what rounding leaves of 0 where weights are negative).
     """
     signs = (add(deltas, weights, normalize=False) >= 0) * 2.0 - 1.0
     merged, divisor = torch.zeros_like(deltas[0]), torch.zeros_like(deltas[0])
@@ -133,7 +134,7 @@ def elect(deltas: list[Tensor], weights: list[float], normalize: bool) -> Tensor
         if normalize:
             divisor.add_(agreeing > 0, alpha=weight)
     merged.mul_(signs)
-    return merged.div_(divisor.add_(divisor == 0)) if normalize else merged
+    return merged.div_(divisor.masked_fill_(divisor.abs() < NOTHING, 1.0)) if normalize else merged
 
 
 @dataclass(frozen=True)

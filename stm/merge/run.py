@@ -83,13 +83,11 @@ def merge_experts(
         else:
             found = _Found([evaluator.evaluate("uniform", simplest), evaluator.evaluate("fixed", fixed)])
             decision = Decision(found.trials[1], found.trials[1], found.trials[0], "params.yaml gives the weights")
-        taken = decision.taken.recipe
+        taken, last = decision.taken.recipe, first
         interaction = _interaction(params, experts, evaluator, taken, found.trials)
-        last = first
         if taken.key() != simplest.key():
             last = evaluator.choose_prompts(taken, is_guarded=True)
-            scores = evaluator.evaluate(decision.taken.origin, taken).scores  # with the prompts that are written
-            decision = replace(decision, taken=replace(decision.taken, scores=scores))
+            decision = decision.rescore(evaluator.evaluate("final", taken).scores)
     say(f"merge: {decision.reason}; {taken.method}, weights {dict(taken.weights)}")
     materialise(experts, taken, evaluator.prompts, output)
     _clean_up(scratch)

@@ -27,7 +27,11 @@ from stm.tasks import Task, cap_task
 from stm.words import normalise
 
 PARTS = ("dev", "test")
-
+# What to do where evaluation tasks hold all rows of a source.
+ADVICE = (
+    "give {tasks} or this source other rows, such as another split or file; where they share passages only, "
+    "open_corpus: true on the task lets training see these"
+)
 UNUSABLE = {"blank": "have no query or no passage", "identical": "have one text for both"}
 
 
@@ -100,9 +104,9 @@ def describe_losses(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if lost:
             lines.append(f"rows of {label} that an evaluation task has as well, and that were removed: {lost}")
         if not facts["kept"]:
-            open_ = "; where training may see that task's passages, set open_corpus: true on the task" if lost else ""
-            columns = "" if lost else "; correct its columns or its file, or take it out of prepare.splits"
-            lines.append(f"{label}, of {facts['candidates']} rows, gives no pair{open_}{columns}")
+            columns = "correct its columns or its file, or take it out of prepare.splits"
+            step = ADVICE.format(tasks=", ".join(facts["contamination"]["found_by_task"])) if lost else columns
+            lines.append(f"{label}, of {facts['candidates']} rows, gives no pair; {step}")
     return lines
 
 
@@ -165,8 +169,8 @@ def draw_split(
     rows = as_rows(taken, candidates, split, params.seed, params.max_negatives)
     if rows.is_empty():
         raise DataError(
-            f"the split {split!r} is empty: every pair is in an evaluation task ({', '.join(_tasks_hit(counts))}); "
-            "give the split other sources, or say `open_corpus: true` where a task shares its passages with training"
+            f"the split {split!r} is empty: every pair is in an evaluation task; "
+            + ADVICE.format(tasks=", ".join(_tasks_hit(counts)))
         )
     if rows.height == 1:
         raise DataError(

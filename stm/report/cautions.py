@@ -32,7 +32,7 @@ def cautions(analysis: Analysis, reports: Reports, not_run: list[NotRun], hub: A
     """Return the sentences; `not_run` are mteb's tasks that some model could not be run on, `hub` is the comparison on
     those that were.
     """
-    found = [*_unlearned(reports), *_blind(analysis), _resolution(analysis), left_in(reports)]
+    found = [*_unlearned(reports), *_blind(analysis), _resolution(analysis), _lonely(analysis), left_in(reports)]
     found += [_cut(analysis, reports), _reduced(analysis)]
     if analysis.table.left_out:
         found.append(f"Not compared: {', '.join(analysis.table.left_out)}. The reasons stand above the table.")
@@ -81,11 +81,11 @@ def _resolution(analysis: Analysis) -> str:
     """How small a difference these queries can show: half the interval against the strongest rival, which is widened
     since what the page calls better or worse has to pass Holm's correction over all comparisons with the subject.
 
-    Nothing where `_blind` says that no difference at all can be shown.
+    Nothing where `_blind` says that no difference at all can be shown, or where a task's one query has no interval.
     """
     rival = analysis.strongest(OPPONENTS)
     row = analysis.against("all", rival.name) if rival else None
-    if rival is None or row is None or why_blind(analysis):
+    if rival is None or row is None or why_blind(analysis) or _lonely_tasks(analysis):
         return ""
     width = corrected_width(len(analysis.tested["all"]), analysis.level)
     reach = width * (row.comparison.high - row.comparison.low) / 2
@@ -93,6 +93,23 @@ def _resolution(analysis: Analysis) -> str:
     return (
         f"With these {queries:,} test queries, differences under about {reach:.3f} from {rival.label} cannot be told "
         "from chance, and even larger ones cannot where a model does well on other queries."
+    )
+
+
+def _lonely_tasks(analysis: Analysis) -> list[str]:
+    """The tasks of one query."""
+    table = analysis.table
+    return [task.name for task, ids in zip(table.tasks, table.query_ids, strict=True) if len(ids) == 1]
+
+
+def _lonely(analysis: Analysis) -> str:
+    """Tasks whose luck no interval covers: one value shows no spread."""
+    names = _lonely_tasks(analysis)
+    if not names or why_blind(analysis):
+        return ""
+    return (
+        f"One query alone, of which no spread is known, makes up {count_of(len(names), 'task')} ({', '.join(names)}): "
+        "intervals of averages are too narrow, and how small a difference can be shown is not known. Add queries."
     )
 
 

@@ -74,7 +74,7 @@ def _say_shortfall(params: SearchPromptsParams, queries: int) -> None:
         (queries, budget.queries, "dev queries per half", "max_queries and tasks"),
         (params.pool_size, budget.screened, "pool instructions", "pool_size"),
     ):
-        if has < wants and params.budget != "small":
+        if has < wants:
             say(f"search_prompts: the budget {params.budget} allows {wants} {what}, of which there are {has} ({where})")
 
 

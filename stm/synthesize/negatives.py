@@ -5,6 +5,7 @@ their rows come first into being and get negatives like all others. Knows nothin
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +91,9 @@ def _write_queries(
     written = write_queries(rows, settings, params.endpoint, store, limit, budget, params.prompt, known)
     found, dropped = drop_too_close(written.rows, similarity, params.validation.max_ratio)
     rows = drop_answers(rows, written.answers)  # a written query may be one that a row has already
-    return place_queries(rows, found, settings.replace_rows), {**written.report, "negatives_too_close": dropped}
+    placed = place_queries(rows, found, settings.replace_rows)
+    gone = Counter(rows["source"]) - Counter(placed["source"])
+    return placed, {**written.report, "negatives_too_close": dropped, "replaced": dict(sorted(gone.items()))}
 
 
 def released_negatives(pairs: pl.DataFrame) -> dict[str, str]:

@@ -25,7 +25,10 @@ def describe_outcome(report: dict[str, Any]) -> list[str]:
         f"{report['answers_replayed']} of {report['answers']} answers replayed"
     ]
     if "queries" in report:
-        lines.insert(0, "{accepted} of {asked} written queries find their passage again".format(**report["queries"]))
+        queries = report["queries"]
+        lines.insert(0, "{accepted} of {asked} written queries find their passage again".format(**queries))
+        if gone := ", ".join(f"{count} of {source}" for source, count in queries["replaced"].items()):
+            lines.insert(1, f"they stand in the place of rows: {gone}")
     if report["released"]:
         lines.append(f"{report['released']} rows came with a released negative and were not asked for")
     if report["is_budget_exhausted"]:
