@@ -136,12 +136,12 @@ def test_a_disagreement_with_mteb_stops_the_run(monkeypatch: pytest.MonkeyPatch,
 def test_bm25_runs_as_a_model_and_counts_queries_without_a_hit() -> None:
     task = make_task()
     queries = {**task.queries, "odd": "zzyzx"}
-    odd = Task(task.name, task.domain, task.corpus, queries, {**task.qrels, "odd": {"p0": 1}})
+    odd = Task(task.name, task.domain, task.corpus, queries, {**task.qrels, "odd": {"p0": 1, "p1": 1, "p2": 0}})
     scores = run_task(LexicalModel("bm25"), LocalTask(odd, "r"))[0][SPLIT, SUBSET]
     assert scores.missing == 1
     assert scores.per_query["ndcg_at_10"]["odd"] == 0.0
     assert scores.top["q3"][0] == "p3"
-    assert scores.queries == 7
+    assert (scores.queries, scores.answers) == (7, 6)
 
 
 def test_a_corpus_of_one_passage_and_a_very_long_query(dense: DenseModel) -> None:

@@ -344,6 +344,18 @@ def test_a_task_of_one_query_is_a_caution_in_place_of_a_resolution() -> None:
     assert not [row for row in found if "cannot be told from chance" in row]
 
 
+def test_a_task_that_asks_for_the_same_answers_again_is_a_caution() -> None:
+    evaluations = {name: made.evaluation(name) for name in made.MODELS}
+    for evaluation in evaluations.values():
+        evaluation["tasks"]["med-lay"]["answers"] = 35
+        evaluation["tasks"]["gen-wiki"]["answers"] = 36
+    found = cautions(analyse(build_table(evaluations, "merged"), "merged", 0.95, 1000, 1), Reports({}), [])
+    assert [row for row in found if "same answers" in row] == [
+        "Several queries ask for the same answers in med-lay (40 queries for 35). They count as independent, so that "
+        "intervals of these tasks are somewhat too narrow."
+    ]
+
+
 @pytest.mark.parametrize("others", [1, 2, 5, 8])
 def test_where_queries_suffice_the_largest_difference_is_significant(others: int) -> None:
     for queries in range(2, 12):

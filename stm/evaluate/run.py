@@ -42,6 +42,7 @@ class TaskScores:
     ndcg_at_10: float
     recall_at_10: float
     queries: int
+    answers: int  # distinct sets of relevant passages among them
     passages: int
     missing: int  # queries for which nothing was retrieved; they score 0
     per_query: Mapping[str, Mapping[str, float]]  # metric -> query id -> score
@@ -71,9 +72,11 @@ def _score(task: AbsTaskRetrieval, found: Run, split: str, subset: str, seconds:
     qrels = data["relevant_docs"]
     run = {query_id: _drop(task, query_id, scores) for query_id, scores in found.items()}
     ndcg, recall = ndcg_at_k(qrels, run), recall_at_k(qrels, run)
+    answers = {frozenset(passage for passage, score in qrels[query_id].items() if score > 0) for query_id in ndcg}
     return TaskScores(
-        ndcg_at_10=mean(ndcg), recall_at_10=mean(recall), queries=len(ndcg), passages=len(data["corpus"]),
-        missing=len(missing_queries(qrels, run)), per_query={"ndcg_at_10": ndcg, "recall_at_10": recall},
+        ndcg_at_10=mean(ndcg), recall_at_10=mean(recall), queries=len(ndcg), answers=len(answers),
+        passages=len(data["corpus"]), missing=len(missing_queries(qrels, run)),
+        per_query={"ndcg_at_10": ndcg, "recall_at_10": recall},
         top={query_id: order_passages(run.get(query_id, {}), TOP) for query_id in ndcg}, seconds=seconds,
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ from stm.report.stages import contamination_view
 from stm.significance import corrected_width
 
 MUCH_CUT = 0.1  # share of a task's passages
+FEW_ANSWERS = 0.9  # distinct ones per query, below which it is worth a word that queries are not independent
 HUB_UNTESTED = (
     "Training data was compared with the pipeline's own evaluation tasks, not with mteb's: what it shares with those "
     "is not known, and not removed."
@@ -32,7 +33,14 @@ def cautions(analysis: Analysis, reports: Reports, not_run: list[NotRun], hub: A
     """Return the sentences; `not_run` are mteb's tasks that some model could not be run on, `hub` is the comparison on
     those that were.
     """
-    found = [*_unlearned(reports), *_blind(analysis), _resolution(analysis), _lonely(analysis), left_in(reports)]
+    found = [
+        *_unlearned(reports),
+        *_blind(analysis),
+        _resolution(analysis),
+        _lonely(analysis),
+        _repeated(analysis),
+        left_in(reports),
+    ]
     found += [_cut(analysis, reports), _reduced(analysis)]
     if analysis.table.left_out:
         found.append(f"Not compared: {', '.join(analysis.table.left_out)}. The reasons stand above the table.")
@@ -110,6 +118,18 @@ def _lonely(analysis: Analysis) -> str:
     return (
         f"One query alone, of which no spread is known, makes up {count_of(len(names), 'task')} ({', '.join(names)}): "
         "intervals of averages are too narrow, and how small a difference can be shown is not known. Add queries."
+    )
+
+
+def _repeated(analysis: Analysis) -> str:
+    """Tasks that ask for the same answers more than once, in queries that all intervals take for independent."""
+    found = [task for task in analysis.table.tasks if task.answers < FEW_ANSWERS * task.queries]
+    if not found:
+        return ""
+    named = ", ".join(f"{task.name} ({task.queries:,} queries for {task.answers:,})" for task in found)
+    return (
+        f"Several queries ask for the same answers in {named}. They count as independent, so that intervals of these "
+        "tasks are somewhat too narrow."
     )
 
 

@@ -41,6 +41,7 @@ class TaskInfo:
     passages: int
     full_queries: int
     full_passages: int
+    answers: int  # distinct sets of relevant passages among the queries
 
     @property
     def is_reduced(self) -> bool:
@@ -172,6 +173,7 @@ def _task_info(name: str, row: Mapping[str, Any]) -> TaskInfo:
     return TaskInfo(
         name, str(row.get("domain", "general")), queries, passages,
         int(row.get("full_queries", queries)), int(row.get("full_passages", passages)),
+        int(row.get("answers", queries)),
     )  # fmt: skip
 
 
