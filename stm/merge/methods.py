@@ -19,7 +19,7 @@ from stm.errors import ParamsError
 
 Rescale = Literal["l1", "density"]
 Thin = Literal["none", "magnitude", "random"]
-NOTHING = 1e-6  # a sum of weights below it is what float32 leaves of 0; weights are steps of hundredths and more
+RESIDUE = 1e-6  # a sum of weights below it is what float32 leaves of 0; weights are steps of hundredths and more
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def elect(deltas: list[Tensor], weights: list[float], normalize: bool) -> Tensor
         if normalize:
             divisor.add_(agreeing > 0, alpha=weight)
     merged.mul_(signs)
-    return merged.div_(divisor.masked_fill_(divisor.abs() < NOTHING, 1.0)) if normalize else merged
+    return merged.div_(divisor.masked_fill_(divisor.abs() < RESIDUE, 1.0)) if normalize else merged
 
 
 @dataclass(frozen=True)
