@@ -26,9 +26,9 @@ from stm.evaluate.dense import open_model
 from stm.evaluate.lexical import LexicalModel
 from stm.evaluate.models import DenseModel
 from stm.evaluate.run import run_task
-from stm.evaluate.score import hash_model
 from stm.evaluate.tasks import SPLIT, SUBSET, LocalTask
 from stm.files import read_json, sha256_tree
+from stm.model_hash import hash_model
 from stm.models import load_model
 from stm.params.evaluate import EvaluateParams
 from stm.progress import say

@@ -235,7 +235,9 @@ def assemble(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, params:
     model.config.made_from = describe_source(params)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    transformer = Transformer(str(folder), max_seq_length=params.max_tokens)
+    # Said, for else the tokenizer's file says whether HF_HUB_OFFLINE was set.
+    local = {"local_files_only": True}
+    transformer = Transformer(str(folder), max_seq_length=params.max_tokens, processor_kwargs=local)
     pooling = Pooling(model.config.hidden_size, pooling_mode="lasttoken")
     prompts = render(params.query_template, params.instruction, params.passage_prompt)
     encoder = SentenceTransformer(

@@ -8,7 +8,7 @@ queries x passages matrix ever exists. Does not know what is retrieved for what.
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import bm25s
@@ -126,6 +126,7 @@ class Lexicon:
     size: int
     mean_length: float
     frequencies: Counter[str]  # in how many passages a term occurs
+    _cut: dict[str, list[str]] = field(default_factory=dict)  # the words of the last call's texts alone
 
     @classmethod
     def fit(cls, passages: Sequence[str]) -> "Lexicon":
@@ -138,8 +139,16 @@ class Lexicon:
         return cls(len(words), mean_length or 1.0, frequencies)
 
     def score(self, queries: Sequence[str], passages: Sequence[str]) -> list[float]:
-        """BM25 score of each passage for the query of the same place; the formula of `Index` (Lucene's, bm25s 0.3)."""
-        return [self._score(q, p) for q, p in zip(tokenize(queries), tokenize(passages), strict=True)]
+        """BM25 score of each passage for the query of the same place; the formula of `Index` (Lucene's, bm25s 0.3).
+
+        A text is cut into words once per call, and not at all if it was in the call before: that is most of the work.
+        """
+        texts = dict.fromkeys([*queries, *passages])
+        for text in self._cut.keys() - texts.keys():
+            del self._cut[text]
+        new = [text for text in texts if text not in self._cut]
+        self._cut.update(zip(new, tokenize(new), strict=True))
+        return [self._score(self._cut[q], self._cut[p]) for q, p in zip(queries, passages, strict=True)]
 
     def _score(self, query: Sequence[str], passage: Sequence[str]) -> float:
         counts, norm = Counter(passage), K1 * (1 - B + B * len(passage) / self.mean_length)

@@ -51,7 +51,10 @@ def _params() -> "PromoteParams":
 
 
 def _rounded(score: str | None) -> str:
-    return f"{float(score):.3f}" if score else "-"
+    try:
+        return f"{float(score):.3f}" if score else "-"
+    except ValueError:  # a tag that somebody wrote by hand
+        return "?"
 
 
 def _registry() -> "Registry":

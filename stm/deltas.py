@@ -19,9 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stm.errors import ModelError
+from stm.model_hash import ADAPTER_CONFIG
 from stm.rounding import add_delta
 
-WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
 # Fields of LoraConfig that make an adapter more than `scale * B @ A` on the weights, and what to say of them.
 UNSUPPORTED = {
     "use_dora": "DoRA rescales the base weights",
@@ -90,7 +91,7 @@ class Adapter:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
+    path = folder / ADAPTER_CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

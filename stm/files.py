@@ -16,6 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -228,10 +229,11 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def sha256_modules(names: Iterable[str]) -> str:
-    """The hash of the source of modules of ours, as "encode" or "train/loop"."""
+def hash_code(modules: Iterable[str], libraries: Iterable[str]) -> str:
+    """The hash of the source of modules of ours, as "encode" or "train/loop", and of the versions of libraries."""
     package = Path(__file__).parent
-    return sha256_text(*(sha256_file(package / f"{name}.py") for name in names))
+    sources = (sha256_file(package / f"{name}.py") for name in modules)
+    return sha256_text(*sources, *(f"{library}={version(library)}" for library in libraries))
 
 
 def sha256_tree(path: Path | str) -> str:

@@ -1,4 +1,4 @@
-"""Which commit of the hub a loaded data set is of.
+"""Which commit of the hub a loaded data set is of, and where a local copy of one is cached.
 
 Where the hub does not answer, `datasets` (5.2, `load.CachedDatasetModuleFactory`) takes whatever commit of a data set
 it has cached last, whatever revision it was asked for, and says so in a log line alone.
@@ -14,6 +14,13 @@ from datasets.naming import camelcase_to_snakecase
 from stm.errors import DataError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def folder_cache(content: str) -> Path:
+    """The cache for a folder whose bytes have that hash: by itself `datasets` takes a folder of the same name, and one
+    that was written anew, for what it has cached.
+    """
+    return Path(datasets.config.HF_DATASETS_CACHE) / "folders" / content
 
 
 def require_commit(path: str, revision: str, loaded: Iterable[datasets.Dataset]) -> None:

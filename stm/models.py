@@ -17,12 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from stm.chip import device
-from stm.deltas import CONFIG_FILE, add_adapter, read_adapter
+from stm.deltas import add_adapter, read_adapter
 from stm.errors import ModelError, brief
 from stm.files import read_json
+from stm.model_hash import ADAPTER_CONFIG
 from stm.prompts import read_prompts
 
-RETRIEVER = ("modules.json", CONFIG_FILE)  # either makes a folder one that `load_model` loads
+RETRIEVER = ("modules.json", ADAPTER_CONFIG)  # either makes a folder one that `load_model` loads
 SHARD = re.compile(r"-of-(\d+)\.safetensors$")
 
 
@@ -159,7 +160,7 @@ def load_model(folder: Path | str) -> SentenceTransformer:
     shape, or it is no model that this project can encode with.
     """
     folder = Path(folder)
-    if not (folder / CONFIG_FILE).exists():
+    if not (folder / ADAPTER_CONFIG).exists():
         return _load_folder(folder)
     adapter = read_adapter(folder)
     model = _load_folder(Path(adapter.base))

@@ -1,7 +1,8 @@
 """Profiles: small YAML files that say what differs from a base params file, applied in place with all comments kept.
 
-`replace` in a profile lists the mappings that are taken over whole; everything else is merged key by key. The result
-is validated before it is written, and the former file is kept beside. Knows nothing of what the params mean.
+`extends` in a profile lists profiles of the same folder that are applied before it, `replace` the mappings that are
+taken over whole; everything else is merged key by key. The result is validated before it is written, and the former
+file is kept beside. Knows nothing of what the params mean.
 """
 
 import io
@@ -15,7 +16,7 @@ from ruamel.yaml.error import YAMLError
 from stm.errors import ParamsError, brief
 from stm.files import write_text
 from stm.params.all import Params
-from stm.params.base import PARAMS_FILE, explain
+from stm.params.base import PARAMS_FILE, explain, read_params
 
 FOLDER = Path("profiles")
 KEPT = Path(".stm/params.yaml.before")  # from the params file's folder
@@ -54,13 +55,30 @@ def _overlay(base: Any, changes: Any, replaced: set[str], where: str = "") -> No
             base[key] = value
 
 
+def _take_words(changes: dict[str, Any], key: str, profile: Path, wanted: str) -> list[str]:
+    """Take a list of words out of a profile; empty where it has none."""
+    words = changes.pop(key, [])
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ParamsError(f"{profile}: {key} is {words!r}; list {wanted}")
+    return words
+
+
+def _apply(document: dict[str, Any], profile: Path, extending: tuple[Path, ...] = ()) -> None:
+    """Change `document` as the profile says, after those that it extends."""
+    if profile in extending:
+        raise ParamsError(f"{profile} extends itself, over {extending[-1]}; take one of the two out of `extends`")
+    changes = _load(profile)
+    for name in _take_words(changes, "extends", profile, "names of profiles, for example [all-variants]"):
+        _apply(document, profile.parent / f"{name}.yaml", (*extending, profile))
+    replaced = _take_words(changes, "replace", profile, "dotted keys, for example [backbone.source]")
+    _overlay(document, changes, set(replaced))
+
+
 def apply_profile(profile: Path, base: Path = PARAMS_FILE) -> str:
     """Return the text of `base` with the profile applied; `ParamsError` if the result is not valid."""
-    document, changes = _load(base), _load(profile)
-    replaced = changes.pop("replace", [])
-    if not isinstance(replaced, list) or not all(isinstance(path, str) for path in replaced):
-        raise ParamsError(f"{profile}: replace is {replaced!r}; list dotted keys, for example [backbone.source]")
-    _overlay(document, changes, set(replaced))
+    read_params(base)  # whose errors are of params and not of a profile
+    document = _load(base)
+    _apply(document, profile)
     stream = io.StringIO()
     _yaml().dump(document, stream)
     data = YAML(typ="safe").load(stream.getvalue())

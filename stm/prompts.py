@@ -30,14 +30,14 @@ class Prompts:
 
 
 def render(template: str, instruction: str, passage_prompt: str = "") -> Prompts:
-    """Render the query prompt; `ParamsError` if the template lacks `{instruction}` or names something else.
+    """Render the query prompt; `ParamsError` if the template names something else than `{instruction}`.
 
     Before a sign of the template's own, a full stop that ends the instruction is left out.
     """
     ends_twice = instruction.endswith(".") and any("{instruction}" + sign in template for sign in ":;,.")
     try:
         query = template.format(instruction=instruction[:-1] if ends_twice else instruction)
-    except (KeyError, IndexError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ParamsError(f"backbone.query_template {template!r} may hold {{instruction}} only") from error
     return Prompts(query, passage_prompt, template, instruction)
 

@@ -85,6 +85,8 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if kind in (".csv", ".parquet"):
         table = read_table(path)
         require_columns([text], table.columns, str(path), NAMED)
+        if table.schema[text].is_nested():
+            raise DataError(f"{path}: the column {text!r} holds {table.schema[text]}, which is no text{NAMED}")
         table = table.with_columns(pl.col(text).cast(pl.String))
         yield from ((f"{path}, row {number}", row) for number, row in enumerate(table.iter_rows(named=True), 1))
         return

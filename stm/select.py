@@ -11,19 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stm.deltas import CONFIG_FILE, WEIGHTS_FILE
+from stm.deltas import WEIGHTS_FILE
 from stm.encode import Encoder
 from stm.errors import ModelError
 from stm.files import atomic_directory, sha256_file, sha256_text
 from stm.merge.dev import DevSet, score_model
 from stm.merge.prompt import score_prompts
 from stm.metrics import mean
+from stm.model_hash import ADAPTER_CONFIG
 from stm.models import load_model
 from stm.params.experts import ExpertRow
 from stm.progress import say
 from stm.prompts import FILE, own_prompts, read_prompts
 
-COPIED = (CONFIG_FILE, WEIGHTS_FILE, FILE)
+COPIED = (ADAPTER_CONFIG, WEIGHTS_FILE, FILE)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ FREE_SPACE = (
     "nothing half-written counts as a result. Free space (`dvc gc --workspace` drops what no current file refers to) "
     "and run the same command again"
 )
+MOUNT = "mount it writable, or work on a copy of the project elsewhere, and run the same command again"
 ASK_ACCESS = "give yourself access to it, or run the same command as the user who owns it"
 
 
@@ -85,9 +86,12 @@ def guard(action: Callable[[], None]) -> int:
         sys.stderr.write(f"error: no permission for {what}; {ASK_ACCESS}\n")
         return 1
     except Exception as error:
-        if not is_disk_full(error):
+        if isinstance(error, OSError) and error.errno == errno.EROFS:
+            sys.stderr.write(f"error: {error.filename or 'the folder'} lies on a read-only file system; {MOUNT}\n")
+        elif is_disk_full(error):
+            sys.stderr.write(f"error: the disk or the quota is full ({brief(error)}); {FREE_SPACE}\n")
+        else:
             raise
-        sys.stderr.write(f"error: the disk or the quota is full ({brief(error)}); {FREE_SPACE}\n")
         return 1
     return 0
 

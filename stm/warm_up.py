@@ -11,9 +11,8 @@ from typing import Any
 import polars as pl
 from sentence_transformers import SentenceTransformer
 
-from stm.deltas import CONFIG_FILE
 from stm.encode import Passes
-from stm.files import atomic_directory, read_json
+from stm.files import atomic_directory
 from stm.folders import complete_folder
 from stm.massive import TEXTS, find_massive, why_unsteady
 from stm.models import load_model, saved_type
@@ -30,9 +29,8 @@ MUCH_CUT = 0.1  # share of them that is worth a word
 logger = logging.getLogger(__name__)
 
 
-def fold_adapter(adapter: Path, out: Path | str) -> None:
+def fold_adapter(adapter: Path, base: Path, out: Path | str) -> None:
     """Write the base of `adapter` with its delta added as a full folder, in the type that the base was saved in."""
-    base = Path(read_json(adapter / CONFIG_FILE)["base_model_name_or_path"])
     model = load_model(adapter)
     model.to(saved_type(base))
     model.prompts = read_prompts(base).as_model_prompts()
@@ -77,5 +75,5 @@ def warm_up(
     adapter = Path(work) / "adapter"
     report = train_expert(base, [Share(Path(rows))], params, adapter, Path(work) / "checkpoint", "warm_up")
     if join_processes().is_main:
-        fold_adapter(adapter, out)
+        fold_adapter(adapter, Path(base), out)
     return {**seen, **report}

@@ -10,7 +10,9 @@ from functools import cache
 
 import regex  # type: ignore[import-untyped]
 
-UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"  # scripts, as regex and Rust name them
+# Scripts, as regex and Rust name them. By their places: Bopomofo, whose script has two signs of tone that stand in
+# other texts too, and the long vowel of the kana, which is of no script.
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}" + "\u3100-\u312f\u31a0-\u31bf\u30fc"
 _WORD = regex.compile(rf"[{UNSPACED}]\p{{M}}*|[\p{{L}}\p{{M}}\p{{N}}_--[{UNSPACED}]]+", regex.V1)
 INVISIBLE = r"\p{Cf}+"  # soft hyphens, zero-width spaces, marks of direction: of the layout, not of the text
 _INVISIBLE = regex.compile(INVISIBLE)

@@ -153,7 +153,9 @@ def test_a_bos_that_is_no_token_is_refused_with_those_there_are() -> None:
         add_bos_and_eos(pico_tokenizer(), "<s>", 8)
 
 
-def test_the_stage_builds_from_a_folder_the_same_bytes_twice(tmp_path: Path) -> None:
+def test_the_stage_builds_from_a_folder_the_same_bytes_twice_offline_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = tmp_path / "source"
     pico_decoder().save_pretrained(source)
     pico_tokenizer().save_pretrained(source)
@@ -161,6 +163,8 @@ def test_the_stage_builds_from_a_folder_the_same_bytes_twice(tmp_path: Path) -> 
         {**pico_params().model_dump(), "source": {"kind": "folder", "path": str(source)}}
     )
     build_backbone(params, tmp_path / "a")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     build_backbone(params, tmp_path / "b")
     assert sha256_tree(tmp_path / "a") == sha256_tree(tmp_path / "b")
     assert load_model(tmp_path / "a").encode(["x"]).shape == (1, 32)
@@ -232,8 +236,10 @@ def test_a_template_holds_the_instruction_only() -> None:
     assert render("{instruction}: ", "Find it.").query == "Find it: "
     assert render("{instruction}: ", "Find it.").instruction == "Find it."
     assert render("Instruct: {instruction}\nQuery: ", "Find it.").query == "Instruct: Find it.\nQuery: "
-    with pytest.raises(ParamsError, match="only"):
-        render("{other}", "Find")
+    assert render("query: ", "Find").query == "query: "
+    for template in ("{other}", "{instruction.x}", "{instruction[x]}", "{instruction:x}", "{0}", "{"):
+        with pytest.raises(ParamsError, match="only"):
+            render(template, "Find")
 
 
 def test_notices_of_the_hub_are_fetched_as_those_of_a_folder_are_copied() -> None:

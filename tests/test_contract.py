@@ -1,18 +1,34 @@
 """dvc.yaml says what the code does: deps are the import closure, params the sections read, imports point one way."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
+from stm.evaluate.store import ENCODING
+from stm.merge.plan import SCORING
 from stm.params.all import load_params
 from stm.params.names import KEYED
 from stm.params.rows import TABLES
+from stm.train.adapter import TRAINING
 from tests.closure import ROOT, closure, imported_modules, is_code, stage_body, stage_script
 
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+# Results that are taken over from an earlier run: the modules whose source is part of their key, the one that computes
+# them, and what it imports without any effect on a number (or reads what is part of the key by itself, as rows).
+HANDLES = {"deltas", "errors", "files", "folders", "model_hash", "progress", "prompts", "text_encoder"}
+COMPUTED = {
+    "trainings": (TRAINING, "train/loop", HANDLES | {"schema", "params/base", "params/train"}),
+    "embeddings": (ENCODING, "encode", HANDLES),
+    "scores of a merge": (
+        SCORING, "merge/evaluator",
+        HANDLES | {"halves", "stage", "tasks", "merge/experts", "merge/memory", "merge/shards", "merge/trials"},
+    ),
+}  # fmt: skip
 # How a stage's code names the params that it reads: by the loader's first argument, or by the loader itself.
 TABLE_LOADERS = {"load_splits": "splits", "load_experts": "experts"}
 
@@ -96,6 +112,31 @@ def test_the_shipped_params_are_valid_and_commented() -> None:
     lines = (ROOT / "params.yaml").read_text().splitlines()
     bare = [line for line in lines if line.strip() and "#" not in line and not line.rstrip().endswith(":")]
     assert bare == [], "every value in params.yaml carries a comment with its unit"
+
+
+def test_a_key_that_is_left_out_means_what_the_shipped_params_say() -> None:
+    """Only where one model serves several sections, which differ, can that not be."""
+    params = load_params(ROOT / "params.yaml")
+    told = set(_other_than_default(params, yaml.safe_load((ROOT / "params.yaml").read_text()), ""))
+    assert told == {"prepare.instructions", "warm_up.must_learn", "search_prompts.endpoint.max_tokens"}
+
+
+def _other_than_default(model: BaseModel, written: dict[str, Any], where: str) -> Iterator[str]:
+    for name, field in type(model).model_fields.items():
+        key, value = field.alias or name, getattr(model, name)
+        if isinstance(value, BaseModel) and isinstance(written.get(key), dict):
+            yield from _other_than_default(value, written[key], f"{where}{key}.")
+        elif not field.is_required() and key in written and value != field.get_default(call_default_factory=True):
+            yield where + key
+
+
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_a_result_is_taken_over_only_from_the_same_code(kind: str) -> None:
+    modules, entry, others = COMPUTED[kind]
+    imported = {path.removeprefix("stm/").removesuffix(".py") for path in closure(ROOT / f"stm/{entry}.py")}
+    shaping = {name for name in imported - others if not name.endswith("__init__")}
+    assert shaping <= set(modules), "add these to the key, or to the handles above if they shape no number"
+    assert all((ROOT / f"stm/{name}.py").exists() for name in modules)
 
 
 def test_init_files_hold_a_docstring_only() -> None:

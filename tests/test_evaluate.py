@@ -32,9 +32,9 @@ from stm.evaluate.record import (
 )
 from stm.evaluate.robustness import KINDS
 from stm.evaluate.run import run_task
-from stm.evaluate.score import hash_model
 from stm.evaluate.tasks import SPLIT, SUBSET, LocalTask
 from stm.hub_models import is_hub_reachable
+from stm.model_hash import hash_model
 from stm.models import load_model
 from stm.params.all import Params
 from stm.params.base import load_row, load_section, parse_section
@@ -194,15 +194,27 @@ def test_hash_of_an_adapter_depends_on_its_base(tmp_path: Path) -> None:
 def test_the_base_of_ones_own_adapter_needs_a_row_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     data = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for base, row in (("my/base", "base: {path: my/base, read_by: evaluate}"), ("models/backbone", "")):
-        pico_adapter(pico_backbone(Path(base)), Path("my/adapter"))
-        data["models"]["mine"], data["files"] = {"path": "my/adapter"}, {}
-        if not row:
-            check_complete(parse_section(data, Params, ""))
-            continue
-        with pytest.raises(ParamsError, match=rf"the base of models\.mine\.path is '{base}', .*`{row}`"):
-            check_complete(parse_section(data, Params, ""))
-        data["files"] = {"mine": {"path": "my/base", "read_by": "evaluate"}}
+    pico_adapter(pico_backbone(Path("my/base")), Path("my/adapter"))
+    data["models"]["mine"] = {"path": "my/adapter"}
+    row = "base: {path: my/base, read_by: evaluate}"
+    with pytest.raises(ParamsError, match=rf"the base of models\.mine\.path is 'my/base', .*`{row}`"):
+        check_complete(parse_section(data, Params, ""))
+    data["files"] = {"mine": {"path": "my/base", "read_by": "evaluate"}}
+    check_complete(parse_section(data, Params, ""))
+
+
+def test_ones_own_adapter_of_what_the_pipeline_makes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a base changes with the pipeline, unseen by whatever depends on the adapter's folder."""
+    monkeypatch.chdir(tmp_path)
+    data = yaml.safe_load((ROOT / "params.yaml").read_text())
+    base = pico_backbone(Path("models/warm_up"))
+    pico_adapter(base, Path("my/adapter"))
+    pico_adapter(base, Path("models/selected/nlu"))  # the pipeline's own is one that its stages see change
+    check_complete(parse_section(data, Params, ""))
+    data["models"]["mine"] = {"path": "my/adapter"}
+    with pytest.raises(ParamsError, match=r"models\.mine\.path is 'my/adapter', an adapter of models/warm_up, which"):
         check_complete(parse_section(data, Params, ""))
 
 

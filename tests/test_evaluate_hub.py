@@ -70,6 +70,17 @@ def evaluate(found: EvaluateParams) -> Evaluation:
     return evaluation
 
 
+def test_a_copy_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
+    """Also where its name and its card are as before, by which `datasets` alone would take it for the same one."""
+    one, other = (Path(tmp_path, name, "mteb/nfcorpus") for name in "ab")
+    changed = [{**row, "text": "nothing of that"} for row in CORPUS]
+    for folder, corpus, score in ((one, CORPUS, 1.0), (one, changed, 0.0), (other, CORPUS, 1.0)):
+        files = {"default": {"test": QRELS}, "corpus": {"corpus": corpus}, "queries": {"queries": QUERIES}}
+        write_dataset(folder, files)
+        row = evaluate(params(folder.parents[1], {"name": "NFCorpus"})).hub_tasks["NFCorpus"]
+        assert (row["ndcg_at_10"], row["data"]) == (score, sha256_tree(folder))
+
+
 def test_the_shape_of_beir(tmp_path: Path) -> None:
     write_dataset(
         tmp_path / "mteb/nfcorpus",

@@ -125,7 +125,7 @@ def test_an_opened_model_uses_the_store_by_its_weights(tmp_path: Path, monkeypat
         sides.append((model.encoder.encoded, model.encoder.reused))
         assert rows.shape == (2, 32)
     assert sides == [(2, 0), (0, 2), (2, 0)]
-    monkeypatch.setattr(store, "sha256_modules", lambda names: "other code")
+    monkeypatch.setattr(store, "hash_code", lambda *_: "other code")
     model = dense.open_model("pico", folder, "one", PARAMS)
     model.encode([{"text": ["heart", "lung"]}], task_metadata=model.mteb_model_meta)
     assert isinstance(model.encoder, StoredEncoder)

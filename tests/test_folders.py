@@ -163,7 +163,7 @@ def test_the_origin_is_known_up_to_the_merged_model(source: Path, tmp_path: Path
     build_backbone(params_from({"kind": "folder", "path": str(source)}, layers=1), tmp_path / "backbone")
     expected = {"made_from": MADE_FROM, "max_tokens": MAX_TOKENS, "dimension": 32}
     assert describe_folder(tmp_path / "backbone") == expected
-    fold_adapter(pico_adapter(tmp_path / "backbone", tmp_path / "adapter"), tmp_path / "warm_up")
+    fold_adapter(pico_adapter(tmp_path / "backbone", tmp_path / "adapter"), tmp_path / "backbone", tmp_path / "warm_up")
     assert describe_folder(tmp_path / "warm_up") == expected
     experts = read_experts(tmp_path / "warm_up", {"a": pico_adapter(tmp_path / "warm_up", tmp_path / "a")})
     materialise(experts, Recipe("linear", {"a": 1.0}), PROMPTS, tmp_path / "merged")
@@ -173,7 +173,7 @@ def test_the_origin_is_known_up_to_the_merged_model(source: Path, tmp_path: Path
 def test_notices_and_keys_reach_the_merged_model_and_its_card_names_the_origin(source: Path, tmp_path: Path) -> None:
     base = tmp_path / "backbone"
     build_backbone(params_from({"kind": "folder", "path": str(source)}, layers=1), base)
-    fold_adapter(pico_adapter(base, tmp_path / "adapter"), tmp_path / "warm_up")
+    fold_adapter(pico_adapter(base, tmp_path / "adapter"), base, tmp_path / "warm_up")
     experts = read_experts(
         tmp_path / "warm_up", {name: pico_adapter(tmp_path / "warm_up", tmp_path / name) for name in "ab"}
     )

@@ -250,6 +250,14 @@ def test_a_lack_of_permission_names_the_file(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err.startswith("error: no permission for .stm/promotion.lock; give yourself access")
 
 
+def test_a_read_only_file_system_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), ".stm")
+
+    assert guard(fail) == 1
+    assert capsys.readouterr().err.startswith("error: .stm lies on a read-only file system; mount it writable")
+
+
 @pytest.mark.parametrize("is_running", [False, True])
 def test_an_interrupt_of_a_stage_is_one_line(tmp_path: Path, is_running: bool) -> None:
     (tmp_path / "stages").mkdir()

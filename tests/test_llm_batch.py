@@ -14,7 +14,7 @@ import pytest
 
 from stm.errors import EndpointError
 from stm.llm import batch as batch_module
-from stm.llm.answers import Answer, Budget, Failure, Request
+from stm.llm.answers import Answer, Budget, Failure, Request, canonical_request, request_key
 from stm.llm.client import complete_all
 from stm.llm.connect import open_client
 from stm.llm.store import AnswerStore
@@ -118,7 +118,7 @@ def batch_api(judge: Judge = lambda text, number: good(text)) -> Iterator[tuple[
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/v1"
     try:
-        yield api, Endpoint(base_url=url, model="m", batch=True, poll_seconds=0.01, retries=2)
+        yield api, Endpoint(base_url=url, model="m", batch=True, poll_seconds=0.01, retries=2, max_tokens=96)
     finally:
         server.shutdown()
         server.server_close()
@@ -149,6 +149,87 @@ def test_a_batch_of_which_all_is_refused_is_an_error(store: AnswerStore) -> None
     refused = {"response": {"status_code": 400, "body": {"error": "no such field: max_tokens"}}, "error": None}
     with batch_api(lambda text, number: refused) as (_, endpoint), pytest.raises(EndpointError, match="no such field"):
         complete_all(ask(3), endpoint, store)
+
+
+def test_a_job_of_which_nothing_is_answered_is_an_error(store: AnswerStore) -> None:
+    broken = {"response": {"status_code": 500, "body": {"error": "out of memory"}}, "error": None}
+    with batch_api(lambda text, number: broken) as (api, endpoint):
+        with pytest.raises(EndpointError, match=r"none of 3 requests was answered \(HTTP 500: .*out of memory"):
+            complete_all(ask(3), endpoint, store)
+        assert len(api.batches) == endpoint.retries + 1
+
+
+def test_a_batch_whose_creation_was_cut_is_not_created_twice(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, is_first = BatchApi.create, iter([True])
+
+    def cut(self: BatchApi, body: dict[str, Any]) -> dict[str, Any]:
+        made = create(self, body)
+        if next(is_first, False):
+            raise ConnectionResetError  # the connection ends without an answer
+        return made
+
+    monkeypatch.setattr(BatchApi, "create", cut)
+    with batch_api() as (api, endpoint):
+        with pytest.raises(EndpointError, match="run the same command to go on"):
+            complete_all(ask(4), endpoint, store)
+        assert [o.text for o in complete_all(ask(4), endpoint, store)] == [f"batched q{i}" for i in range(4)]
+        assert len(api.batches) == 1
+
+
+def test_a_state_of_the_endpoints_own_is_waited_for(store: AnswerStore) -> None:
+    with batch_api() as (api, endpoint):
+        states = iter(["queued", "held", "completed"])
+        look = api.look
+        api.look = lambda name: look(name) | {"status": next(states)}  # type: ignore[method-assign]
+        assert [o.text for o in complete_all(ask(2), endpoint, store)] == ["batched q0", "batched q1"]
+        assert len(api.batches) == 1
+
+
+def test_a_cancelled_batch_is_not_submitted_again_in_the_same_run(store: AnswerStore) -> None:
+    with batch_api(lambda text, number: None if number == 0 and text == "q0" else good(text)) as (api, endpoint):
+        api.status = "cancelled"
+        with pytest.raises(EndpointError, match="was cancelled at the endpoint; its answers are kept"):
+            complete_all(ask(2), endpoint, store)
+        assert (len(api.batches), len(store)) == (1, 1)
+        api.status = "completed"
+        assert [o.text for o in complete_all(ask(2), endpoint, store)] == ["batched q0", "batched q1"]
+
+
+@pytest.mark.parametrize("first", ["a page", "half"])
+def test_results_that_come_as_a_page_or_in_part_are_fetched_again(store: AnswerStore, first: str) -> None:
+    class Files(dict[str, str]):
+        def __getitem__(self, name: str) -> str:
+            whole = super().__getitem__(name)
+            if name != "out_0" or not next(reads, None):
+                return whole
+            return "<html>We are being mended</html>" if first == "a page" else whole[: len(whole) // 2]
+
+    reads = iter([1])
+    with batch_api() as (api, endpoint):
+        api.files, look = Files(), api.look
+        counts = {"request_counts": {"total": 40, "completed": 40, "failed": 0}}
+        api.look = lambda name: look(name) | counts  # type: ignore[method-assign]
+        if first == "a page":
+            with pytest.raises(EndpointError, match=r"cannot be read .*being mended.*; run the same command"):
+                complete_all(ask(40), endpoint, store)
+        assert all(isinstance(o, Answer) for o in complete_all(ask(40), endpoint, store))
+        assert len(api.batches) == 1
+
+
+@pytest.mark.parametrize("path", ["create", "look", "page"])
+def test_a_page_where_a_batch_is_expected_is_one_sentence(store: AnswerStore, path: str) -> None:
+    with batch_api() as (api, endpoint):
+        if path == "page":
+            store.open_batch("lost", endpoint.base_url, {"k": "{}"} | dict.fromkeys(_keys(2, endpoint), "{}"))
+        setattr(api, path, lambda *_: "<html>down</html>")
+        with pytest.raises(EndpointError, match="it answers something else than JSON"):
+            complete_all(ask(2), endpoint, store)
+
+
+def _keys(count: int, endpoint: Endpoint) -> list[str]:
+    return [request_key(canonical_request(request, endpoint)) for request in ask(count)]
 
 
 def test_another_job_leaves_an_open_batch_to_the_one_that_paid_for_it(
@@ -341,7 +422,8 @@ def test_a_batch_that_the_server_forgot_is_submitted_again(
 def test_a_server_that_forgets_every_batch_comes_to_an_end(store: AnswerStore) -> None:
     with batch_api() as (api, endpoint):
         api.forgotten.update(f"batch_{number}" for number in range(10))
-        assert {o.reason for o in complete_all(ask(4), endpoint, store)} == {"expired"}
+        with pytest.raises(EndpointError, match=r"none of 4 requests was answered \(no answer came in time\)"):
+            complete_all(ask(4), endpoint, store)
         assert len(api.batches) == endpoint.retries + 1
 
 

@@ -308,7 +308,7 @@ def test_a_budget_at_its_end_needs_no_server(store: AnswerStore, monkeypatch: py
 )
 def test_a_monstrous_answer_is_an_ordinary_fault(body: bytes, reason: str) -> None:
     with pytest.raises(FaultError) as caught:
-        read_answer(body, Request(()))
+        read_answer(body, Request(()), "")
     assert (caught.value.reason, caught.value.remedy) == (reason, "retry")
     assert len(caught.value.detail) < 300
 
@@ -317,14 +317,14 @@ def test_a_monstrous_answer_is_an_ordinary_fault(body: bytes, reason: str) -> No
 def test_no_depth_of_an_answer_is_an_error_of_its_own(depth: int) -> None:
     for body in (b"[" * depth + b"]" * depth, b'{"a":' * depth + b"1" + b"}" * depth):
         with pytest.raises(FaultError, match=r"not_json|no_choices"):
-            read_answer(body, Request(()))
+            read_answer(body, Request(()), "")
 
 
 def test_a_reason_to_finish_that_is_no_text_is_none() -> None:
     for value in (["stop"], None, 3):
         changed = completion("x")
         changed["choices"][0]["finish_reason"] = value
-        assert read_answer(json.dumps(changed).encode(), Request(())).finish_reason == ""
+        assert read_answer(json.dumps(changed).encode(), Request(()), "").finish_reason == ""
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_a_reason_to_finish_that_is_no_text_is_none() -> None:
 def test_an_answer_is_what_stands_after_the_thinking(content: Any, text: str) -> None:
     changed = completion("x")
     changed["choices"][0]["message"]["content"] = content
-    assert read_answer(json.dumps(changed).encode(), Request(())).text == text
+    assert read_answer(json.dumps(changed).encode(), Request(()), "").text == text
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_an_answer_is_what_stands_after_the_thinking(content: Any, text: str) ->
     ],
 )
 def test_tokens_are_all_that_is_billed(usage: dict[str, int], tokens: tuple[int, int]) -> None:
-    answer = read_answer(json.dumps(completion("x", usage=usage)).encode(), Request(()))
+    answer = read_answer(json.dumps(completion("x", usage=usage)).encode(), Request(()), "")
     assert (answer.tokens_in, answer.tokens_out) == tokens
 
 

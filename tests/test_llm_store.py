@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import threading
 import time
+from datetime import date
 from pathlib import Path
 
 import polars as pl
@@ -92,6 +93,12 @@ def test_parquet_replays_elsewhere_byte_for_byte(tmp_path: Path) -> None:
         two.export_parquet(tmp_path / "b.parquet")
         assert sha256_file(tmp_path / "a.parquet") == sha256_file(tmp_path / "b.parquet")
         assert two.export_parquet(tmp_path / "c.parquet", [request_key("a"), request_key("zz")]) == 1
+        # Another program may write the columns in an order of its own.
+        pl.read_parquet(tmp_path / "a.parquet").select(sorted(COLUMNS)).write_parquet(tmp_path / "d.parquet")
+        with AnswerStore(tmp_path / "c.sqlite") as three:
+            assert three.import_parquet(tmp_path / "d.parquet") == 3
+            three.export_parquet(tmp_path / "e.parquet")
+        assert sha256_file(tmp_path / "a.parquet") == sha256_file(tmp_path / "e.parquet")
 
 
 def test_import_refuses_other_files_and_forged_keys(tmp_path: Path) -> None:
@@ -120,6 +127,30 @@ def test_a_broken_store_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "a.sqlite").write_bytes(b"this is no database" * 100)
     with pytest.raises(STMError, match=r"a\.sqlite"):
         AnswerStore(tmp_path / "a.sqlite")
+
+
+def test_a_damaged_or_locked_store_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stm.llm.store.WAIT_SECONDS", 0.01)
+    path, keys = tmp_path / "a.sqlite", [request_key(str(number)) for number in range(400)]
+    with AnswerStore(path) as store:
+        for number in range(400):
+            store.put(str(number), ANSWER)
+        store.export_parquet(tmp_path / "a.parquet")
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        for action in (lambda: store.open_batch("t", "u", {}), lambda: store.import_parquet(tmp_path / "a.parquet")):
+            with pytest.raises(STMError, match="database is locked; run again when"):
+                action()
+        other.execute("COMMIT")
+        other.close()
+    data = bytearray(path.read_bytes())
+    data[8192:-4096] = b"x" * len(data[8192:-4096])
+    path.write_bytes(data)
+    with (
+        AnswerStore(path) as store,
+        pytest.raises(STMError, match=r"malformed; run again .*, or move a damaged"),
+    ):
+        store.get(keys)
 
 
 def test_an_uncommitted_writer_leaves_nothing(tmp_path: Path) -> None:
@@ -208,6 +239,7 @@ def test_a_pause_that_an_endpoint_asks_for_holds_everybody_until_it_is_over() ->
         ({"base_url": "https://user:key@host/v1"}, "must hold no key"),
         ({"base_url": "https://host/v1?key=1"}, "must hold no key"),
         ({"extra": {"model": "x"}}, "must not set model"),
+        ({"extra": {"day": date(2026, 1, 1)}}, "extra must be what JSON can hold .* put quotes around a date"),
         ({"temprature": 1}, "temprature"),
         ({"temperature": 9}, "temperature"),
     ],

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel
 
-from stm.deltas import CONFIG_FILE, WEIGHTS_FILE, Adapter, add_adapter, match_names, read_adapter
+from stm.deltas import WEIGHTS_FILE, Adapter, add_adapter, match_names, read_adapter
 from stm.errors import ModelError
+from stm.model_hash import ADAPTER_CONFIG
 from tests.pico import pico_adapter, pico_backbone
 
 
@@ -27,7 +28,7 @@ def adapter(base: Path, tmp_path: Path) -> Path:
 
 
 def edit_config(folder: Path, **changes: Any) -> None:
-    path = folder / CONFIG_FILE
+    path = folder / ADAPTER_CONFIG
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
@@ -155,11 +156,11 @@ def test_missing_and_broken_files_are_named(adapter: Path) -> None:
     (adapter / WEIGHTS_FILE).unlink()
     with pytest.raises(ModelError, match=f"{WEIGHTS_FILE} does not exist"):
         read_adapter(adapter)
-    (adapter / CONFIG_FILE).write_text("{")
+    (adapter / ADAPTER_CONFIG).write_text("{")
     with pytest.raises(ModelError, match="is not JSON"):
         read_adapter(adapter)
-    (adapter / CONFIG_FILE).unlink()
-    with pytest.raises(ModelError, match=f"cannot read .*{CONFIG_FILE}"):
+    (adapter / ADAPTER_CONFIG).unlink()
+    with pytest.raises(ModelError, match=f"cannot read .*{ADAPTER_CONFIG}"):
         read_adapter(adapter)
 
 

@@ -63,6 +63,12 @@ def test_from_the_experts_alone_it_is_nearly_first_order_merging() -> None:
     np.testing.assert_allclose(weights, [[0.3, 0.5, 0.2, 0.0]], atol=0.06)
 
 
+def test_factors_without_bound_overflow_nothing() -> None:
+    places = Places(np.array([[1e3, -1e3], [1.0, 0.0], [0.0, 1.0], [1e9, 1e9]]), np.ones((4, 2)))
+    with np.errstate(all="raise"):
+        assert np.isfinite(cardinal_weights(places, Places(places.factors[1:3], places.densities[1:3]))).all()
+
+
 def test_leaving_one_out_is_what_refitting_without_it_gives() -> None:
     anchors = make_places(7)
     unseen = unseen_weights(anchors)

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from transformers import AutoModel
 
-from stm.deltas import CONFIG_FILE, WEIGHTS_FILE
+from stm.deltas import WEIGHTS_FILE
 from stm.errors import ModelError
 from stm.merge.experts import Experts, hash_experts, read_experts
 from stm.merge.materialise import materialise
@@ -24,6 +24,7 @@ from stm.merge.mixer import Mixer
 from stm.merge.recipe import Recipe
 from stm.merge.shards import find_shards, rewrite_shard
 from stm.merge.similarity import compare_experts
+from stm.model_hash import ADAPTER_CONFIG
 from stm.models import load_model
 from stm.rounding import add_delta
 from stm.warm_up import fold_adapter
@@ -184,8 +185,8 @@ def test_shards_keep_type_and_metadata(root: Path, tmp_path: Path) -> None:
     (base / "model.safetensors.index.json").write_text(json.dumps(index))
     folders = {name: copy(root, tmp_path, name) for name in ("nlu", "search")}
     for folder in folders.values():
-        config = json.loads((folder / CONFIG_FILE).read_text())
-        (folder / CONFIG_FILE).write_text(json.dumps({**config, "base_model_name_or_path": str(base)}))
+        config = json.loads((folder / ADAPTER_CONFIG).read_text())
+        (folder / ADAPTER_CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": str(base)}))
     experts = read_experts(base, folders)
     recipe = Recipe("task_arithmetic", {"nlu": 0.5, "search": 0.5})
     materialise(experts, recipe, PROMPTS, tmp_path / "merged")
@@ -213,7 +214,7 @@ def test_what_is_mixed_written_folded_and_alone_has_the_same_numbers(tmp_path: P
     experts = read_experts(base, {"a": pico_adapter(base, tmp_path / "a", scale=0.0015)})
     recipe = Recipe("task_arithmetic", {"a": 1.0})
     materialise(experts, recipe, PROMPTS, tmp_path / "merged")
-    fold_adapter(tmp_path / "a", tmp_path / "folded")
+    fold_adapter(tmp_path / "a", base, tmp_path / "folded")
     merged, folded = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "folded"))
     model = load_model(base)
     with Mixer(model, experts) as mixer:
@@ -304,11 +305,11 @@ def test_a_copy_of_the_base_is_the_same_base(root: Path, tmp_path: Path) -> None
 
 def test_a_base_that_is_not_here_is_compared_by_name(root: Path, tmp_path: Path) -> None:
     folder = copy(root, tmp_path)
-    config = json.loads((folder / CONFIG_FILE).read_text())
-    (folder / CONFIG_FILE).write_text(json.dumps({**config, "base_model_name_or_path": "gone/somewhere"}))
+    config = json.loads((folder / ADAPTER_CONFIG).read_text())
+    (folder / ADAPTER_CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": "gone/somewhere"}))
     with pytest.raises(ModelError, match="of the base 'gone/somewhere'"):
         read_experts(root / "base", {"nlu": folder})
-    (folder / CONFIG_FILE).write_text(json.dumps({**config, "base_model_name_or_path": "gone/base"}))
+    (folder / ADAPTER_CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": "gone/base"}))
     assert read_experts(root / "base", {"nlu": folder}).names == ["nlu"]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from stm.errors import ParamsError
@@ -74,21 +74,28 @@ def test_methods_of_two_models_go_from_the_first_expert_to_the_second(
         assert all(torch.allclose(start[name], first[name], atol=1e-5) for name in changed)
 
 
-def test_a_merge_of_a_bfloat16_base_is_written_in_its_type(tmp_path: Path) -> None:
-    base = pico_backbone(tmp_path / "base")
-    tensors = {key: tensor.bfloat16() for key, tensor in load_file(base / "model.safetensors").items()}
-    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+def test_a_merge_of_a_bfloat16_base_is_written_in_its_type_as_it_was_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = pico_backbone(tmp_path / "base", dtype=torch.bfloat16)
+    tensors = load_file(base / "model.safetensors")
     halved = read_experts(base, {name: pico_adapter(base, tmp_path / name, seed=i) for i, name in enumerate("ab")})
     model = merge_by_name(halved, "karcher", {})
+    with monkeypatch.context() as patch:
+        patch.setattr("stm.merge.named._round", lambda *_: None)
+        exact = merge_by_name(halved, "karcher", {})
+    scored = {name: parameter.clone() for name, parameter in model.named_parameters()}
     expected = {
         key: add_delta(tensors[key].float(), tensor - tensors[key].float(), torch.bfloat16, f"0.model.{key}").bfloat16()
-        for key, tensor in model[0].model.state_dict().items()
+        for key, tensor in exact[0].model.state_dict().items()
     }
     write_named(halved, model, PROMPTS, tmp_path / "named", "# A card")
     written = load_file(tmp_path / "named/model.safetensors")
     assert written.keys() == load_file(base / "model.safetensors").keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in written.items())
     assert json.loads((tmp_path / "named/config.json").read_text())["dtype"] == "bfloat16"
+    loaded = load_model(tmp_path / "named").named_parameters()
+    assert all(torch.equal(parameter, scored[name]) for name, parameter in loaded)
 
 
 def test_unknown_names_are_refused_with_the_known_ones(experts: Experts) -> None:

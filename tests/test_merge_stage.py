@@ -272,7 +272,7 @@ def test_whatever_changes_a_score_changes_the_key_of_a_search(
         keys.append(key_of(root, base, [task]))
     (base / "._stage.json").write_text("{}")
     assert key_of(root, base, [task]) == keys[-1], "hidden files are no part of the model"
-    changes = {"compute_dtype": lambda: torch.float16, "version": lambda _: "9.9", "sha256_modules": lambda _: "code"}
+    changes = {"compute_dtype": lambda: torch.float16, "hash_code": lambda *_: "other code"}
     for name, change in changes.items():
         with monkeypatch.context() as patch:
             patch.setattr(f"stm.merge.plan.{name}", change)

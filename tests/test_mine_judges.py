@@ -148,6 +148,36 @@ def test_a_judge_that_cannot_answer_is_an_error_and_takes_no_negative(tmp_path: 
         assert len(server.asked) == 8
 
 
+def test_a_question_that_always_fails_takes_its_negative_alone(tmp_path: Path) -> None:
+    def behave(number: int, body: dict[str, Any]) -> str:
+        return "500" if "item3<" in body["messages"][-1]["content"] else "ok"
+
+    with (
+        fault_server(behave, answer=lambda body: "no") as server,
+        AnswerStore(tmp_path / "a.sqlite") as store,
+    ):
+        endpoint = Endpoint(base_url=server.base_url, model="m", retries=0, concurrency=8)
+        runs = [mine(ROWS, WIDE, make_judges(JudgeParams(llm=True, endpoint=endpoint), store)) for _ in range(2)]
+    for mined, report in runs:
+        assert report["guarded_out"]["bm25"]["unjudged"] > 0
+        assert not [text for kept in negatives_of(mined) for text in kept if text.endswith("item3")]
+    assert runs[0][0].equals(runs[1][0])
+
+
+def test_a_question_that_is_asked_again_is_paid_for_once(tmp_path: Path) -> None:
+    row = {"anchor": "a query", "negatives": ["wrong one", "wrong two"], "origins": ["given"] * 2, "answers": []}
+    rows = [{**row, "id": f"r{i}", "positive": f"passage {i}", "concept": "c", "instruction": "", "source": "s"}
+            for i in range(2100)]  # fmt: skip
+    with fault_server(answer=lambda body: "no") as server, AnswerStore(tmp_path / "a.sqlite") as store:
+        endpoint = Endpoint(base_url=server.base_url, model="m", price_in=1.0, price_out=1.0)
+        params = MineParams(negatives=2, judge=JudgeParams(llm=True, max_total_tokens=400, endpoint=endpoint))
+        table = pl.DataFrame(rows, schema=ROWS.schema)
+        _, report = mine(table, params, make_judges(params.judge, store))
+        assert len(server.asked) == 2
+    told = report["judges"]["llm"]
+    assert (told["tokens_in"] + told["tokens_out"], told["unasked"]) == (30, 0), "of 4,200 questions in three portions"
+
+
 def test_a_judge_that_nobody_understands_is_an_error_and_takes_no_negative(tmp_path: Path) -> None:
     with fault_server(answer=lambda body: "Let me think about") as server, AnswerStore(tmp_path / "a.sqlite") as store:
         judge = JudgeParams(llm=True, endpoint=Endpoint(base_url=server.base_url))

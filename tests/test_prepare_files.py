@@ -72,6 +72,13 @@ def test_csv(tmp_path: Path, before: str, end: str, zipped: bool) -> None:
     ]
 
 
+@pytest.mark.parametrize("data", [b"query,passage\nq1,p1\n\nq2,p2\n\n", b'query,passage\r\nq1,"p1"\r\n\r\nq2,p2\r\n'])
+def test_a_blank_line_of_a_csv_is_no_row(tmp_path: Path, data: bytes) -> None:
+    """As to `datasets`: released negatives name the rows by their numbers."""
+    frame = read_pairs(write(tmp_path, "x.csv", data), "csv", NAMES)
+    assert frame.select("anchor", "positive").rows() == [("q1", "p1"), ("q2", "p2")]
+
+
 def test_csv_separator(tmp_path: Path) -> None:
     path = write(tmp_path, "x.tsv", b"query\tpassage\na\tb, c\n")
     assert read_pairs(path, "csv", NAMES, "\t")["positive"].to_list() == ["b, c"]

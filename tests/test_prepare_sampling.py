@@ -146,6 +146,10 @@ def test_a_pair_that_is_repeated_once_per_negative_keeps_them_all() -> None:
 def test_texts_of_signs_alone_differ() -> None:
     assert len({fingerprint(text) for text in ("\U0001f642", "\U0001f44d", "")}) == 3
     assert fingerprint("A  text.") == fingerprint("a text")
+    frame = make_frame(
+        {"anchor": ["great", "great", "\U0001f642"], "positive": ["\U0001f642", "\U0001f44d", "\U0001f44d"]}, ""
+    )
+    assert tidy([Candidates("s", frame)], "s")[0].frame.height == 3
 
 
 def test_only_passages_of_queries_with_several_answers_get_a_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,13 +43,19 @@ def test_what_was_filled_in_is_kept_beside(tmp_path: Path) -> None:
     assert kept.read_text() == filled
 
 
+def test_outside_of_a_project_it_is_said_where_to_run_it(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("prepare: {max_pairs: 5}")
+    with pytest.raises(ParamsError, match=r"cannot read .*params\.yaml: No such file .*; run from the project's root"):
+        use_profile("p", tmp_path, tmp_path / "params.yaml")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "p.yaml holds no settings"), (b"- merge\n", "p.yaml holds no settings"),
         (b"label: caf\xe9", "p.yaml is not UTF-8: .* at byte 10; save it as UTF-8"),
         (b"day: 2024-13-01", "p.yaml is not valid YAML"), (b"replace: 3", "replace is 3; list dotted keys"),
-        (b"replace: [{a: b}]", "list dotted keys"),
+        (b"replace: [{a: b}]", "list dotted keys"), (b"extends: deep", "extends is 'deep'; list names of profiles"),
     ],
 )  # fmt: skip
 def test_a_profile_that_is_none_is_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
@@ -80,6 +86,21 @@ def test_mappings_are_merged_or_replaced_as_the_profile_says(tmp_path: Path) -> 
     assert changed["max_tokens"] == yaml.safe_load((ROOT / "params.yaml").read_text())["backbone"]["max_tokens"]
 
 
+def test_what_a_profile_extends_is_applied_before_it(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("backbone: {layers: 3, max_tokens: 32}\nprepare: {seed: 5}\n")
+    (tmp_path / "two.yaml").write_text("prepare: {max_pairs: 9}\n")
+    (tmp_path / "p.yaml").write_text("extends: [one, two]\nbackbone: {layers: 4}\n")
+    changed = yaml.safe_load(apply_profile(tmp_path / "p.yaml", ROOT / "params.yaml"))
+    assert (changed["backbone"]["layers"], changed["backbone"]["max_tokens"]) == (4, 32)
+    assert (changed["prepare"]["seed"], changed["prepare"]["max_pairs"]) == (5, 9)
+    (tmp_path / "two.yaml").write_text("extends: [p]\n")
+    with pytest.raises(ParamsError, match=r"p\.yaml extends itself, over .*two\.yaml"):
+        apply_profile(tmp_path / "p.yaml", ROOT / "params.yaml")
+    (tmp_path / "two.yaml").unlink()
+    with pytest.raises(ParamsError, match=r"cannot read .*two\.yaml.*; files there: one, p"):
+        apply_profile(tmp_path / "p.yaml", ROOT / "params.yaml")
+
+
 def test_a_profile_that_would_break_the_params_writes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text((ROOT / "params.yaml").read_text())
@@ -100,6 +121,11 @@ def test_a_profile_that_would_break_the_params_writes_nothing(tmp_path: Path) ->
         ("search_prompts_splits: [nlu, nlu]", "search_prompts_splits names a split twice"),
         ("synthesize_splits: []", "med_real-shn.negatives is 'synthetic'; add its split 'med_real' to synthesize_sp"),
         ("train: {instruction_from: pool}", "only experts have a pool; say `instruction: pool` in a row of experts"),
+        ('backbone: {query_template: "query: "}', "query_template has no {instruction}, so there is nothing to search"),
+        (
+            "search_prompts: {pool_size: 0}\nexperts: {nlu-pool: {split: nlu, negatives: mined, instruction: pool}}",
+            "experts.nlu-pool.instruction is 'pool', and search_prompts.pool_size is 0; raise it",
+        ),
         ("search_prompts_splits: []", "po.instruction is 'searched'; add its split 'med_synth' to search_prompts_sp"),
     ],
 )

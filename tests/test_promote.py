@@ -275,6 +275,9 @@ def test_a_worse_model_becomes_challenger_and_the_champion_stays(project: Path) 
     assert registry.aliases() == {"champion": 2}
     assert registry.version(2).tags["decision.reason"] == "the old one breaks the law"
     assert read_history(registry)[-1].kind == "force"
+    roll_back(registry, None, ACTOR, "complaints")
+    assert promote(promote_params(project), ACTOR, root=project).decision == "held"
+    assert not registry.version(2).tags["decision.reason"], "held back it is no longer for the reason of the force"
 
 
 @pytest.mark.usefixtures("no_reload")

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml
 
 from stm.errors import RegistryError
 from stm.files import sha256_tree
@@ -74,9 +75,18 @@ def make_project(root: Path, repository: Path | None = None) -> Path:
         (root / "seed.txt").write_text(seed, encoding="utf-8")
         (root / "data" / "answers" / "qa.txt").unlink(missing_ok=True)
         dvc(root, "repro", "-q")
+        keep_entry_of_a_removed_row(root / "dvc.lock")
         git(root, "add", "-A")
         git(root, "commit", "-qm", seed)
     return root
+
+
+def keep_entry_of_a_removed_row(path: Path) -> None:
+    """As DVC keeps it in the lock file, whose outputs no stage makes any more."""
+    lock = yaml.safe_load(path.read_text(encoding="utf-8"))
+    out = {"path": "data/answers/gone.txt", "hash": "md5", "md5": "0" * 32, "size": 1}
+    lock["stages"]["search_prompts@gone"] = {"cmd": "python make.py gone", "outs": [out]}
+    path.write_text(yaml.safe_dump(lock), encoding="utf-8")
 
 
 def version(**tags: str) -> Version:
@@ -162,6 +172,8 @@ def test_what_cannot_be_reproduced_is_said(project: Path, tmp_path: Path) -> Non
         reproduce(version(), project, tmp_path / "x", rebuild=False)
     with pytest.raises(RegistryError, match=r"has no revision 'feedface'.*unshallow"):
         reproduce(version(**{"git.revision": "feedface", "model": "m"}), project, tmp_path / "x", rebuild=False)
+    with pytest.raises(RegistryError, match="names no revision: it was promoted outside a git repository"):
+        reproduce(version(**{"git.revision": "unknown", "model": "m"}), project, tmp_path / "x", rebuild=False)
     tree = git(project, "hash-object", "-w", "-t", "tree", "/dev/null")
     tags = {
         "git.revision": git(project, "commit-tree", tree, "-m", "before any results"),

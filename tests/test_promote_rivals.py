@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from stm.errors import DataError
-from stm.evaluate.score import hash_model
 from stm.files import sha256_tree
+from stm.model_hash import hash_model
 from stm.promote import candidate
 from stm.promote.candidate import read_candidate
 from stm.promote.promotion import preview
@@ -34,7 +34,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if role != "base":
             write_report(Path(path, "adapter_config.json"), {"base_model_name_or_path": "models/warm_up"})
             Path(path, "adapter_model.safetensors").write_text(name)
-        report = {**evaluation(name, role, 0.4), "path": path, "hashes": {"model": hash_model(path)}}
+        report = {**evaluation(name, role, 0.4), "path": path, "hashes": {"model": hash_model(Path(path))}}
         write_report(Path("reports", "evaluation", f"{name}.json"), report)
     return root
 

@@ -136,6 +136,13 @@ def test_corpora_are_tables_and_gzipped_too(tmp_path: Path) -> None:
         assert read_corpus(path) == {"x": Passage("", "one"), "y": Passage("Skin", "two\nlines")}, path
 
 
+@pytest.mark.parametrize("values", [[["one", "two"]], [{"a": 1}]])
+def test_a_column_of_lists_or_records_is_no_text(tmp_path: Path, values: list[object]) -> None:
+    pl.DataFrame({"text": values}).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: the column 'text' holds (List|Struct)\(.*which is no text"):
+        read_corpus(tmp_path / "a.parquet")
+
+
 def test_columns_of_other_names_are_taken_and_must_be_there(tmp_path: Path) -> None:
     table = pl.DataFrame({"pmid": [0, 1], "name": ["Skin", None], "abstract": ["one", "two"]})
     table.write_csv(tmp_path / "a.csv")

@@ -2,6 +2,7 @@
 model."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -127,7 +128,10 @@ def test_malformed_replies_are_refused_and_the_rest_of_the_pool_steps_in() -> No
 def test_without_a_pool_and_without_sense_the_seed_stays() -> None:
     found, _, _ = run(knows("drawer"), ["no"], pool=["no"])
     assert (found.instruction, found.pool) == (SEED, [])
-    assert found.report["reason"] == "kept the seed instruction: no candidate beat it on the search half"
+    nothing = "kept the seed instruction: no reply of the LLM was a usable instruction in English"
+    assert re.fullmatch(nothing + r" \(\d+ of the pool's replies: fewer than 4 words\)", found.report["reason"])
+    empty = run(knows("drawer"), [""], pool=[""])[0].report["reason"]
+    assert "needs a larger search_prompts.endpoint.max_tokens" in empty
     assert found.report["pool"]["kept"] == 0
     assert len(found.report["candidates"]) == 1
 
@@ -338,7 +342,7 @@ def test_at_its_limit_a_search_ends_with_what_it_has(
     with fault_server(
         answer=lambda body: f"Find {ADJECTIVES[next(numbers)]} passages that answer the question."
     ) as server:
-        endpoint = {"base_url": server.base_url, "model": "fake", "price_in": 1, "price_out": 2, "concurrency": 1}
+        endpoint = {"base_url": server.base_url, "model": "fake", "max_tokens": 96, "price_in": 1, "price_out": 2}
         prepare_stage(endpoint=endpoint, **limit)
         stage.main("nlu")
     llm = json.loads(Path(STORY).read_text(encoding="utf-8"))["llm"]

@@ -198,7 +198,7 @@ def test_the_budget_stops_and_the_rest_falls_back(
 def test_failed_requests_fall_back_with_their_reason(store: AnswerStore) -> None:
     with fault_server(lambda n, b: "400" if "lung3" in str(b) else "ok", answer=write_negative) as server:
         result = synthesize(rows_of(8), params_of(server), store)
-    assert result.report["failed"] == {"rejected": 2}
+    assert result.report["failed"] == {"rejected": 1}
     assert result.rows["origins"][3].to_list() == ["given"]
 
 

@@ -6,10 +6,12 @@ from typing import Any
 import polars as pl
 import pytest
 
+from stm.llm.answers import Request
 from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
 from stm.params.synthesize import QueryParams, SynthesizeParams
 from stm.schema import ROWS, check_rows
+from stm.synthesize.estimate import describe_cost
 from stm.synthesize.negatives import synthesize
 from stm.synthesize.queries import SOURCE, check_query, tidy_query, write_queries
 from stm.tasks import Passage, Task
@@ -70,6 +72,17 @@ def test_the_same_question_counts_once(store: AnswerStore) -> None:
     with fault_server(answer=lambda body: "Enlarged liver?") as server:
         report = write_queries(ROWS_IN, params, Endpoint(base_url=server.base_url), store, 500).report
     assert report == {"asked": 2, "accepted": 1, "outcomes": {"accepted": 1, "duplicate": 1}}
+
+
+@pytest.mark.parametrize("replace_rows", [False, True])
+def test_the_passages_own_query_is_one_that_is_there_unless_it_is_replaced(
+    store: AnswerStore, replace_rows: bool
+) -> None:
+    rows = ROWS_IN.with_columns(anchor=pl.lit("Enlarged liver"))
+    params = QueryParams(rows=1, kinds=("question",), replace_rows=replace_rows)
+    with fault_server(answer=lambda body: "enlarged liver?") as server:
+        report = write_queries(rows, params, Endpoint(base_url=server.base_url), store, 500).report
+    assert report["outcomes"] == ({"accepted": 1} if replace_rows else {"duplicate": 1})
 
 
 def test_a_query_that_failed_for_one_passage_may_be_that_of_another(store: AnswerStore) -> None:
@@ -224,6 +237,10 @@ def test_the_budget_holds_for_queries_and_they_are_in_the_estimate(
     assert report["tokens_in"] + report["tokens_out"] == 15 * len(store) <= 130
     shown = capsys.readouterr().err
     assert "1 rows and 4 queries, about" in shown.splitlines()[0]
+    requests = [Request([{"role": "user", "content": "a"}])] * 4
+    for rows, count in ((0, 8), (1000, 8), (6, 6), (4, 4)):  # written queries come after the rows
+        told = describe_cost(requests, ROWS_IN, params.model_copy(update={"rows": rows}))
+        assert told.startswith(f"{count} rows and 4 queries")
     assert "To go on, raise synthesize.max_total_tokens" in shown
 
 

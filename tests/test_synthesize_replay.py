@@ -138,10 +138,10 @@ def test_verdicts_are_those_of_the_plain_rules(
 @given(st.lists(st.lists(st.tuples(TEXTS, TEXTS), max_size=4), max_size=4))
 def test_scores_are_those_of_the_lexicon_in_whichever_order_texts_come(calls: list[list[tuple[str, str]]]) -> None:
     corpus = ["swollen liver", "an infection of the kidney"]
-    similarity, lexicon = LexicalSimilarity(corpus), Lexicon.fit(corpus)
+    similarity = LexicalSimilarity(corpus)
     for pairs in calls:
         queries, passages = [query for query, _ in pairs], [passage for _, passage in pairs]
-        assert similarity.query_to_passage(queries, passages) == lexicon.score(queries, passages)
+        assert similarity.query_to_passage(queries, passages) == Lexicon.fit(corpus).score(queries, passages)
 
 
 @pytest.mark.parametrize("limits", [{"min_topic": 0.0}, {}, {"min_ratio_to_mined": 0.01}])
@@ -153,7 +153,7 @@ def test_no_passage_is_cut_into_words_twice(limits: dict[str, float], monkeypatc
         return tokenize(texts)
 
     similarity = LexicalSimilarity(["swollen liver", "an infection of the kidney"])
-    monkeypatch.setattr("stm.synthesize.similarity.tokenize", count)
+    monkeypatch.setattr("stm.bm25.tokenize", count)
     row = Triplet("", "swollen liver", "An abnormal liver swollen by fluid.", "Absence of the liver from birth.")
     answer = Answer("A liver that shrinks slowly by fluid.", "stop", 1, 1)
     validate([answer] * 3, [row] * 3, Validation(**limits), similarity)

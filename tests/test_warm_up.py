@@ -22,7 +22,7 @@ TEXTS = ["fever", "a long text about fevers"]
 def test_folding_equals_the_adapter_at_run_time(tmp_path: Path) -> None:
     base = pico_backbone(tmp_path / "base")
     adapter = pico_adapter(base, tmp_path / "adapter")
-    fold_adapter(adapter, tmp_path / "folded")
+    fold_adapter(adapter, base, tmp_path / "folded")
     folded = load_model(tmp_path / "folded")
     assert np.abs(folded.encode(TEXTS) - load_model(adapter).encode(TEXTS)).max() < 1e-6
     assert np.abs(folded.encode(TEXTS) - load_model(base).encode(TEXTS)).max() > 1e-4

@@ -6,7 +6,8 @@ the nDCG@10 that mteb reports, or the run fails. Knows nothing of files but a sc
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mteb.results import TaskResult
 
 from stm.errors import DataError, STMError, brief
 from stm.files import read_json
-from stm.hub_data import require_cached_commit, require_commit
+from stm.hub_data import folder_cache, require_cached_commit, require_commit
 from stm.metrics import mean, missing_queries, ndcg_at_k, order_passages, recall_at_k
 
 TOLERANCE = 1e-4  # mteb rounds to five decimals
@@ -100,12 +101,25 @@ def _require_splits(task: AbsTaskRetrieval) -> None:
                 raise MissingTaskError(f"the data of {task.metadata.name} have no split {split!r} of {subset!r}")
 
 
+@contextmanager
+def _own_cache(source: Mapping[str, Any]) -> Iterator[None]:
+    """Where the data come from a folder, have them cached by its hash, which stands for the revision."""
+    shared = datasets.config.HF_DATASETS_CACHE
+    if Path(str(source["path"])).is_dir():
+        datasets.config.HF_DATASETS_CACHE = folder_cache(str(source["revision"]))
+    try:
+        yield
+    finally:
+        datasets.config.HF_DATASETS_CACHE = shared
+
+
 def _load(task: AbsTaskRetrieval) -> None:
     """Load the task's data, of the commit that its metadata names."""
     datasets.disable_progress_bars()
     name, source = task.metadata.name, task.metadata.dataset
     try:
-        task.load_data()
+        with _own_cache(source):
+            task.load_data()
         loaded = [data[key] for splits in (task.dataset or {}).values() for data in splits.values() for key in TEXTS]
         tables = [table for table in loaded if isinstance(table, datasets.Dataset)]
         require_commit(str(source["path"]), str(source["revision"]), tables)

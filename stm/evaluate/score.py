@@ -11,26 +11,15 @@ from typing import Any
 
 from mteb.results import TaskResult
 
-from stm.deltas import CONFIG_FILE
 from stm.evaluate.dense import open_model
 from stm.evaluate.named import NamedTask
 from stm.evaluate.record import Evaluation, describe, read_local_tasks, run_hub, run_local
 from stm.evaluate.robustness import ChangedQueries
-from stm.files import read_json, sha256_text, sha256_tree
+from stm.model_hash import hash_model
 from stm.params.evaluate import EvaluateParams, ModelEntry, OutsideEntry
 
 LOOKED_AT = 500  # passages of a task, to see how many are longer than the model takes
 Entry = ModelEntry | OutsideEntry
-
-
-def hash_model(path: Path | str) -> str:
-    """Return the hash of a model folder; for an adapter that of the adapter and the base that it names."""
-    path = Path(path)
-    config = path / CONFIG_FILE
-    if not config.exists():
-        return sha256_tree(path)
-    base = Path(str(read_json(config).get("base_model_name_or_path", "")))
-    return sha256_text(sha256_tree(path), sha256_tree(base) if base.is_dir() else "")
 
 
 def about_model(name: str, entry: Entry, model_hash: str) -> dict[str, Any]:
@@ -50,7 +39,7 @@ def evaluate_folder(
     """
     started = time.monotonic()
     local = read_local_tasks(tasks)
-    model_hash = hash_model(folder)
+    model_hash = hash_model(Path(folder))
     prompts = {"query": entry.query_prompt, "document": entry.passage_prompt}
     opened = open_model(name, folder, model_hash, params, prompts)
     evaluation = Evaluation()

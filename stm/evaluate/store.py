@@ -10,19 +10,18 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from stm.chip import compute_dtype, device
 from stm.errors import STMError
-from stm.files import sha256_modules, sha256_text
+from stm.files import hash_code, sha256_text
 from stm.progress import say
 from stm.text_encoder import Floats, TextEncoder
 
 # What shapes a vector beside the weights.
-ENCODING = ("compiled", "deltas", "encode", "models", "packed", "pooled", "rounding")
+ENCODING = ("ahead", "chip", "compiled", "deltas", "encode", "models", "packed", "pooled", "rounding")
 LIBRARIES = ("tokenizers", "torch", "transformers", "sentence-transformers")
 FOLDER = Path(".stm/embeddings")
 LOOKUPS_AT_ONCE = 500  # SQLite allows some ten thousand variables; small statements keep memory flat
@@ -97,9 +96,7 @@ class EmbeddingStore:
 def open_store(model_hash: str, megabytes: int, compiled: bool = False) -> EmbeddingStore:
     """The store of the model with that hash, encoded in this precision, with this code and these libraries."""
     form = f"{device().type} {compute_dtype()}{' compiled' * compiled}"
-    libraries = [f"{library}={version(library)}" for library in LIBRARIES]
-    key = sha256_text(model_hash, form, sha256_modules(ENCODING), *libraries)
-    return EmbeddingStore(key, megabytes)
+    return EmbeddingStore(sha256_text(model_hash, form, hash_code(ENCODING, LIBRARIES)), megabytes)
 
 
 class StoredEncoder:

@@ -5,7 +5,7 @@ Pure values; knows nothing of HTTP, of stores or of what the texts are for.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from stm.files import sha256_text
@@ -131,6 +131,7 @@ class Budget:
     tokens_out: int = 0
     is_exhausted: bool = False
     answers: int = 0  # how many were counted
+    counted: set[str] = field(default_factory=set, init=False)  # their keys: for a later call of the job they are paid
 
     @classmethod
     def of(cls, limits: Limits) -> "Budget":
@@ -199,14 +200,15 @@ def take_known(
     return taken
 
 
-def common_refusal(outcomes: Mapping[str, Answer | Failure], budget: Budget) -> str:
-    """One line where several requests were asked, all were refused, and the job has no answer at all; else empty.
+def common_failure(outcomes: Mapping[str, Answer | Failure], budget: Budget) -> str:
+    """One line where several requests were asked, all failed, and the job has no answer at all; else empty.
 
-    Beside answers, those of earlier calls and of the store included, it is the refused requests that are at fault and
-    not what all have in common.
+    Beside answers, those of earlier calls and of the store included, it is the requests that are at fault and not what
+    all have in common.
     """
-    asked = [found for found in outcomes.values() if not (isinstance(found, Failure) and found.reason == "budget")]
-    refused = [found for found in asked if isinstance(found, Failure) and found.reason == "rejected"]
-    if budget.answers or not len(refused) == len(asked) > 1:
+    failures = [found for found in outcomes.values() if isinstance(found, Failure) and found.reason != "budget"]
+    if budget.answers or len(failures) < 2 or any(isinstance(found, Answer) for found in outcomes.values()):
         return ""
-    return f"all {len(refused)} requests were refused ({refused[0].detail}); {CHECK_REQUESTS}"
+    if all(found.reason == "rejected" for found in failures):
+        return f"all {len(failures)} requests were refused ({failures[0].detail}); {CHECK_REQUESTS}"
+    return f"none of {len(failures)} requests was answered ({failures[0].detail}); run the same command to ask again"

@@ -8,11 +8,11 @@ import dataclasses
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import openai
-from openai.types import FileObject
+from openai.types import Batch, FileObject
 
 from stm.errors import EndpointError
 from stm.files import sha256_text
@@ -23,21 +23,26 @@ from stm.llm.answers import (
     Failure,
     Request,
     canonical_request,
-    common_refusal,
+    common_failure,
     request_body,
     reservation,
     take_known,
 )
+from stm.llm.batch_results import read_lines, take_line
 from stm.llm.connect import open_client
-from stm.llm.faults import FaultError, explain_error, one_line, read_completion, show_json
+from stm.llm.faults import explain_error, one_line
 from stm.llm.store import AnswerStore, BatchRecord
 from stm.params.llm import Endpoint
 from stm.progress import say
 
 URL: Literal["/v1/chat/completions"] = "/v1/chat/completions"
-OPEN = ("validating", "in_progress", "finalizing", "cancelling")
+DONE = ("completed", "failed", "expired", "cancelled")  # an endpoint may have states of its own before
 TAG = "stm"  # metadata key by which a batch is found again that was created just before a crash
 LISTED = 100  # batches per page of the list
+NO_JSON = (
+    "it answers something else than JSON; see that base_url is right (it should end in /v1) and that the endpoint "
+    "takes batch files, and run the same command to go on"
+)
 WORTH_A_BATCH = 0.1  # share of a limit that must be left for one more batch: each can take a day
 
 
@@ -67,7 +72,7 @@ def complete_batch(
         for key, tokens in reserved.items():
             outcome = outcomes[key]
             budget.settle(tokens, outcome if isinstance(outcome, Answer) else None)
-        if refusal := common_refusal(outcomes, budget):
+        if refusal := common_failure(outcomes, budget):
             raise EndpointError(f"batch API of {endpoint.base_url}: {refusal}")
     return outcomes
 
@@ -118,6 +123,8 @@ def run_batches(
             failures.update(found)
             tries.update(fresh)
             tries.update(recorded - lost)
+    except json.JSONDecodeError:
+        raise EndpointError(f"batch API of {endpoint.base_url}: {NO_JSON}") from None
     except openai.OpenAIError as error:
         fault = explain_error(error, endpoint.api_key_env, client.api_key)
         raise EndpointError(
@@ -146,16 +153,20 @@ def _submit(
     payload = ("\n".join(lines) + "\n").encode()
     tag = sha256_text(*keys, str(time.time_ns()))
     file = client.files.create(file=(f"{tag[:12]}.jsonl", payload), purpose="batch")
-    if not isinstance(file, FileObject):  # the client hands over as text what is no JSON
-        raise EndpointError(
-            f"batch API of {endpoint.base_url}: it answers something else than JSON; see that base_url is right (it "
-            "should end in /v1) and that the endpoint takes batch files"
-        )
+    _require(file, FileObject, endpoint)
     # Before there is anything to pay for.
     store.open_batch(tag, endpoint.base_url, {key: canonical_request(requests[key], endpoint) for key in keys})
-    batch = client.batches.create(input_file_id=file.id, endpoint=URL, completion_window="24h", metadata={TAG: tag})
+    once = client.with_options(max_retries=0)  # a repeat could be a second batch; the next run looks for this one
+    batch = once.batches.create(input_file_id=file.id, endpoint=URL, completion_window="24h", metadata={TAG: tag})
+    _require(batch, Batch, endpoint)
     store.name_batch(tag, batch.id)
     say(f"batch {batch.id}: {len(keys)} requests submitted; it is safe to stop and run the same command later")
+
+
+def _require(answer: object, kind: type, endpoint: Endpoint) -> None:
+    """`EndpointError` for what is no JSON, which the client hands over as text."""
+    if not isinstance(answer, kind):
+        raise EndpointError(f"batch API of {endpoint.base_url}: {NO_JSON}")
 
 
 def _collect(
@@ -169,18 +180,16 @@ def _collect(
     failures: dict[str, Failure] = {}
     lost: set[str] = set()
     for record in _own(requests, endpoint, store):
-        batch_id = record.batch_id or _find(client, record.tag)
         try:
+            batch_id = record.batch_id or _find(client, record.tag)
             if not batch_id:
                 lost |= record.requests.keys()
             else:
                 failures.update(_collect_one(batch_id, record, requests, client, endpoint, store))
         except openai.NotFoundError:
-            say(f"batch {batch_id} is unknown to {endpoint.base_url} by now; what it did not answer is submitted again")
+            name = record.batch_id or record.tag[:12]
+            say(f"batch {name} is unknown to {endpoint.base_url} by now; what it did not answer is submitted again")
             lost |= record.requests.keys()
-        except EndpointError:
-            store.close_batch(record.tag)  # refused as a whole; the next run may submit again
-            raise
         store.close_batch(record.tag)
     return failures, lost
 
@@ -196,59 +205,34 @@ def _find(client: openai.OpenAI, tag: str) -> str:
     return ""
 
 
+def _look(batch_id: str, client: openai.OpenAI, endpoint: Endpoint) -> Batch:
+    batch = client.batches.retrieve(batch_id)
+    _require(batch, Batch, endpoint)
+    return batch
+
+
 def _collect_one(
     batch_id: str, record: BatchRecord, requests: Mapping[str, Request], client: openai.OpenAI, endpoint: Endpoint,
     store: AnswerStore,
 ) -> dict[str, Failure]:  # fmt: skip
-    batch = client.batches.retrieve(batch_id)
-    while batch.status in OPEN:
+    batch = _look(batch_id, client, endpoint)
+    while batch.status not in DONE:
         time.sleep(endpoint.poll_seconds)
-        batch = client.batches.retrieve(batch_id)
+        batch = _look(batch_id, client, endpoint)
         done = batch.request_counts.completed if batch.request_counts else 0
         say(f"batch {batch_id}: {batch.status}, {done} done")
     failures: dict[str, Failure] = {}
     if batch.status == "failed" and not batch.output_file_id:
+        store.close_batch(record.tag)  # the next run may submit again
         reasons = (batch.errors.data if batch.errors else None) or []
         text = one_line("; ".join(error.message or "" for error in reasons) or "no reason given", client.api_key)
         raise EndpointError(f"batch {batch_id} was refused: {text}; mend params.yaml and run again")
-    for file_id in (batch.output_file_id, batch.error_file_id):
-        for line in _lines(client, file_id):
-            failures.update(_take(line, record, requests, client, store))
+    for line in read_lines(batch, client):
+        failures.update(take_line(line, record, requests, client, store))
+    if batch.status == "cancelled":
+        store.close_batch(record.tag)
+        raise EndpointError(
+            f"batch {batch_id} was cancelled at the endpoint; its answers are kept, run the same command to submit the "
+            "others again"
+        )
     return failures
-
-
-def _lines(client: openai.OpenAI, file_id: str | None) -> Iterator[dict[str, Any]]:
-    if not file_id:
-        return
-    for raw in client.files.content(file_id).content.splitlines():
-        try:
-            line = json.loads(raw)
-        except (ValueError, RecursionError):
-            continue  # a torn line is a request without an answer, and is submitted again
-        if isinstance(line, dict):
-            yield line
-
-
-def _take(
-    line: dict[str, Any], record: BatchRecord, requests: Mapping[str, Request], client: openai.OpenAI,
-    store: AnswerStore,
-) -> dict[str, Failure]:  # fmt: skip
-    """Store the answer of one output line, or return its failure.
-
-    Requests of the batch that nobody asks for any more were paid for too, so their answers are kept.
-    """
-    key = str(line.get("custom_id"))
-    response = line.get("response") if isinstance(line.get("response"), dict) else {}
-    status = response.get("status_code") if response else None
-    body = response.get("body") if response else None
-    if status == 200:
-        try:
-            answer = read_completion(body, requests.get(key, Request(())), client.api_key)
-        except FaultError as fault:
-            return {key: Failure(fault.reason, fault.detail)}
-        if key in record.requests:
-            store.put(record.requests[key], answer)
-        return {}
-    detail = show_json(line.get("error") or body, client.api_key)
-    is_final = isinstance(status, int) and 400 <= status < 500 and status not in (408, 409, 425, 429)
-    return {key: Failure("rejected" if is_final else "server_error", f"HTTP {status}: {detail}")}

@@ -23,7 +23,7 @@ from stm.llm.answers import (
     Failure,
     Request,
     canonical_request,
-    common_refusal,
+    common_failure,
     request_content,
     request_key,
     reservation,
@@ -61,11 +61,17 @@ def complete_all(
     keys = [request_key(canonical_request(request, endpoint)) for request in requests]
     asked = dict(zip(keys, requests, strict=True))
     stored = store.get(sorted(asked))
+    # What this job has used before is paid for, and takes no part in its limits again.
+    before = {key: stored[key] for key in asked if key in budget.counted and key in stored}
+    asked = {key: request for key, request in asked.items() if key not in before}
     if endpoint.batch and not endpoint.is_embedded:
         outcomes = complete_batch(asked, stored, endpoint, store, budget)
     else:
         outcomes = _complete_live(asked, stored, endpoint, store, description, budget)
-    store.mark_used(key for key, outcome in outcomes.items() if isinstance(outcome, Answer))
+    answered = [key for key, outcome in outcomes.items() if isinstance(outcome, Answer)]
+    budget.counted.update(answered)
+    store.mark_used(answered)
+    outcomes |= before
     return [outcomes[key] for key in keys]
 
 
@@ -86,7 +92,7 @@ def _complete_live(
     where = f"LLM endpoint {endpoint.base_url or '(the embedded server)'}"
     if job.stop:
         raise EndpointError(f"{where}: {job.stop.detail}; {_advise(job.stop, job.answered, endpoint)}")
-    if refusal := common_refusal(outcomes, budget):
+    if refusal := common_failure(outcomes, budget):
         raise EndpointError(f"{where}: {refusal}")
     return outcomes
 
@@ -192,7 +198,9 @@ class _Job:
             self.broken += 1
         else:
             self.refused += 1
-        patience = max(8, 2 * self.endpoint.concurrency) if self._is_proven else 1
+        # Beside answers of earlier calls, those of the store included, it may be this request that is at fault.
+        is_working = self._is_proven or self.budget.answers > 0
+        patience = max(8, 2 * self.endpoint.concurrency) if is_working else 1
         refuses_all = self.refused >= REFUSALS and not self.budget.answers
         if fault.remedy == "stop" or self.broken >= patience or refuses_all:
             self.stop = self.stop or fault

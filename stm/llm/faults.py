@@ -39,7 +39,7 @@ class FaultError(Exception):
     retry_after: float = 0.0  # seconds
 
 
-def one_line(text: str, secret: str = "") -> str:
+def one_line(text: str, secret: str) -> str:
     """Cut foreign text to one short printable line without the secret."""
     if secret:
         text = text.replace(secret, "[key]")
@@ -47,7 +47,7 @@ def one_line(text: str, secret: str = "") -> str:
     return line if len(line) <= DETAIL_CHARS else line[:DETAIL_CHARS] + "..."
 
 
-def show_json(data: Any, secret: str = "") -> str:
+def show_json(data: Any, secret: str) -> str:
     """Foreign data as one short line without the secret."""
     try:
         return one_line(json.dumps(data), secret)
@@ -108,7 +108,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def read_answer(body: bytes, request: Request, secret: str = "") -> Answer:
+def read_answer(body: bytes, request: Request, secret: str) -> Answer:
     """Parse a chat completion; a `FaultError` if it is something else."""
     try:
         data = json.loads(body)
@@ -119,7 +119,7 @@ def read_answer(body: bytes, request: Request, secret: str = "") -> Answer:
     return read_completion(data, request, secret)
 
 
-def read_completion(data: Any, request: Request, secret: str = "") -> Answer:
+def read_completion(data: Any, request: Request, secret: str) -> Answer:
     """The answer in a chat completion that is parsed already; a `FaultError` if it is something else."""
     choices = data.get("choices") if isinstance(data, dict) else None
     first = choices[0] if isinstance(choices, list) and choices else None

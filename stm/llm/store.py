@@ -90,19 +90,19 @@ class AnswerStore:
         self._db.close()
 
     def __len__(self) -> int:
-        with self._lock:
+        with self._use():
             return int(self._db.execute("SELECT count(*) FROM answers").fetchone()[0])
 
     @property
     def used(self) -> list[str]:
         """Sorted keys of all answers that were marked as used during this opening."""
-        with self._lock:
+        with self._use():
             self._flush_used()
             return [key for (key,) in self._db.execute("SELECT key FROM used ORDER BY key")]
 
     def mark_used(self, keys: Iterable[str]) -> None:
         """Remember the answers that work has used; others may be read, or come too late for a limit."""
-        with self._lock:
+        with self._use():
             self._just_used.extend((key,) for key in keys)
             if len(self._just_used) >= ROW_GROUP:
                 self._flush_used()
@@ -118,7 +118,7 @@ class AnswerStore:
         found: dict[str, Answer] = {}
         for start in range(0, len(keys), BATCH):
             batch = keys[start : start + BATCH]
-            with self._lock:
+            with self._use():
                 found.update(self._select(batch))
         return found
 
@@ -144,37 +144,44 @@ class AnswerStore:
             answer.tokens_in,
             answer.tokens_out,
         )
-        try:
-            with self._lock:
-                is_first = self._db.execute(INSERT, row).rowcount == 1
-                stays = answer if is_first else self._select(row[:1])[row[0]]
-                return dataclasses.replace(stays, is_replayed=answer.is_replayed)
-        except sqlite3.Error as error:
-            raise STMError(
-                f"cannot write to the answer store {self.path}: {error}; free disk space, run again"
-            ) from error
+        with self._use():
+            is_first = self._db.execute(INSERT, row).rowcount == 1
+            stays = answer if is_first else self._select(row[:1])[row[0]]
+            return dataclasses.replace(stays, is_replayed=answer.is_replayed)
 
     def open_batch(self, tag: str, base_url: str, requests: Mapping[str, str]) -> None:
         """Record a batch, its canonical requests by key, before it is submitted."""
-        with self._lock:
+        with self._use():
             self._db.execute("INSERT INTO open_batches VALUES (?, ?, '', ?)", (tag, base_url, json.dumps(requests)))
 
     def name_batch(self, tag: str, batch_id: str) -> None:
         """Record the name that the endpoint gave to a batch."""
-        with self._lock:
+        with self._use():
             self._db.execute("UPDATE open_batches SET batch_id = ? WHERE tag = ?", (batch_id, tag))
 
     def close_batch(self, tag: str) -> None:
         """Forget a batch whose answers are stored."""
-        with self._lock:
+        with self._use():
             self._db.execute("DELETE FROM open_batches WHERE tag = ?", (tag,))
 
     def batches(self, base_url: str) -> list[BatchRecord]:
         """Open batches of an endpoint, oldest first."""
         query = "SELECT tag, batch_id, requests FROM open_batches WHERE base_url = ? ORDER BY rowid"
-        with self._lock:
+        with self._use():
             rows = self._db.execute(query, (base_url,)).fetchall()
         return [BatchRecord(tag, batch_id, json.loads(requests)) for tag, batch_id, requests in rows]
+
+    @contextlib.contextmanager
+    def _use(self) -> Iterator[None]:
+        """One thread at a time; `STMError` where the file cannot be read or written."""
+        try:
+            with self._lock:
+                yield
+        except sqlite3.Error as error:
+            raise STMError(
+                f"cannot use the answer store {self.path}: {error}; run again when the disk has room and nobody locks "
+                "the file, or move a damaged one away"
+            ) from error
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -190,7 +197,7 @@ class AnswerStore:
     def export_parquet(self, path: Path | str, keys: Iterable[str] | None = None) -> int:
         """Write the answers (of `keys`, default all) sorted by key; return how many."""
         names, count = ", ".join(COLUMNS), 0
-        with self._lock, atomic_file(path) as scratch:
+        with self._use(), atomic_file(path) as scratch:
             join = "" if keys is None else "JOIN wanted USING (key)"
             if keys is not None:
                 self._db.execute("CREATE TEMP TABLE wanted (key TEXT PRIMARY KEY) WITHOUT ROWID")
@@ -224,7 +231,7 @@ class AnswerStore:
 
     def _import(self, path: Path | str, *statements: str) -> int:
         count = 0
-        with self._lock, self._transaction():
+        with self._use(), self._transaction():
             for frame in _read_answers(path):
                 for key, canonical in frame.select("key", "request").iter_rows():
                     if key != request_key(canonical):
@@ -262,6 +269,6 @@ def _read_answers(path: Path | str) -> Iterator[pl.DataFrame]:
                 frame = pl.DataFrame(pa.Table.from_batches([batch]))
                 if any(frame.null_count().row(0)):
                     raise DataError(wrong)
-                yield frame
+                yield frame.select(list(COLUMNS))
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
         raise DataError(f"cannot read the answers in {path}: {error}; export them again") from error

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stm.deltas import CONFIG_FILE, WEIGHTS_FILE, Adapter, check_shape, match_names, read_adapter
+from stm.deltas import WEIGHTS_FILE, Adapter, check_shape, match_names, read_adapter
 from stm.errors import ModelError
 from stm.files import sha256_file, sha256_text
 from stm.merge.shards import Shard, find_shards
+from stm.model_hash import ADAPTER_CONFIG
 
 # Keys of a config.json that say nothing about the weights.
 PROVENANCE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"}
@@ -79,7 +80,7 @@ def hash_experts(experts: Experts) -> str:
     """A hash of all adapters and of the base: weights, tokenizer, and the configs that pool and cut its texts."""
     parts = [f"{path.relative_to(experts.base).as_posix()}:{sha256_file(path)}" for path in model_files(experts.base)]
     for name, adapter in experts.adapters.items():
-        parts += [name, *(sha256_file(adapter.folder / file) for file in (CONFIG_FILE, WEIGHTS_FILE))]
+        parts += [name, *(sha256_file(adapter.folder / file) for file in (ADAPTER_CONFIG, WEIGHTS_FILE))]
     return sha256_text(*parts)
 
 

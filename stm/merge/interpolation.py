@@ -17,6 +17,7 @@ from stm.merge.recipe import Recipe
 Doubles = npt.NDArray[np.float64]
 REACH = 4.0  # on the embedded experts between 1 and 16 makes no difference; wider ones lose digits in the inverse
 JITTER = 1e-11  # relative to the diagonal, for the solver alone: what is known is interpolated, not smoothed
+MOST = 40.0
 DENSITY_LENGTH = 0.3  # densities this far apart make an expert's effect correlate by exp(-1/2)
 
 
@@ -42,7 +43,8 @@ def kernel(one: Places, other: Places) -> Doubles:
     for f, p, g, q in zip(one.factors.T, one.densities.T, other.factors.T, other.densities.T, strict=True):
         apart = (p[:, None] - q[None, :]) / DENSITY_LENGTH
         product += f[:, None] * g[None, :] * np.exp(-(apart**2) / 2)
-    covariance: Doubles = np.exp(product / REACH)
+    # Factors without bound, as where weights nearly cancel out, would overflow; so far away all is equally unknown.
+    covariance: Doubles = np.exp(np.minimum(product / REACH, MOST))
     return covariance
 
 

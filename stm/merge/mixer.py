@@ -13,7 +13,7 @@ from stm.deltas import match_names
 from stm.merge.experts import Experts
 from stm.merge.methods import KeptMasks
 from stm.merge.recipe import Recipe
-from stm.merge.shards import main_dtype
+from stm.models import saved_type
 from stm.rounding import add_delta
 
 
@@ -30,7 +30,7 @@ class Mixer:
         device = next(iter(self._parameters.values())).device
         self._adapters = {expert: adapter.to(device) for expert, adapter in experts.adapters.items()}
         self._masks = KeptMasks()
-        self._kind = main_dtype(experts.shards)
+        self._kind = saved_type(experts.base)
         self._originals = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
 
     @torch.no_grad()

@@ -17,15 +17,15 @@ from stm.files import atomic_directory, write_text
 from stm.folders import complete_folder
 from stm.merge.experts import Experts
 from stm.merge.materialise import write_model_prompts
-from stm.merge.shards import main_dtype
-from stm.models import load_model
+from stm.models import load_model, saved_type
 from stm.rounding import add_delta
 
 Parameters = Mapping[str, float | bool | Mapping[str, float]]
 
 
 def merge_by_name(experts: Experts, method: str, parameters: Parameters, seed: int = 0) -> SentenceTransformer:
-    """Merge the experts' full models by mergekit's `method`, in float32; models are numbered in name order.
+    """Merge the experts' full models by mergekit's `method`, in float32 with numbers of the base's type; models are
+    numbered in name order.
 
     A method of two models, such as slerp, goes from the first expert to the second. A parameter that is a mapping gives
     one value per expert; `seed` is for methods that draw. `ParamsError` for an unknown method or expert, for another
@@ -56,9 +56,22 @@ def merge_by_name(experts: Experts, method: str, parameters: Parameters, seed: i
         base = load_model(experts.base)
     torch.manual_seed(seed)  # some methods draw masks from the global generator
     try:
-        return SentenceTransformer.merge(models, method, base_model=base, parameters=numbered)
+        merged = SentenceTransformer.merge(models, method, base_model=base, parameters=numbered)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ParamsError(f"mergekit refuses to merge by {method!r}: {' '.join(str(error).split())}") from error
+    _round(merged, experts)
+    return merged
+
+
+@torch.no_grad()
+def _round(model: SentenceTransformer, experts: Experts) -> None:
+    """Give the model the numbers that it is saved with, so that what is scored is what is written."""
+    kind = saved_type(experts.base)
+    if kind == torch.float32:
+        return
+    base = dict(load_model(experts.base).named_parameters())
+    for name, parameter in model.named_parameters():
+        parameter.copy_(add_delta(base[name], parameter - base[name], kind, name))
 
 
 def _by_index(name: str, value: Any, experts: list[str]) -> Any:
@@ -75,13 +88,7 @@ def write_named(
     experts: Experts, model: SentenceTransformer, prompts: Mapping[str, str], folder: Path | str, card: str
 ) -> None:
     """Save the merged model with its prompts and its card, whole or not at all; it is left in the base's type."""
-    kind = main_dtype(experts.shards)
-    if kind == torch.bfloat16:
-        base = dict(load_model(experts.base).named_parameters())
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(add_delta(base[name], parameter - base[name], kind, name))
-    model.to(kind)
+    model.to(saved_type(experts.base))
     with atomic_directory(folder) as scratch:
         model.save(str(scratch), create_model_card=False, safe_serialization=True)
         complete_folder(scratch, experts.base)

@@ -6,13 +6,12 @@ Knows params and hands plain values to the modules that search. Does not load or
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from stm.chip import compute_dtype, device
 from stm.errors import ParamsError
-from stm.files import sha256_modules, sha256_text
+from stm.files import hash_code, sha256_text
 from stm.merge.dev import DevSet
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, hash_experts
@@ -30,8 +29,8 @@ from stm.params.merge import MergeParams
 MOST_POINTS = 200_000  # of a grid that is tried point by point
 # The code that turns recipes and dev tasks into scores, and the libraries that it computes with.
 SCORING = (
-    "deltas", "encode", "merge/dev", "merge/evaluator", "merge/methods", "merge/mixer", "merge/recipe", "merge/rungs",
-    "merge/space", "metrics", "models", "packed", "pooled", "rounding",
+    "ahead", "chip", "deltas", "encode", "merge/dev", "merge/evaluator", "merge/methods", "merge/mixer", "merge/prompt",
+    "merge/recipe", "merge/rungs", "merge/space", "metrics", "models", "packed", "pooled", "rounding",
 )  # fmt: skip
 LIBRARIES = ("numpy", "tokenizers", "torch", "transformers", "sentence-transformers")
 
@@ -84,8 +83,8 @@ def check_interaction(params: MergeParams, names: Sequence[str]) -> None:
 
 def inputs_key(experts: Experts, dev: DevSet, prompts: Mapping[str, str]) -> str:
     """The hash of everything but the space that a score depends on: inputs, code, libraries, chip and precision."""
-    parts = [hash_experts(experts), repr(sorted(prompts.items())), sha256_modules(SCORING)]
-    parts += [device().type, str(compute_dtype()), *(f"{library}={version(library)}" for library in LIBRARIES)]
+    parts = [hash_experts(experts), repr(sorted(prompts.items())), hash_code(SCORING, LIBRARIES)]
+    parts += [device().type, str(compute_dtype())]
     for task in dev.tasks:
         halves, passages = dev.halves[task.name], list(zip(task.corpus, dev.rows[task.name], strict=True))
         parts.append(repr((task.name, sorted(task.queries.items()), task.qrels, sorted(halves.items()))))
@@ -94,7 +93,7 @@ def inputs_key(experts: Experts, dev: DevSet, prompts: Mapping[str, str]) -> str
 
 
 def merge_key(params: MergeParams, experts: Experts, dev: DevSet, prompts: Mapping[str, Mapping[str, str]]) -> str:
-    """The name of a merge: the hash of everything that its result depends on."""
+    """The name of a merge: the hash of its settings and of what its scores depend on."""
     candidates = {name: repr(sorted(texts.items())) for name, texts in prompts.items()}
     return sha256_text(inputs_key(experts, dev, candidates), params.model_dump_json())[:16]
 

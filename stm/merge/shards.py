@@ -5,9 +5,8 @@ tensors mean.
 """
 
 import json
-import math
 import struct
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -63,13 +62,6 @@ def find_shards(folder: Path) -> list[Shard]:
     if not paths:
         raise ModelError(f"{folder} holds no safetensors weights; only those are read")
     return [read_shard(path) for path in sorted(paths)]
-
-
-def main_dtype(shards: Sequence[Shard]) -> torch.dtype:
-    """The type of a model's largest tensor, which is as a rule that of all."""
-    entries = [row for shard in shards for name, row in json.loads(shard.header).items() if name in shard.shapes]
-    largest = max(entries, key=lambda row: math.prod(row["shape"]))
-    return DTYPES.get(largest["dtype"], torch.float32)
 
 
 def rewrite_shard(shard: Shard, path: Path, change: Callable[[str, Tensor], Tensor], changed: Container[str]) -> None:

@@ -90,7 +90,14 @@ class Params(Section):
                 raise ValueError(f"{table} names a split twice")
             if not set(named) <= splits:
                 raise ValueError(f"{table} names {sorted(set(named) - splits)}; the table splits has {sorted(splits)}")
+        if self.search_prompts_splits and "{instruction}" not in self.backbone.query_template:
+            raise ValueError(
+                "backbone.query_template has no {instruction}, so there is nothing to search; put it in, or set "
+                "search_prompts_splits: []"
+            )
         for name, row in self.experts.items():
+            if row.instruction == "pool" and not self.search_prompts.pool_size:
+                raise ValueError(f"experts.{name}.instruction is 'pool', and search_prompts.pool_size is 0; raise it")
             if row.negatives == "synthetic" and row.split not in self.synthesize_splits:
                 raise ValueError(
                     f"experts.{name}.negatives is 'synthetic'; add its split {row.split!r} to synthesize_splits"

@@ -23,6 +23,7 @@ from stm.params.files import FileRow, Reader
 from stm.params.names import unknown_names
 from stm.params.prepare import EmbeddedSource, EmbeddedTask, FileSource, HubSource, Source
 
+ADAPTER_CONFIG = "adapter_config.json"  # as in stm.model_hash, of which params know nothing
 COMMIT = re.compile(r"[0-9a-f]{40}")
 PIN = (
     "must be the commit of {name}, 40 hexadecimal digits, so that the run can be repeated (given: {given!r}); "
@@ -114,23 +115,39 @@ def _local_paths(params: Params) -> Iterator[tuple[str, Reader, str]]:
 
 
 def _bases(params: Params) -> Iterator[tuple[str, Reader, str]]:
-    for name, row in params.models.items():
-        if base := _base(row.path):
-            yield f"the base of models.{name}.path", "evaluate", base
-    for where, _, reader, model, _ in _named_models(params):
-        if base := _base(model):
+    for where, reader, model in _models(params):
+        if (base := _base(model)) and not _is_made(base):
             yield f"the base of {where}", reader, base
 
 
+def _made_bases(params: Params) -> Iterator[str]:
+    """Adapters of the user's whose base the pipeline makes: when that changes they are other models, unseen."""
+    for where, _, model in _models(params):
+        if (base := _base(model)) and _is_made(base) and not _is_made(model):
+            yield (
+                f"{where} is {model!r}, an adapter of {base}, which the pipeline makes anew; copy that folder too, "
+                f"name the copy as base_model_name_or_path in {model}/{ADAPTER_CONFIG}, and give it a row in files"
+            )
+
+
+def _models(params: Params) -> Iterator[tuple[str, Reader, str]]:
+    """Where params name a model's folder, the stage that reads it, and the folder."""
+    yield from ((f"models.{name}.path", "evaluate", row.path) for name, row in params.models.items())
+    yield from ((where, reader, model) for where, _, reader, model, _ in _named_models(params))
+
+
+def _is_made(path: str) -> bool:
+    return Path(path).resolve().is_relative_to(Path("models").resolve())
+
+
 def _base(model: str) -> str:
-    """The folder that a model is an adapter of; empty for no adapter, and for a base that the pipeline makes."""
+    """The folder that a model is an adapter of; empty for no adapter."""
     try:
-        values = json.loads((Path(model) / "adapter_config.json").read_text(encoding="utf-8"))
+        values = json.loads((Path(model) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # whoever loads a broken one says so
         return ""
     base = str(values.get("base_model_name_or_path") or "") if isinstance(values, dict) else ""
-    is_made = Path(base).resolve().is_relative_to(Path("models").resolve())
-    return base if base and Path(base).is_dir() and not is_made else ""
+    return base if base and Path(base).is_dir() else ""
 
 
 def _is_of_a_hub(source: Any) -> bool:
@@ -179,14 +196,16 @@ def _absent(params: Params) -> Iterator[str]:
 
 def check_complete(params: Params) -> None:
     """`ParamsError`, one line per fault: a hub id without a commit, splits that share a source's rows, a path without
-    a row in `files`, a row there without its file, a name that stands for nothing.
+    a row in `files`, a row there without its file, an adapter of what the pipeline makes, a name that stands for
+    nothing.
     """
     faults = [
         f"{key} {PIN.format(name=name, given=given)}"
         for key, name, given in _pins(params)
         if not COMMIT.fullmatch(given)
     ]
-    faults += [*_neither(params), *_same_rows(params), *_unseen(params), *_absent(params), *unknown_names(params)]
+    faults += [*_neither(params), *_same_rows(params), *_unseen(params), *_made_bases(params)]
+    faults += [*_absent(params), *unknown_names(params)]
     if faults:
         raise ParamsError("params.yaml is not complete:\n" + "\n".join(faults))
 

@@ -49,7 +49,7 @@ class EvaluateParams(Section):
         False, description="have torch compile the layers of decoders; for large corpora, needs a C++ compiler"
     )
     store_megabytes: int = Field(ge=0, le=1_000_000, description="megabytes of embeddings kept on disk; 0 keeps none")
-    slice_queries: int = Field(40, ge=0, le=10_000, description="queries per task also asked with typos etc.; 0: none")
+    slice_queries: int = Field(8, ge=0, le=10_000, description="queries per task also asked with typos etc.; 0: none")
     slice_seed: int = Field(7, ge=0, description="seed of these queries and of their typos")
     benchmarks: list[str] = Field([], description="mteb benchmarks to run beside the test tasks, by name")
     hub_tasks: list[HubTask] = Field([], description="mteb tasks to run beside the test tasks")

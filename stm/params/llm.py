@@ -3,6 +3,7 @@
 Holds what is sent and where; keys never stand here, only the name of the environment variable that has one.
 """
 
+import json
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -25,14 +26,14 @@ class Endpoint(Section):
     model: str = Field("SmolLM2-135M-Instruct", min_length=1, description="model name as the endpoint knows it")
     temperature: float | None = Field(0.7, ge=0, le=2, description="sampling temperature; null: not sent")
     top_p: float | None = Field(0.95, gt=0, le=1, description="nucleus sampling mass; null: not sent")
-    max_tokens: int = Field(96, ge=1, le=32768, description="longest answer, in tokens")
+    max_tokens: int = Field(72, ge=1, le=32768, description="longest answer, in tokens")
     token_limit_field: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="the body field that carries max_tokens (newer OpenAI models want the second)"
     )
     extra: dict[str, Any] = Field(default_factory=dict, description="further body fields, e.g. reasoning_effort: low")
     seed: int | None = Field(1, ge=0, description="sampling seed of the first attempt; null: not sent")
-    concurrency: int = Field(8, ge=1, le=1024, description="most requests in flight; slots of the embedded server")
-    timeout_seconds: float = Field(120.0, gt=0, le=3600, description="longest wait for one answer, in seconds")
+    concurrency: int = Field(1, ge=1, le=1024, description="most requests in flight; slots of the embedded server")
+    timeout_seconds: float = Field(300.0, gt=0, le=3600, description="longest wait for one answer, in seconds")
     retries: int = Field(5, ge=0, le=20, description="how often a failed request is repeated")
     retry_seconds: float = Field(
         0.5, gt=0, le=60, description="first wait before a repeat, in seconds; doubles, with jitter"
@@ -71,6 +72,10 @@ class Endpoint(Section):
         clash = sorted(RESERVED & set(extra))
         if clash:
             raise ValueError(f"extra must not set {', '.join(clash)}")
+        try:
+            json.dumps(extra, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"extra must be what JSON can hold ({error}); put quotes around a date") from error
         return extra
 
     @property

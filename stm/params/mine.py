@@ -16,7 +16,7 @@ class JudgeParams(Limits):
     )
     llm: bool = Field(False, description="whether the endpoint is asked if a negative answers the query after all")
     max_passage_chars: int = Field(
-        1200, ge=50, le=100000, description="texts in the question are cut to this many characters"
+        600, ge=50, le=100000, description="texts in the question are cut to this many characters"
     )
 
 

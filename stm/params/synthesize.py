@@ -67,14 +67,14 @@ class QueryParams(Section):
 class SynthesizeParams(Limits):
     """How many hard negatives an LLM writes, how it is asked and what is taken."""
 
-    rows: int = Field(64, ge=0, description="rows per split, from the first, that get a synthetic negative; 0: all")
+    rows: int = Field(32, ge=0, description="rows per split, from the first, that get a synthetic negative; 0: all")
     prompt: Literal["short", "full"] = Field(
         "short", description="short: for models of less than a billion weights; full: others"
     )
     max_passage_chars: int = Field(
-        1200, ge=50, le=100000, description="texts in the prompt are cut to this many characters"
+        600, ge=50, le=100000, description="texts in the prompt are cut to this many characters"
     )
-    max_regenerations: int = Field(2, ge=0, le=20, description="further attempts after a refused answer")
+    max_regenerations: int = Field(1, ge=0, le=20, description="further attempts after a refused answer")
     samples: int = Field(3, ge=0, le=50, description="texts per outcome that the report shows")
     queries: QueryParams = Field(default_factory=QueryParams, description="further queries for the split's passages")
     validation: Validation = Field(default_factory=Validation, description="when an answer is refused")

@@ -77,11 +77,12 @@ def _as_lists(frame: pl.DataFrame) -> pl.Expr:
 
 
 def hash_forms(texts: pl.Series, meter: Meter) -> pl.Series:
-    """A hash of the normal form of each text; the meter counts texts."""
+    """A hash of the normal form of each text, or of a text of signs alone as it is; the meter counts texts."""
     hashes = [pl.Series(dtype=pl.UInt64)]
     for start in range(0, len(texts), SLICE):
         part = texts.slice(start, SLICE)
-        hashes.append(pl.Series(hash_texts(normalise(part))))
+        forms = normalise(part)
+        hashes.append(pl.Series(hash_texts(forms.zip_with(forms != "", part))))
         meter.advance(len(part))
     return pl.concat(hashes)
 

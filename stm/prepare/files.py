@@ -25,6 +25,7 @@ from stm.progress import Meter, track
 
 _GZIP = b"\x1f\x8b"
 _LONE_RETURN = re.compile(rb"\r(?!\n)")
+_BLANK_LINE = re.compile(rb"^\r?\n", re.MULTILINE)
 _RETURN = "\ufdd0".encode()  # stands for it meanwhile: Unicode reserves this character for such uses
 _SEPARATORS = ";\t|"  # what tables have beside commas
 _FAULTS = (pl.exceptions.PolarsError, csv.Error, UnicodeDecodeError)  # of a table that cannot be read
@@ -112,7 +113,7 @@ def _requote(data: bytes, separator: str, quote: str) -> bytes:
     on up to a mark of some later row. The latter is a `csv.Error`.
     """
     if not quote or quote.encode() not in data:
-        return data
+        return _BLANK_LINE.sub(b"", data)
     csv.field_size_limit(sys.maxsize)
     # A carriage return alone ends a row for csv, but not for polars; others write it into texts without quoting them.
     lines = io.TextIOWrapper(io.BytesIO(_LONE_RETURN.sub(_RETURN, data)), "utf-8", newline="")
@@ -123,7 +124,8 @@ def _requote(data: bytes, separator: str, quote: str) -> bytes:
     try:
         with Meter("read csv lines", data.count(b"\n")) as meter:
             for row in rows:
-                writer.writerow(row)
+                if row:  # a blank line is no row, to `datasets` as well
+                    writer.writerow(row)
                 meter.advance(rows.line_num + 1 - start)
                 start = rows.line_num + 1
     except csv.Error as error:

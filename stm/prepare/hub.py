@@ -24,8 +24,11 @@ def _load(path: str, config: str, split: str, revision: str, columns: list[str])
     # Imported here because it takes seconds, and most runs have no hub source.
     import datasets
 
+    from stm.hub_data import folder_cache
+
     datasets.disable_progress_bars()
-    options = {"split": split, **(_own_cache(path) if Path(path).exists() else {"revision": revision})}
+    own = {"cache_dir": str(folder_cache(sha256_tree(path)))} if Path(path).exists() else {"revision": revision}
+    options = {"split": split, **own}
     # Of the other columns one of numbers would break the reading in the middle of a file, where its first NA is.
     texts = {"usecols": columns, "keep_default_na": False, "na_values": [""]}
     try:
@@ -35,13 +38,6 @@ def _load(path: str, config: str, split: str, revision: str, columns: list[str])
     if loaded.info.builder_name == "csv":
         raise DataError("the hub did not answer, and what is cached of its csv files lacks words like NA")
     return loaded
-
-
-def _own_cache(path: str) -> dict[str, str]:
-    """A cache for a folder of these bytes: `datasets` takes one of the same path and times for the same one."""
-    import datasets
-
-    return {"cache_dir": str(Path(datasets.config.HF_DATASETS_CACHE) / "folders" / sha256_tree(path))}
 
 
 def read_hub(

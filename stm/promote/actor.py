@@ -1,4 +1,4 @@
-"""Who acts and when: the name and the time for the history. The only place in the package that looks at a clock."""
+"""Who acts and when: the name and the time for the history. The only place of the package that asks for the date."""
 
 import getpass
 import os

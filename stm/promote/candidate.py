@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from stm.errors import DataError
-from stm.files import read_json, sha256_text, sha256_tree
+from stm.files import read_json, sha256_tree
+from stm.model_hash import adapter_base, hash_model
 from stm.params.base import MERGED, PARAMS_FILE
 from stm.params.promote import Average, Gates, PromoteParams
 from stm.params.rows import known_reports
@@ -24,7 +25,6 @@ from stm.prompts import own_prompts
 AVERAGES: tuple[Average, ...] = ("all", "medical", "general")
 RECIPE = ("method", "weights", "densities", "lambda", "seed", "rescale", "layers", "parameters")
 TAG_CHARS = 5000  # servers of earlier MLflow versions take no longer value
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -102,26 +102,13 @@ def _check_rivals(root: Path, rivals: Sequence[Evaluation], lineage: Lineage, ha
     """
     for rival in track(rivals, "check rivals", len(rivals)):
         folder = root / rival.path
-        if content := _hash_model(root, folder, hash_tree):
-            _check_content(rival, folder, content)
+        if folder.is_dir() and (root / (adapter_base(folder) or "")).is_dir():
+            _check_content(rival, folder, hash_model(folder, root, hash_tree))
         elif lineage.is_outdated(f"evaluate@{rival.name}", rival.path):
             raise DataError(
                 f"reports/evaluation/{rival.name}.json is of another model than the {rival.path} of dvc.lock; run "
                 "`dvc repro --pull`, and promote again"
             )
-
-
-def _hash_model(root: Path, folder: Path, hash_tree: Callable[[Path], str]) -> str:
-    """The hash by which `evaluate` knows a model folder: for an adapter that of the adapter and its base.
-
-    Empty where one of the two is not here.
-    """
-    config, base = folder / ADAPTER_CONFIG, folder
-    if config.exists():
-        base = root / str(read_json(config).get("base_model_name_or_path"))
-    if not folder.is_dir() or not base.is_dir():
-        return ""
-    return hash_tree(folder) if base == folder else sha256_text(hash_tree(folder), hash_tree(base))
 
 
 def _prompts(folder: Path) -> Any:

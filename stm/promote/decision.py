@@ -80,8 +80,10 @@ class Outcome:
         """The decision as tags of the version; none where it only confirms an earlier one."""
         if self.decision == "unchanged":
             return {}
-        tags = {"decision": self.decision, "decision.line": self.line(), "decision.when": when, "decision.who": who}
-        return {**tags, **({"decision.reason": self.reason} if self.reason else {})}
+        return {
+            "decision": self.decision, "decision.line": self.line(), "decision.when": when, "decision.who": who,
+            "decision.reason": self.reason,  # empty as well: an earlier decision's reason is none for this one
+        }  # fmt: skip
 
 
 def decide(

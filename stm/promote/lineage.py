@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -106,9 +106,11 @@ def _hashes(stage: Mapping[str, Any], kind: str) -> dict[str, str]:
     return {str(item.get("path")): str(item.get("md5")) for item in stage.get(kind, [])}
 
 
-def locked_outs(text: str) -> dict[str, str]:
-    """The MD5 of every output that a dvc.lock's text names, by path."""
-    return _outs(_locked_stages(text))
+def locked_outs(text: str, stages: Container[str]) -> dict[str, str]:
+    """The MD5 of every output of these stages that a dvc.lock's text names, by path; DVC leaves the entries of rows
+    there that params.yaml has no more.
+    """
+    return _outs({name: stage for name, stage in _locked_stages(text).items() if name in stages})
 
 
 def _hash_stages(stages: dict[str, Any]) -> str:

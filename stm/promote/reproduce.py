@@ -109,9 +109,14 @@ def find_revision(version: Version, root: Path) -> tuple[str, bool]:
     for revision in _candidates(root, recorded):
         if lock and hash_lock(run_git(root, "show", f"{revision}:./dvc.lock")) == lock:
             return revision, True
+    if recorded in ("", "unknown"):
+        raise RegistryError(
+            f"version {version.number} names no revision: it was promoted outside a git repository, or before the "
+            "first commit, so there is no state to go back to"
+        )
     if not run_git(root, "rev-parse", "--verify", "--quiet", f"{recorded}^{{commit}}").strip():
         raise RegistryError(
-            f"this repository has no revision {recorded or 'unknown'!r}, of which version {version.number} was made; "
+            f"this repository has no revision {recorded!r}, of which version {version.number} was made; "
             f"{FETCH}; or run it in the repository that promoted it"
         )
     return recorded, False
@@ -173,7 +178,8 @@ def _bring_answers(root: Path, folder: Path) -> None:
     DVC keeps outputs marked `persist` through a forced run, but only where they are in place when it starts.
     """
     lock = folder / "dvc.lock"
-    outs = locked_outs(lock.read_text(encoding="utf-8")) if lock.exists() else {}
+    stages = _dvc(folder, "stage", "list", "--name-only").stdout.split()
+    outs = locked_outs(lock.read_text(encoding="utf-8"), stages) if lock.exists() else {}
     answers = sorted(path for path in outs if path.startswith(ANSWERS))
     if answers and _dvc(folder, "checkout", *answers).returncode != 0:
         say("not all answers of the LLM are in the cache; pulling them from the remote")

@@ -13,7 +13,7 @@ from stm.report.failures import shorten
 
 MINED = {
     "rows": "rows", "negatives": "negatives", "rows_without_negatives": "rows without a negative",
-    "rows_with_unscored_positive": "rows whose positive has no score", "seconds": "seconds",
+    "rows_with_unscored_positive": "rows whose positive has no score",
 }  # fmt: skip
 JUDGED = {
     "asked": "negatives asked about", "unasked": "kept unjudged at the limit", "tokens_in": "tokens sent",

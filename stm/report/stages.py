@@ -136,7 +136,7 @@ def merge_view(reports: Reports) -> dict[str, Any]:
     return {
         "method": dig(taken, "method", default="unknown"), "scale": dig(taken, "lambda"),
         "weights": bars(numbers(dig(taken, "weights")), "Weight of each expert in the merged model"),
-        "weight_rows": numbers(dig(taken, "weights")), "densities": numbers(dig(taken, "densities")),
+        "densities": numbers(dig(taken, "densities")),
         "layered": LAYERED if dig(taken, "layers") else "",
         "parameters": list_parameters(parameters) if isinstance(parameters, Mapping) else "",
         "reason": dig(report, "decision", "reason", default=""), "search": dig(taken, "search"),

@@ -5,13 +5,15 @@ Takes the texts that the search sees and an instruction; returns what was copied
 models or scores.
 """
 
-import re
 import unicodedata
 from collections.abc import Iterable
 from itertools import accumulate
 
+import regex  # type: ignore[import-untyped]
+
 from stm.search_prompts.instructions import words_of
 from stm.tasks import Task
+from stm.words import UNSPACED
 
 # A name of one word is rare if at most so many dev texts hold it, or one in so many where that is more.
 FEW_TEXTS, ONE_TEXT_IN = 3, 200
@@ -35,13 +37,9 @@ _EVERYDAY = frozenset(
     subject suggest summary support symptom synonym term text title topic treatment type use useful user word
     """.split()
 )
-# Thai and Lao, Myanmar, Khmer, kana and bopomofo, Han: no blanks between words, so that characters are the units.
-_NO_BLANKS = (
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u312f\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
-    "\uf900-\ufaff\U00020000-\U0003ffff]"
-)
-_CHARACTER = re.compile(f"({_NO_BLANKS})")
-_BLANK_BETWEEN = re.compile(f"(?<={_NO_BLANKS}) (?={_NO_BLANKS})")
+# Characters of scripts without blanks between words are the units there.
+_CHARACTER = regex.compile(f"([{UNSPACED}])")
+_BLANK_BETWEEN = regex.compile(f"(?<=[{UNSPACED}]) (?=[{UNSPACED}])")
 
 
 def _words(text: str) -> list[str]:
@@ -56,7 +54,7 @@ def _spaced(words: Iterable[str]) -> str:
 
 def _plain(found: str) -> str:
     """What was found, as one writes it."""
-    return _BLANK_BETWEEN.sub("", found.strip())
+    return str(_BLANK_BETWEEN.sub("", found.strip()))
 
 
 def spread(text: str) -> str:
@@ -113,7 +111,7 @@ class CopyGuard:
     - the only word of content of a query or title, if it is rare: at most `FEW_TEXTS` dev texts (queries and passages,
       equal ones counted once) hold it, or one in `ONE_TEXT_IN` where that is more. What instructions are commonly made
       of ("term", "disease"), and what has fewer than two letters, is not counted.
-    A character of a script without blanks between words (Han, kana, Thai, Lao, Khmer, Myanmar) is half a word
+    A character of a script without blanks between words (`stm.words.UNSPACED`) is half a word
     everywhere. What the seed instruction says itself may be said again.
     """
 

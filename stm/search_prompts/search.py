@@ -18,7 +18,7 @@ from stm.search_prompts.copying import CopyGuard
 from stm.search_prompts.halves import split_halves
 from stm.search_prompts.instructions import key_of
 from stm.search_prompts.ledger import Ledger
-from stm.search_prompts.pool import write_pool
+from stm.search_prompts.pool import Pool, write_pool
 from stm.search_prompts.proposer import Proposer
 from stm.search_prompts.scoring import PassageEncoder, Scorer
 from stm.search_prompts.trajectory import Candidate, Halves, tell
@@ -60,11 +60,23 @@ def search_instruction(
     attempts = proposer.attempts
     candidates += [Candidate(a.proposal, a.origin, a.parent) for a in attempts if a.proposal is not None]
     winner, reason = judge(candidates, scorer, halves, params.min_gain)
+    if len(candidates) == 1:
+        reason = f"kept the seed instruction: no reply of the LLM was a usable instruction in English{_most(pool)}"
     report = tell(candidates, attempts, gepa["accepted"], scorer, halves)
     report |= {"instruction": winner.instruction, "chosen": candidates.index(winner), "reason": reason}
     report |= {"seed_instruction": seed_instruction, "budget": params.budget}
     report |= {"gepa": {**gepa, "start": candidates.index(start)}, "pool": pool.as_report(), "llm": ledger.as_report()}
     return Found(winner.instruction, pool.instructions, report)
+
+
+def _most(pool: Pool) -> str:
+    """Why most replies were refused, with what to do about empty ones."""
+    if not pool.refused:
+        return ""
+    (reason, count), more = pool.refused.most_common(1)[0], ""
+    if reason == "empty":
+        more = "; a model that reasons needs a larger search_prompts.endpoint.max_tokens"
+    return f" ({count} of the pool's replies: {reason}{more})"
 
 
 def _say_shortfall(params: SearchPromptsParams, queries: int) -> None:

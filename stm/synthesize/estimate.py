@@ -20,8 +20,10 @@ def describe_cost(requests: Iterable[Request], rows: pl.DataFrame, params: Synth
         count, tokens_in = count + 1, tokens_in + estimate_prompt(request.messages)
     planned = plan_queries(rows, params.queries, params.max_passage_chars, params.prompt)
     asked = [request for *_, request in planned]
-    if count and not params.rows:  # each written query may become a row that is asked for too
-        tokens_in, count = tokens_in * (count + len(asked)) // count, count + len(asked)
+    if count:  # each written query may become a row that is asked for too
+        room = params.rows - rows.height if params.rows else len(asked)
+        more = min(len(asked), max(0, room))
+        tokens_in, count = tokens_in * (count + more) // count, count + more
     tokens_out = count * endpoint.max_tokens
     if params.validation.judge:
         tokens_in += count * (estimate_tokens(PROMPT) + endpoint.max_tokens)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from stm.errors import EndpointError
 from stm.llm.answers import Answer, Budget, Failure, Request
 from stm.llm.client import complete_all
+from stm.llm.connect import read_key
 from stm.llm.faults import show_json
 from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
@@ -37,30 +38,33 @@ class Opinions:
         """Return a reason per text: empty where the judge says no, `answers_query` for yes, else `unjudged`.
 
         Where the budget was at its end before the judge was asked, the reason is `budget`. `EndpointError` where a
-        request failed in a way that may pass, or several replies came and none of the job's could be read: without an
-        opinion no negative would be left.
+        request failed in a way that may pass and nothing of the job was answered, or several replies came and none of
+        the job's could be read: without an opinion no negative would be left.
         """
         requests = [
             _request(text, row, self.endpoint, self.max_passage_chars) for text, row in zip(texts, rows, strict=True)
         ]
         outcomes = complete_all(requests, self.endpoint, self.store, "judge", self.budget)
         self._check_understood([outcome for outcome in outcomes if isinstance(outcome, Answer)])
-        return [read_opinion(found.text) if isinstance(found, Answer) else _missing(found) for found in outcomes]
+        answered = self.budget.answers > 0
+        return [read_opinion(o.text) if isinstance(o, Answer) else _missing(o, answered) for o in outcomes]
 
     def _check_understood(self, replies: Sequence[Answer]) -> None:
         self._is_understood |= any(read_opinion(reply.text) != "unjudged" for reply in replies)
         if self._is_understood or len(replies) < LEAST_REPLIES:
             return
+        first = replies[0]
         raise EndpointError(
-            f"none of the judge's {len(replies)} replies is a yes or a no; the first "
-            f"({replies[0].finish_reason or 'no'} finish_reason): {show_json(replies[0].text)}; a model that reasons "
+            f"none of the judge's {len(replies)} replies is a yes or a no; the first ({first.finish_reason or 'no'} "
+            f"finish_reason): {show_json(first.text, read_key(self.endpoint))}; a model that reasons "
             f"needs more than max_tokens {self.endpoint.max_tokens}, or less reasoning in the endpoint's extra; a "
             "small one cannot judge"
         )
 
 
-def _missing(failure: Failure) -> str:
-    if not failure.is_final:
+def _missing(failure: Failure, answered: bool) -> str:
+    """The reason for a question without an answer; beside answers it may be this question that always fails."""
+    if not failure.is_final and not answered:
         raise EndpointError(
             f"the judge gave no answer ({failure.reason}: {failure.detail}); the answers that came are kept, run the "
             "same command to go on"

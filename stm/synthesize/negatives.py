@@ -139,6 +139,7 @@ class _Job:
         self.opinions = Opinions(params.endpoint, store, budget, params.max_passage_chars)
         self.tally = Tally(params.samples)
         self.accepted: dict[int, str] = {}
+        self.refused: set[int] = set()  # by the endpoint, which would refuse them again
         self.regenerations = 0
 
     def triplet(self, place: int) -> Triplet:
@@ -163,7 +164,7 @@ class _Job:
             chunk = self.params.endpoint.requests_at_once
             for start in range(0, len(pending), chunk):
                 self._ask(pending[start : start + chunk], attempt, meter)
-            pending = [place for place in pending if place not in self.accepted]
+            pending = [place for place in pending if place not in self.accepted.keys() | self.refused]
 
     def _ask(self, pending: Sequence[int], attempt: int, meter: Meter) -> None:
         requests = list(self.requests(pending, attempt))
@@ -173,6 +174,8 @@ class _Job:
         for place, outcome in zip(pending, outcomes, strict=True):
             if isinstance(outcome, Failure):
                 self.tally.failures[outcome.reason] += 1
+                if outcome.reason == "rejected":
+                    self.refused.add(place)
             else:
                 answered.append((place, outcome))
         meter.done += len(pending) - len(answered)  # to be shown with those that have an answer

@@ -14,7 +14,7 @@ import polars as pl
 
 from stm.bm25 import NOTHING, Index
 from stm.llm.answers import Answer, Budget, Failure, Request
-from stm.llm.client import complete_all
+from stm.llm.client import Outcome, complete_all
 from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
 from stm.params.synthesize import QueryParams
@@ -122,7 +122,9 @@ def write_queries(
     """
     planned = plan_queries(rows, params, max_passage_chars, style)
     jobs = [(row, kind) for row, kind, _ in planned]
-    outcomes = complete_all([request for *_, request in planned], endpoint, store, "write queries", budget)
+    requests, outcomes, most = [request for *_, request in planned], list[Outcome](), endpoint.requests_at_once
+    for start in range(0, len(requests), most):
+        outcomes += complete_all(requests[start : start + most], endpoint, store, "write queries", budget)
     texts = [tidy_query(o.text, o.finish_reason == "length") if isinstance(o, Answer) else "" for o in outcomes]
     reasons = [
         _check_outcome(outcome, text) or check_query(text, row["positive"], params, KINDS[kind].is_personal)
@@ -131,7 +133,7 @@ def write_queries(
     if known is not None:
         for place in known.match(pl.Series(texts, dtype=pl.String))["index"].unique():
             reasons[place] = reasons[place] or "in_evaluation"
-    _check_round_trips(rows, jobs, texts, reasons, params.max_rank)
+    _check_round_trips(rows, jobs, texts, reasons, params)
     answers = _known_answers(rows, jobs, texts, reasons)
     kept = [_row(row, kind, text) for (row, kind), text, reason in zip(jobs, texts, reasons, strict=True) if not reason]
     tally = Counter(reason or "accepted" for reason in reasons)
@@ -251,19 +253,22 @@ def _check_round_trips(
     jobs: Sequence[tuple[dict[str, Any], str]],
     texts: Sequence[str],
     reasons: list[str],
-    max_rank: int,
+    params: QueryParams,
 ) -> None:
-    """Give a reason to every open query that does not find its passage, and to those that repeat another one."""
+    """Give a reason to every open query that does not find its passage, and to those that repeat another one or, where
+    it stays, the passage's own.
+    """
     passages = rows["positive"].unique(maintain_order=True).to_list()
     place = {passage: position for position, passage in enumerate(passages)}
     open_ = [index for index, reason in enumerate(reasons) if not reason]
-    found_QK, _ = Index(passages).search([texts[index] for index in open_], max_rank)
+    found_QK, _ = Index(passages).search([texts[index] for index in open_], params.max_rank)
     seen: set[str] = set()
+    own = set() if params.replace_rows else {(normalise(a), p) for a, p in rows.select("anchor", "positive").rows()}
     for index, found_K in zip(open_, found_QK.tolist(), strict=True):
-        form = normalise(texts[index])
-        if place[jobs[index][0]["positive"]] not in [position for position in found_K if position != NOTHING]:
+        form, passage = normalise(texts[index]), jobs[index][0]["positive"]
+        if place[passage] not in [position for position in found_K if position != NOTHING]:
             reasons[index] = "round_trip"
-        elif form in seen:
+        elif form in seen or (form, passage) in own:
             reasons[index] = "duplicate"
         else:
             seen.add(form)

@@ -4,13 +4,12 @@ One small protocol, two implementations. Knows nothing of thresholds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from stm.bm25 import Lexicon, tokenize
+from stm.bm25 import Lexicon
 
 
 class Similarity(Protocol):
@@ -25,26 +24,11 @@ class Similarity(Protocol):
         """How much of each reference's topic its passage shares: 1 for the reference itself."""
 
 
-@dataclass(frozen=True)
-class _Lexicon(Lexicon):
-    """Cuts a text into words once per call, and not at all if it was in the call before: that is most of the work."""
-
-    _cut: dict[str, list[str]] = field(default_factory=dict)  # the words of the last call's texts alone
-
-    def score(self, queries: Sequence[str], passages: Sequence[str]) -> list[float]:
-        texts = dict.fromkeys([*queries, *passages])
-        for text in self._cut.keys() - texts.keys():
-            del self._cut[text]
-        new = [text for text in texts if text not in self._cut]
-        self._cut.update(zip(new, tokenize(new), strict=True))
-        return [self._score(self._cut[q], self._cut[p]) for q, p in zip(queries, passages, strict=True)]
-
-
 class LexicalSimilarity:
     """BM25 with the term statistics of a corpus."""
 
     def __init__(self, corpus: Sequence[str]) -> None:
-        self._lexicon = _Lexicon.fit(corpus)
+        self._lexicon = Lexicon.fit(corpus)
 
     def query_to_passage(self, queries: Sequence[str], passages: Sequence[str]) -> list[float]:
         """BM25 scores."""

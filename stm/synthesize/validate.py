@@ -100,7 +100,7 @@ def _copies_query(text: str, row: Triplet, params: Validation) -> bool:
 
 
 def _is_other_language(text: str, row: Triplet, _params: Validation) -> bool:
-    if main_script(text) != main_script(row.positive):
+    if main_script(row.positive) not in ("", main_script(text)):  # "1945" is of no script
         return True
     ours = probable_language(text)
     return bool(ours) and probable_language(f"{row.positive} {row.query}") not in ("", ours)

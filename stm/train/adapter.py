@@ -7,13 +7,12 @@ variants.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from stm.chip import compute_dtype
-from stm.files import atomic_directory, remove_directory, sha256_file, sha256_text, sha256_texts, sha256_tree
+from stm.files import atomic_directory, hash_code, remove_directory, sha256_texts, sha256_tree
 from stm.params.train import TrainParams
 from stm.progress import say, track
 from stm.prompts import Prompts, write_prompts
@@ -22,16 +21,12 @@ from stm.train.dev import best_step, why_unlearned
 from stm.train.finished import copy_adapter, find_same, record_training
 from stm.train.processes import Processes, join_processes
 
-# Beside this package's own modules.
-CODE = ("ahead", "chip", "compiled", "encode", "models", "packed", "pooled", "rounding", "words")
+# What computes a training.
+TRAINING = (
+    *sorted(f"train/{path.stem}" for path in Path(__file__).parent.glob("*.py")),
+    "ahead", "chip", "compiled", "encode", "models", "packed", "pooled", "rounding", "words",
+)  # fmt: skip
 LIBRARIES = ("peft", "sentence-transformers", "torch", "transformers")
-
-
-def hash_code() -> str:
-    """A hash of what computes a training: the modules of ours that do, and the versions of the libraries."""
-    package = Path(__file__).parent
-    files = [*sorted(package.glob("*.py")), *(package.parent / f"{name}.py" for name in CODE)]
-    return sha256_text(*map(sha256_file, files), *map(version, LIBRARIES))
 
 
 def describe_origin(base: Path, parts: Sequence[Sequence[Example]], params: TrainParams) -> dict[str, Any]:
@@ -44,7 +39,7 @@ def describe_origin(base: Path, parts: Sequence[Sequence[Example]], params: Trai
         "base": sha256_tree(base),
         "rows": rows,
         "counts": counts,
-        "code": hash_code(),
+        "code": hash_code(TRAINING, LIBRARIES),
         "precision": str(compute_dtype()),
         **params.model_dump(exclude={"checkpoint_steps", "must_learn"}),
     }

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stm.deltas import CONFIG_FILE, WEIGHTS_FILE
+from stm.deltas import WEIGHTS_FILE
 from stm.files import read_json, sha256_file, write_json
+from stm.model_hash import ADAPTER_CONFIG
 
 RECORD = "training.json"
 
@@ -50,5 +51,5 @@ def find_same(out: Path, origin: Mapping[str, Any]) -> Finished | None:
 
 def copy_adapter(source: Path, target: Path) -> None:
     """Copy the adapter and its record, without prompts, into an existing folder."""
-    for name in (RECORD, WEIGHTS_FILE, CONFIG_FILE):
+    for name in (RECORD, WEIGHTS_FILE, ADAPTER_CONFIG):
         shutil.copyfile(source / name, target / name)

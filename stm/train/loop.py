@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,7 @@ def run_training(
     `parts` are the rows of the splits that are trained on together, each with `params.dev_rows` for the measurements.
     """
     began = time.monotonic()
-    examples = [example for part in parts for example in part]
-    rows, held = hold_out(examples, params.dev_rows * len(parts), params.seed)
-    kept = {id(example) for example in rows}
-    steps = plan_together([sum(id(example) in kept for example in part) for part in parts], params)
-    if params.warmup_steps >= len(steps):
-        say(f"{name}: its {len(steps)} steps are all within warmup_steps ({params.warmup_steps}); the rate only rises")
+    rows, held, steps = plan_rows(parts, params, name)
     model, adapted = load_in_turn(base, params, processes)
     parameters = trainable(adapted)
     optimizer = make_optimizer(parameters, params)
@@ -62,16 +58,9 @@ def run_training(
         say(f"{name}: going on after step {state.steps}")
     model.eval()  # no dropout of the backbone: GradCache encodes twice and must see the same
     step = Step(model, params, processes)
-    step.passes.check_prompts(e.query.removesuffix(e.anchor) for e in examples)
-    step.passes.check_prompts(e.passage_prompt for e in examples)
-    dev = step.prepare(make_batch(held)) if held else None
-    if dev and not dev.chance:
-        raise DataError(
-            f"{name}: the {len(held)} held-out rows are of one concept, without hard negatives, so that nothing can be "
-            "measured on them; raise dev_rows, use hard negatives, or set dev_rows to 0"
-        )
-    if len(held) > 2 * params.dev_rows * len(parts):
-        say(f"{name}: {len(held)} rows are held out, for those of one concept or passage stay together")
+    step.passes.check_prompts(e.query.removesuffix(e.anchor) for e in chain.from_iterable(parts))
+    step.passes.check_prompts(e.passage_prompt for e in chain.from_iterable(parts))
+    dev = prepare_dev(step, held, name)
     seed_rounding(params.seed, state.steps)
     batches = ahead(steps[state.steps :], lambda chosen: step.prepare(make_batch([rows[row] for row in chosen])))
     with Meter(name, len(steps)) as meter:
@@ -82,10 +71,7 @@ def run_training(
             state.history.append(advance(step, next(batches), optimizer, parameters, rate))
             seed_rounding(params.seed, number)
             if dev and (number % params.dev_steps == 0 or number == len(steps)):
-                state.history[-1][DEV_LOSS] = measured = step.measure(dev)
-                refuse_infinite({"loss on held-out rows": measured}, step, dev)
-                if best_step(state.history) == number:
-                    state.best = snapshot(parameters)
+                measure(step, dev, state, parameters)
             if number % params.checkpoint_steps == 0 and processes.is_main:
                 spent = state.seconds + time.monotonic() - began
                 save_checkpoint(work, origin, replace(state, seconds=spent), parameters, optimizer)
@@ -97,6 +83,42 @@ def run_training(
             parameters[key].copy_(tensor)
     state.seconds += time.monotonic() - began
     return adapted, state
+
+
+def plan_rows(
+    parts: Sequence[Sequence[Example]], params: TrainParams, name: str
+) -> tuple[list[Example], list[Example], list[list[int]]]:
+    """The rows that are trained on, those that are held out, and per step the places of its rows among the former."""
+    examples = list(chain.from_iterable(parts))
+    rows, held = hold_out(examples, params.dev_rows * len(parts), params.seed)
+    kept = {id(example) for example in rows}
+    steps = plan_together([sum(id(example) in kept for example in part) for part in parts], params)
+    if params.warmup_steps >= len(steps):
+        say(f"{name}: its {len(steps)} steps are all within warmup_steps ({params.warmup_steps}); the rate only rises")
+    if len(held) > 2 * params.dev_rows * len(parts):
+        say(f"{name}: {len(held)} rows are held out, for those of one concept or passage stay together")
+    return rows, held, steps
+
+
+def prepare_dev(step: Step, held: Sequence[Example], name: str) -> Ready | None:
+    """The held-out rows as a batch, None where there are none; `DataError` where nothing can be measured on them."""
+    if not held:
+        return None
+    dev = step.prepare(make_batch(held))
+    if not dev.chance:
+        raise DataError(
+            f"{name}: the {len(held)} held-out rows are of one concept, without hard negatives, so that nothing can be "
+            "measured on them; raise dev_rows, use hard negatives, or set dev_rows to 0"
+        )
+    return dev
+
+
+def measure(step: Step, dev: Ready, state: State, parameters: Mapping[str, Tensor]) -> None:
+    """Enter the loss on the held-out rows into the last step's entry, and keep the parameters where it is the best."""
+    state.history[-1][DEV_LOSS] = measured = step.measure(dev)
+    refuse_infinite({"loss on held-out rows": measured}, step, dev)
+    if best_step(state.history) == state.steps:
+        state.best = snapshot(parameters)
 
 
 def load_in_turn(base: Path, params: TrainParams, processes: Processes) -> tuple[SentenceTransformer, PeftModel]:

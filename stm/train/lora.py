@@ -16,8 +16,8 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from stm.compiled import compile_layers
-from stm.deltas import CONFIG_FILE
 from stm.files import write_json
+from stm.model_hash import ADAPTER_CONFIG
 from stm.models import compute_in
 from stm.params.train import TrainParams
 from stm.pooled import skip_unpooled
@@ -181,7 +181,7 @@ def save_adapter(adapted: PeftModel, base: str, folder: Path) -> None:
     """
     adapted.peft_config["default"].base_model_name_or_path = base
     adapted.save_pretrained(str(folder))
-    path = folder / CONFIG_FILE
+    path = folder / ADAPTER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])
     write_json(path, config)
