@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,7 @@ def test_ones_own_adapter_of_what_the_pipeline_makes_is_refused(
     pico_adapter(base, Path("my/adapter"))
     pico_adapter(base, Path("models/selected/nlu"))  # the pipeline's own is one that its stages see change
     check_complete(parse_section(data, Params, ""))
+    shutil.rmtree("models")  # as in a fresh clone
     data["models"]["mine"] = {"path": "my/adapter"}
     with pytest.raises(ParamsError, match=r"models\.mine\.path is 'my/adapter', an adapter of models/warm_up, which"):
         check_complete(parse_section(data, Params, ""))

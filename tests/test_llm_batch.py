@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import httpx2
+import openai
 import pytest
 
 from stm.errors import EndpointError
@@ -154,7 +156,7 @@ def test_a_batch_of_which_all_is_refused_is_an_error(store: AnswerStore) -> None
 def test_a_job_of_which_nothing_is_answered_is_an_error(store: AnswerStore) -> None:
     broken = {"response": {"status_code": 500, "body": {"error": "out of memory"}}, "error": None}
     with batch_api(lambda text, number: broken) as (api, endpoint):
-        with pytest.raises(EndpointError, match=r"none of 3 requests was answered \(HTTP 500: .*out of memory"):
+        with pytest.raises(EndpointError, match=r"3 requests got no answer \(HTTP 500: .*out of memory"):
             complete_all(ask(3), endpoint, store)
         assert len(api.batches) == endpoint.retries + 1
 
@@ -176,6 +178,47 @@ def test_a_batch_whose_creation_was_cut_is_not_created_twice(
             complete_all(ask(4), endpoint, store)
         assert [o.text for o in complete_all(ask(4), endpoint, store)] == [f"batched q{i}" for i in range(4)]
         assert len(api.batches) == 1
+
+
+def test_an_outage_of_most_requests_is_an_error_also_beside_answers(store: AnswerStore) -> None:
+    broken = {"response": {"status_code": 503, "body": {"error": "overloaded"}}, "error": None}
+    budget = Budget()
+    with batch_api(lambda text, number: good(text) if text in ("q0", "q1") else broken) as (_, endpoint):
+        assert len(complete_all(ask(2), endpoint, store, budget=budget)) == 2
+        assert [type(o) for o in complete_all(ask(4), endpoint, store, budget=budget)] == [Answer] * 2 + [Failure] * 2
+        with pytest.raises(EndpointError, match=r"6 requests got no answer \(HTTP 503: .*run the same command to ask"):
+            complete_all(ask(8), endpoint, store, budget=budget)
+
+
+def test_creating_a_batch_is_repeated_where_nothing_was_created(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, refusals = openai.resources.Batches.create, iter([1, 1])
+
+    def limited(self: Any, **fields: Any) -> Any:
+        if next(refusals, None):
+            response = httpx2.Response(429, request=httpx2.Request("POST", "http://127.0.0.1"))
+            raise openai.RateLimitError("too fast", response=response, body=None)
+        return create(self, **fields)
+
+    monkeypatch.setattr("openai.resources.Batches.create", limited)
+    with batch_api() as (api, endpoint):
+        endpoint = endpoint.model_copy(update={"retry_seconds": 0.01})
+        assert all(isinstance(o, Answer) for o in complete_all(ask(3), endpoint, store))
+        assert len(api.batches) == 1
+
+
+def test_results_that_begin_with_a_byte_order_mark_are_read(store: AnswerStore) -> None:
+    with batch_api() as (api, endpoint):
+        create = api.create
+
+        def marked(body: dict[str, Any]) -> dict[str, Any]:
+            made = create(body)
+            api.files["out_0"] = "\ufeff" + api.files["out_0"]
+            return made
+
+        api.create = marked  # type: ignore[method-assign]
+        assert all(isinstance(o, Answer) for o in complete_all(ask(3), endpoint, store))
 
 
 def test_a_state_of_the_endpoints_own_is_waited_for(store: AnswerStore) -> None:
@@ -422,7 +465,7 @@ def test_a_batch_that_the_server_forgot_is_submitted_again(
 def test_a_server_that_forgets_every_batch_comes_to_an_end(store: AnswerStore) -> None:
     with batch_api() as (api, endpoint):
         api.forgotten.update(f"batch_{number}" for number in range(10))
-        with pytest.raises(EndpointError, match=r"none of 4 requests was answered \(no answer came in time\)"):
+        with pytest.raises(EndpointError, match=r"4 requests got no answer \(no answer came in time\)"):
             complete_all(ask(4), endpoint, store)
         assert len(api.batches) == endpoint.retries + 1
 

@@ -14,7 +14,7 @@ from stm.merge.dev import DevSet, embed, make_dev_set, query_texts, score_embedd
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, read_experts
 from stm.merge.interaction import choose_pair, grid_of_two, interaction_share
-from stm.merge.interpolation import Places, cardinal_weights, places_of, unseen_weights
+from stm.merge.interpolation import Places, cardinal_weights, kernel, places_of, unseen_weights
 from stm.merge.mixer import Mixer
 from stm.merge.recipe import Recipe
 from stm.merge.rungs import make_rung
@@ -67,6 +67,12 @@ def test_factors_without_bound_overflow_nothing() -> None:
     places = Places(np.array([[1e3, -1e3], [1.0, 0.0], [0.0, 1.0], [1e9, 1e9]]), np.ones((4, 2)))
     with np.errstate(all="raise"):
         assert np.isfinite(cardinal_weights(places, Places(places.factors[1:3], places.densities[1:3]))).all()
+    near = make_places(12)
+    far = Places(near.factors[:3] * 0 + np.eye(3) * 16.0, np.ones((3, 3)))
+    anchors = Places(np.vstack([near.factors, far.factors]), np.ones((15, 3)))
+    spectrum = np.linalg.eigvalsh(kernel(anchors, anchors))
+    assert spectrum.min() > -1e-9 * spectrum.max(), "it is a kernel"
+    assert np.allclose(cardinal_weights(near, anchors), np.eye(15)[:12], atol=0.01)
 
 
 def test_leaving_one_out_is_what_refitting_without_it_gives() -> None:

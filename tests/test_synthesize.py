@@ -202,6 +202,16 @@ def test_failed_requests_fall_back_with_their_reason(store: AnswerStore) -> None
     assert result.rows["origins"][3].to_list() == ["given"]
 
 
+def test_a_row_that_always_fails_blocks_neither_the_next_round_nor_the_next_run(store: AnswerStore) -> None:
+    with fault_server(lambda n, b: "500" if "lung3" in str(b) else "ok", answer=write_negative) as server:
+        runs = [synthesize(rows_of(8), params_of(server), store) for _ in range(2)]
+    assert [result.report["failed"]["server_error"] > 0 for result in runs] == [True, True]
+    assert runs[0].rows.equals(runs[1].rows)
+    assert runs[0].rows["origins"][3].to_list() == ["given"]
+    with pytest.raises(EndpointError, match="nothing was answered"):  # the server is gone: no single row is at fault
+        synthesize(rows_of(8), params_of(server), store)
+
+
 def test_a_dead_endpoint_stops_the_stage(store: AnswerStore) -> None:
     with fault_server(lambda n, b: "401") as server, pytest.raises(EndpointError, match="OPENAI_API_KEY"):
         synthesize(rows_of(8), params_of(server), store)

@@ -142,6 +142,7 @@ def test_scores_are_those_of_the_lexicon_in_whichever_order_texts_come(calls: li
     for pairs in calls:
         queries, passages = [query for query, _ in pairs], [passage for _, passage in pairs]
         assert similarity.query_to_passage(queries, passages) == Lexicon.fit(corpus).score(queries, passages)
+        assert similarity._lexicon._cut.keys() == {*queries, *passages}, "of earlier calls nothing is held"
 
 
 @pytest.mark.parametrize("limits", [{"min_topic": 0.0}, {}, {"min_ratio_to_mined": 0.01}])

@@ -105,6 +105,7 @@ def test_a_training_that_tells_nothing_apart_says_so(
     assert "lower" not in why_unlearned([{"loss": 6.0, "chance": 3.0}]), "on its way down, only not there yet"
     assert not why_unlearned([{"loss": 3.0, "chance": 3.0}, *[{"loss": 1.0, "chance": 3.0}] * 10])
     assert not why_unlearned([])
+    assert not why_unlearned([{"loss": loss, "chance": 3.0} for loss in (2.7, 2.6, 2.95)])
     diverged = [{"loss": loss, "chance": 3.0, "dev_loss": loss} for loss in (3.1, 2.0, 1.0, 4.0, 5.0, 6.0)]
     assert not why_unlearned(diverged), "the best step is kept, and what came after it is undone"
     late = why_unlearned([{"loss": 99.0, "chance": 3.0}, *[{"loss": loss, "chance": 3.0} for loss in (2.9, 3.3)] * 5])

@@ -14,6 +14,7 @@ from stm.params.llm import Endpoint, Limits
 Messages = Sequence[Mapping[str, str]]
 CHARS_PER_TOKEN = 3.5  # English prose is nearer to 4.5; a budget should rather stop early
 TOKENS_PER_MESSAGE = 8
+FEW = 2  # requests that may fail by themselves in a call that answers none, as where only these are left
 BUDGET_REACHED = "the limit of tokens or money is reached"
 CHECK_REQUESTS = "see that the endpoint's model, token_limit_field, max_tokens and extra in params.yaml suit it"
 
@@ -201,14 +202,16 @@ def take_known(
 
 
 def common_failure(outcomes: Mapping[str, Answer | Failure], budget: Budget) -> str:
-    """One line where several requests were asked, all failed, and the job has no answer at all; else empty.
+    """One line where it is not single requests that are at fault but what all have in common; else empty.
 
-    Beside answers, those of earlier calls and of the store included, it is the requests that are at fault and not what
-    all have in common.
+    That is so where most requests of a call failed in a way that may pass, and where several were refused and the job
+    has no answer at all, those of earlier calls and of the store included.
     """
     failures = [found for found in outcomes.values() if isinstance(found, Failure) and found.reason != "budget"]
-    if budget.answers or len(failures) < 2 or any(isinstance(found, Answer) for found in outcomes.values()):
-        return ""
-    if all(found.reason == "rejected" for found in failures):
+    answers = sum(isinstance(found, Answer) for found in outcomes.values())
+    passing = [found for found in failures if found.reason != "rejected"]
+    if len(passing) > max(answers, FEW if budget.answers else 1):
+        return f"{len(passing)} requests got no answer ({passing[0].detail}); run the same command to ask again"
+    if not (budget.answers or answers) and len(failures) > 1:
         return f"all {len(failures)} requests were refused ({failures[0].detail}); {CHECK_REQUESTS}"
-    return f"none of {len(failures)} requests was answered ({failures[0].detail}); run the same command to ask again"
+    return ""

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import openai
+import tenacity
 from openai.types import Batch, FileObject
 
 from stm.errors import EndpointError
@@ -43,6 +44,7 @@ NO_JSON = (
     "it answers something else than JSON; see that base_url is right (it should end in /v1) and that the endpoint "
     "takes batch files, and run the same command to go on"
 )
+LONGEST_BACKOFF_SECONDS = 60.0
 WORTH_A_BATCH = 0.1  # share of a limit that must be left for one more batch: each can take a day
 
 
@@ -156,11 +158,24 @@ def _submit(
     _require(file, FileObject, endpoint)
     # Before there is anything to pay for.
     store.open_batch(tag, endpoint.base_url, {key: canonical_request(requests[key], endpoint) for key in keys})
-    once = client.with_options(max_retries=0)  # a repeat could be a second batch; the next run looks for this one
-    batch = once.batches.create(input_file_id=file.id, endpoint=URL, completion_window="24h", metadata={TAG: tag})
+    batch = _create(file.id, tag, client, endpoint)
     _require(batch, Batch, endpoint)
     store.name_batch(tag, batch.id)
     say(f"batch {batch.id}: {len(keys)} requests submitted; it is safe to stop and run the same command later")
+
+
+def _create(file_id: str, tag: str, client: openai.OpenAI, endpoint: Endpoint) -> Batch:
+    """Create the batch, once: after a connection that was cut there may be one, for which the next run looks."""
+    once = client.with_options(max_retries=0)
+    attempts = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(openai.RateLimitError),  # which has created nothing
+        stop=tenacity.stop_after_attempt(endpoint.retries + 1),
+        wait=tenacity.wait_random_exponential(multiplier=endpoint.retry_seconds, max=LONGEST_BACKOFF_SECONDS),
+        reraise=True,
+    )
+    return attempts(
+        once.batches.create, input_file_id=file_id, endpoint=URL, completion_window="24h", metadata={TAG: tag}
+    )
 
 
 def _require(answer: object, kind: type, endpoint: Endpoint) -> None:

@@ -3,6 +3,7 @@
 Knows nothing of how a batch was submitted or waited for.
 """
 
+import codecs
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +30,7 @@ def read_lines(batch: Batch, client: openai.OpenAI) -> list[dict[str, Any]]:
     for _ in range(2):
         lines = []
         for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
-            content = client.files.content(file_id).content
+            content = client.files.content(file_id).content.removeprefix(codecs.BOM_UTF8)
             if content.strip() and not content.lstrip().startswith(b"{"):
                 raise EndpointError(
                     f"the results of batch {batch.id} cannot be read (they begin with "

@@ -18,6 +18,7 @@ from stm.errors import EndpointError
 from stm.llm.answers import (
     BUDGET_REACHED,
     CHECK_REQUESTS,
+    FEW,
     Answer,
     Budget,
     Failure,
@@ -40,6 +41,7 @@ from stm.progress import Meter
 
 Outcome = Answer | Failure
 Queue = Iterator[tuple[int, tuple[Request, Answer | None]]]
+OUTAGES = ("connection", "rate_limited")  # which no single request is at fault for
 LONGEST_BACKOFF_SECONDS = 60.0
 REFUSALS = 8  # refused requests before any answer, after which the requests as such are taken to be wrong
 
@@ -198,9 +200,11 @@ class _Job:
             self.broken += 1
         else:
             self.refused += 1
-        # Beside answers of earlier calls, those of the store included, it may be this request that is at fault.
-        is_working = self._is_proven or self.budget.answers > 0
-        patience = max(8, 2 * self.endpoint.concurrency) if is_working else 1
+        patience = 1
+        if self._is_proven:
+            patience = max(8, 2 * self.endpoint.concurrency)
+        elif self.budget.answers and fault.reason not in OUTAGES:
+            patience = FEW + 1  # what is open beside stored answers may be what always fails
         refuses_all = self.refused >= REFUSALS and not self.budget.answers
         if fault.remedy == "stop" or self.broken >= patience or refuses_all:
             self.stop = self.stop or fault

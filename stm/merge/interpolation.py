@@ -17,7 +17,7 @@ from stm.merge.recipe import Recipe
 Doubles = npt.NDArray[np.float64]
 REACH = 4.0  # on the embedded experts between 1 and 16 makes no difference; wider ones lose digits in the inverse
 JITTER = 1e-11  # relative to the diagonal, for the solver alone: what is known is interpolated, not smoothed
-MOST = 40.0
+MOST = 40.0  # exponent in the kernel: its exponential, and that times an inverse, are numbers in float32
 DENSITY_LENGTH = 0.3  # densities this far apart make an expert's effect correlate by exp(-1/2)
 
 
@@ -40,12 +40,21 @@ def places_of(recipes: Sequence[Recipe | None], experts: Sequence[str]) -> Place
 def kernel(one: Places, other: Places) -> Doubles:
     """The prior covariance [N, M]: `exp(sum_k f_k g_k c_k / REACH)`, with c_k for the densities of expert k."""
     product = np.zeros((len(one.factors), len(other.factors)))
-    for f, p, g, q in zip(one.factors.T, one.densities.T, other.factors.T, other.densities.T, strict=True):
+    ones, others = _near(one.factors), _near(other.factors)
+    for f, p, g, q in zip(ones.T, one.densities.T, others.T, other.densities.T, strict=True):
         apart = (p[:, None] - q[None, :]) / DENSITY_LENGTH
         product += f[:, None] * g[None, :] * np.exp(-(apart**2) / 2)
-    # Factors without bound, as where weights nearly cancel out, would overflow; so far away all is equally unknown.
-    covariance: Doubles = np.exp(np.minimum(product / REACH, MOST))
+    covariance: Doubles = np.exp(product / REACH)
     return covariance
+
+
+def _near(factors: Doubles) -> Doubles:
+    """The factors [N, K], drawn in to a ball where weights nearly cancel out and factors have no bound: their kernel
+    would overflow, and one that is cut entry by entry would be none.
+    """
+    lengths = np.linalg.norm(factors, axis=1, keepdims=True)
+    near: Doubles = factors * np.minimum(1.0, np.sqrt(MOST * REACH) / np.maximum(lengths, 1e-300))
+    return near
 
 
 def _inverse(anchors: Places) -> Doubles:

@@ -116,7 +116,7 @@ def _local_paths(params: Params) -> Iterator[tuple[str, Reader, str]]:
 
 def _bases(params: Params) -> Iterator[tuple[str, Reader, str]]:
     for where, reader, model in _models(params):
-        if (base := _base(model)) and not _is_made(base):
+        if Path(base := _base(model)).is_dir() and base and not _is_made(base):
             yield f"the base of {where}", reader, base
 
 
@@ -141,13 +141,12 @@ def _is_made(path: str) -> bool:
 
 
 def _base(model: str) -> str:
-    """The folder that a model is an adapter of; empty for no adapter."""
+    """What a model is an adapter of, as it is written there; empty for no adapter."""
     try:
         values = json.loads((Path(model) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # whoever loads a broken one says so
         return ""
-    base = str(values.get("base_model_name_or_path") or "") if isinstance(values, dict) else ""
-    return base if base and Path(base).is_dir() else ""
+    return str(values.get("base_model_name_or_path") or "") if isinstance(values, dict) else ""
 
 
 def _is_of_a_hub(source: Any) -> bool:

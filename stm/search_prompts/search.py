@@ -60,7 +60,7 @@ def search_instruction(
     attempts = proposer.attempts
     candidates += [Candidate(a.proposal, a.origin, a.parent) for a in attempts if a.proposal is not None]
     winner, reason = judge(candidates, scorer, halves, params.min_gain)
-    if len(candidates) == 1:
+    if len(candidates) == 1 and ledger.answered and not ledger.failures:
         reason = f"kept the seed instruction: no reply of the LLM was a usable instruction in English{_most(pool)}"
     report = tell(candidates, attempts, gepa["accepted"], scorer, halves)
     report |= {"instruction": winner.instruction, "chosen": candidates.index(winner), "reason": reason}

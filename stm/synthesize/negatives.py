@@ -164,7 +164,8 @@ class _Job:
             chunk = self.params.endpoint.requests_at_once
             for start in range(0, len(pending), chunk):
                 self._ask(pending[start : start + chunk], attempt, meter)
-            pending = [place for place in pending if place not in self.accepted.keys() | self.refused]
+            settled = self.accepted.keys() | self.refused
+            pending = [place for place in pending if place not in settled]
 
     def _ask(self, pending: Sequence[int], attempt: int, meter: Meter) -> None:
         requests = list(self.requests(pending, attempt))

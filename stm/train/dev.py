@@ -79,12 +79,12 @@ def is_stale(history: History, patience: int) -> bool:
 def why_unlearned(history: History) -> str:
     """Why the training taught nothing, in a sentence with what to do; empty if it did.
 
-    The end of what is kept, its last quarter and ten steps at most, is compared with embeddings that tell nothing
+    The end of what is kept, its last quarter, four to ten steps, is compared with embeddings that tell nothing
     apart. A raw decoder begins above; a rate that is too high, or massive activations without a token of their own,
     keep it there, and one that is too low leaves it far above, on its way down (docs/training.md).
     """
     kept = history[: best_step(history) or None]  # what came after the best step was undone
-    last = kept[-min(10, max(1, len(kept) // 4)) :]
+    last = kept[-min(10, max(4, len(kept) // 4)) :]  # fewer would be the noise of a batch or two
     if not last:
         return ""
     loss, chance = (sum(entry[key] for entry in last) / len(last) for key in ("loss", "chance"))
