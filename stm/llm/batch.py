@@ -31,7 +31,7 @@ from stm.llm.answers import (
 )
 from stm.llm.batch_results import read_lines, take_line
 from stm.llm.connect import open_client
-from stm.llm.faults import explain_error, one_line
+from stm.llm.faults import LONGEST_BACKOFF_SECONDS, explain_error, one_line
 from stm.llm.store import AnswerStore, BatchRecord
 from stm.params.llm import Endpoint
 from stm.progress import say
@@ -44,7 +44,6 @@ NO_JSON = (
     "it answers something else than JSON; see that base_url is right (it should end in /v1) and that the endpoint "
     "takes batch files, and run the same command to go on"
 )
-LONGEST_BACKOFF_SECONDS = 60.0
 WORTH_A_BATCH = 0.1  # share of a limit that must be left for one more batch: each can take a day
 
 
@@ -74,8 +73,8 @@ def complete_batch(
         for key, tokens in reserved.items():
             outcome = outcomes[key]
             budget.settle(tokens, outcome if isinstance(outcome, Answer) else None)
-        if refusal := common_failure(outcomes, budget):
-            raise EndpointError(f"batch API of {endpoint.base_url}: {refusal}")
+        if failure := common_failure(outcomes, budget):
+            raise EndpointError(f"batch API of {endpoint.base_url}: {failure}")
     return outcomes
 
 

@@ -32,7 +32,7 @@ from stm.llm.answers import (
 )
 from stm.llm.batch import complete_batch
 from stm.llm.connect import open_async_client, read_key
-from stm.llm.faults import FaultError, explain_error, read_answer
+from stm.llm.faults import LONGEST_BACKOFF_SECONDS, FaultError, explain_error, read_answer
 from stm.llm.pace import Pace
 from stm.llm.server import serve
 from stm.llm.store import AnswerStore
@@ -42,7 +42,6 @@ from stm.progress import Meter
 Outcome = Answer | Failure
 Queue = Iterator[tuple[int, tuple[Request, Answer | None]]]
 OUTAGES = ("connection", "rate_limited")  # which no single request is at fault for
-LONGEST_BACKOFF_SECONDS = 60.0
 REFUSALS = 8  # refused requests before any answer, after which the requests as such are taken to be wrong
 
 
@@ -94,8 +93,8 @@ def _complete_live(
     where = f"LLM endpoint {endpoint.base_url or '(the embedded server)'}"
     if job.stop:
         raise EndpointError(f"{where}: {job.stop.detail}; {_advise(job.stop, job.answered, endpoint)}")
-    if refusal := common_failure(outcomes, budget):
-        raise EndpointError(f"{where}: {refusal}")
+    if failure := common_failure(outcomes, budget):
+        raise EndpointError(f"{where}: {failure}")
     return outcomes
 
 

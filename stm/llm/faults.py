@@ -18,6 +18,7 @@ from stm.llm.answers import Answer, Request, estimate_prompt, estimate_tokens
 
 Remedy = Literal["retry", "give_up", "stop"]  # the same request again; this request fails; the whole job ends
 DETAIL_CHARS = 160
+LONGEST_BACKOFF_SECONDS = 60.0  # between two attempts, where the endpoint asks for no pause of its own
 LONGEST_PAUSE_SECONDS = 600.0  # an endpoint that asks for more wants the job to end
 # What gateways say where a row's text, and not the key, is forbidden: OpenRouter answers HTTP 403 then.
 MODERATED = re.compile(
