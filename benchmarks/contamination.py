@@ -9,9 +9,7 @@ includes making the texts; the times, by the clock and of all cores together, do
 """
 
 import argparse
-import json
 import random
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,7 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from benchmarks.figures import peak_megabytes, run_worker, write_figures
+from benchmarks.figures import make_parser, peak_megabytes, print_result, run_worker, write_figures
 from stm.prepare.contamination import EvaluationIndex
 from stm.prepare.decontamination import Counts, decontaminate
 from stm.prepare.embedded import Corpora
@@ -132,15 +130,14 @@ def work(rows: int, passages: int, planted: int) -> dict[str, Any]:
 
 def main() -> None:
     """Run the benchmark, or its worker process."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "contamination")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--passages", type=int, default=1_000_000)
     parser.add_argument("--planted", type=int, default=3000)
-    parser.add_argument("--output", default="benchmarks/results/contamination.json")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        sys.stdout.write(json.dumps(work(options.rows, options.passages, options.planted)) + "\n")
+        print_result(work(options.rows, options.passages, options.planted))
         return
     sizes = [f"--{name}={getattr(options, name)}" for name in ("rows", "passages", "planted")]
     results = run_worker("benchmarks.contamination", "--worker", *sizes)

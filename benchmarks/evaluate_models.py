@@ -11,15 +11,13 @@ of all cores together, imports left out.
 """
 
 import argparse
-import json
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import peak_megabytes, run_worker, write_figures
+from benchmarks.figures import make_parser, peak_megabytes, print_result, run_worker, write_figures
 from stm.progress import say
 
 SIDES = ("plain", "no_store", "cold_store", "warm_store")
@@ -95,15 +93,14 @@ def largest_difference(first: dict[str, Any], second: dict[str, Any]) -> float:
 
 def main() -> None:
     """Run the benchmark, or one of its worker processes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "evaluate_models")
     for name, size in (("models", 10), ("tasks", 10), ("max-queries", 40), ("max-passages", 120), ("layers", 2)):
         parser.add_argument(f"--{name}", type=int, default=size)
-    parser.add_argument("--output", default="benchmarks/results/evaluate_models.json")
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        sys.stdout.write(json.dumps(work(options.worker, options.folder)) + "\n")
+        print_result(work(options.worker, options.folder))
         return
     caps = (options.max_queries, options.max_passages)
     with tempfile.TemporaryDirectory() as scratch:

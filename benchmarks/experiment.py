@@ -6,7 +6,8 @@ goes on; a folder of other options is refused.
 
 import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ def check_work(options: Options, folder: Path, keys: Sequence[str] = TRAINING) -
     if path.exists() and read_json(path) != ours:
         raise SystemExit(f"{path} is of other options; name another --work, or delete the folder")
     write_json(path, ours)
+
+
+def keep(path: Path, make: Callable[[], Any]) -> Any:
+    """What `path` holds, made and written there unless it exists."""
+    if not path.exists():
+        write_json(path, make())
+    return read_json(path)
 
 
 def build_data(options: Options, folder: Path) -> list[str]:
@@ -86,7 +94,7 @@ def train_models(options: Options, splits: Sequence[str], data: Path, folder: Pa
     """The models of one seed, each unless it is there; return their training reports."""
     reports: dict[str, Any] = {}
 
-    def keep(name: str, out: Path, make: Any) -> None:
+    def train(name: str, out: Path, make: Callable[[], dict[str, Any]]) -> None:
         path = folder / f"{name}.json"
         if not (out.exists() and path.exists()):
             write_json(path, {key: value for key, value in make().items() if key != "history"})
@@ -94,17 +102,12 @@ def train_models(options: Options, splits: Sequence[str], data: Path, folder: Pa
 
     base, backbone = folder / "warm_up", data.parent / "backbone"
     params = train_params(options, "warm_up", seed, options.warm_up_steps)
-    keep("warm_up", base, lambda: warm_up(backbone, data / "warm_up.parquet", params, base, folder / "work"))
+    train("warm_up", base, partial(warm_up, backbone, data / "warm_up.parquet", params, base, folder / "work"))
     shares = {s: Share(data / f"pairs/{s}.parquet", data / f"instructions/{s}.json") for s in splits}
     jobs = {split: ([share], options.steps) for split, share in shares.items()}
     jobs[ALL] = (list(shares.values()), options.steps)  # for each of the splits
     jobs[SHORT] = (list(shares.values()), max(1, options.steps // len(splits)))
     for name, (rows, steps) in jobs.items():
         settings, out = train_params(options, "train", seed, steps), folder / "adapters" / name
-        keep(
-            name, out,
-            lambda rows=rows, settings=settings, out=out, name=name: train_expert(
-                base, rows, settings, out, folder / f"work-{name}", name
-            ),
-        )  # fmt: skip
+        train(name, out, partial(train_expert, base, rows, settings, out, folder / f"work-{name}", name))
     return reports

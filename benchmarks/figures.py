@@ -1,17 +1,30 @@
-"""What every benchmark writes beside its results: the machine, library versions, medians with their spread."""
+"""What benchmarks share: the option for their output, processes for their runs, medians with their spread, and the file
+of results with machine and library versions.
+"""
 
+import argparse
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stm.files import write_json
+
+Result = TypeVar("Result")
+
+
+def make_parser(description: str | None, name: str) -> argparse.ArgumentParser:
+    """A parser with the option `--output`, the file of that name among the results if it is not given."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", default=f"benchmarks/results/{name}.json")
+    return parser
 
 
 def describe_machine() -> dict[str, Any]:
@@ -56,6 +69,33 @@ def run_worker(module: str, *arguments: str) -> dict[str, Any]:
     done = subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=subprocess.PIPE, text=True)
     lines = done.stdout.strip().splitlines()
     return dict(json.loads(lines[-1])) if lines else {}
+
+
+def print_result(result: Any) -> None:
+    """Print a result as JSON on one line, which `run_worker` reads."""
+    sys.stdout.write(json.dumps(result) + "\n")
+
+
+def run_sides(module: str, sides: Sequence[str], runs: int, *arguments: str) -> dict[str, Any]:
+    """The spreads of each side's figures over `runs` worker processes, the sides in turn."""
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    for _ in range(runs):
+        for side, figures in found.items():
+            figures.append(run_worker(module, "--worker", side, *arguments))
+    return {side: spreads(figures) for side, figures in found.items()}
+
+
+def measure_run(run: Callable[[], Result]) -> tuple[Result, dict[str, float]]:
+    """What a run returns; its seconds by the clock and of all threads, the peak memory of the process, and the peak
+    before the run, which is that of the imports.
+    """
+    at_start = peak_megabytes()
+    started, used = time.perf_counter(), time.process_time()
+    result = run()
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - used
+    return result, {
+        "seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak_megabytes(), "imports_mb": at_start,
+    }  # fmt: skip
 
 
 def write_figures(path: Path | str, packages: Sequence[str], settings: Any, **results: Any) -> None:

@@ -10,7 +10,6 @@ measurement. Time and memory of imports are left out of the CPU figures and part
 import argparse
 import asyncio
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("openai", "httpx2", "aiohttp", "tenacity")
+import psutil
+
+from benchmarks.figures import make_parser, print_result, run_worker, write_figures
+
+NAME = "benchmarks.llm_overhead"
+PACKAGES = ("openai", "httpx2", "aiohttp")
 PASSAGE = "An abnormal enlargement of the organ that is felt below the ribs and follows an inflammation of its ducts. "
 ANSWER = (
     "A slow shrinking of the organ that follows a long inflammation and is hardly felt before the blood is tested. "
@@ -75,18 +79,6 @@ async def serve(rate: float) -> None:
     await server.serve_forever()
 
 
-def resident_mb() -> float:
-    """Memory of this process now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e6
-
-
-def cpu_seconds() -> float:
-    """User and system time of this process, all threads."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
 def ask(url: str, requests: int, concurrency: int, store_path: Path) -> list[dict[str, float]]:
     """Ask for everything in portions; the figures of each."""
     import stm.stage  # noqa: F401 - with the garbage collector as a stage has it
@@ -101,14 +93,15 @@ def ask(url: str, requests: int, concurrency: int, store_path: Path) -> list[dic
     windows, budget = [], Budget(max_cost=1e9, price_in=1.0, price_out=1.0)
     with AnswerStore(store_path) as store:
         for start in range(0, requests, size):
-            cpu, wall = cpu_seconds(), time.perf_counter()
+            cpu, wall = time.process_time(), time.perf_counter()
             rows = (Triplet("Find it", f"query {i}", PASSAGE * 4, PASSAGE) for i in range(start, start + size))
             todo = [Request(build_messages(row, "full", 600)) for row in rows][: requests - start]
             outcomes = complete_all(todo, endpoint, store, "ask", budget)
             if not all(isinstance(outcome, Answer) for outcome in outcomes):
                 raise SystemExit("a request failed; the figures would mean nothing")
-            wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
-            windows.append({"requests": len(todo), "wall": wall, "cpu": cpu, "resident_mb": resident_mb()})
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            resident = psutil.Process().memory_info().rss / 1e6
+            windows.append({"requests": len(todo), "wall": wall, "cpu": cpu, "resident_mb": resident})
     return windows
 
 
@@ -132,25 +125,23 @@ def describe(windows: list[dict[str, float]]) -> dict[str, Any]:
 
 def measure(requests: int, rate: float, concurrency: int) -> list[dict[str, float]]:
     """Start the server and a client process, return the client's figures."""
-    command = [sys.executable, "-m", "benchmarks.llm_overhead"]
-    with subprocess.Popen([*command, "--serve", str(rate)], stdout=subprocess.PIPE, text=True) as server:
+    command = [sys.executable, "-m", NAME, "--serve", str(rate)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout
             url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
             options = ["--requests", str(requests), "--concurrency", str(concurrency)]
-            client = subprocess.run([*command, "--client", url, *options], check=True, capture_output=True, text=True)
+            return list(run_worker(NAME, "--client", url, *options)["windows"])
         finally:
             server.kill()
-    return list(json.loads(client.stdout.splitlines()[-1]))
 
 
 def main() -> None:
     """Run the benchmark, its server or its client."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "llm_overhead")
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--rate", type=float, default=500.0)
     parser.add_argument("--concurrency", type=int, default=64)
-    parser.add_argument("--output", default="benchmarks/results/llm_overhead.json")
     parser.add_argument("--serve", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--client", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -159,9 +150,8 @@ def main() -> None:
     elif options.client:
         with tempfile.TemporaryDirectory() as folder:
             windows = ask(options.client, options.requests, options.concurrency, Path(folder) / "llm.sqlite")
-        sys.stdout.write(json.dumps(windows) + "\n")
+        print_result({"windows": windows})
     else:
-        from benchmarks.figures import write_figures
         from stm.progress import say
 
         results = describe(measure(options.requests, options.rate, options.concurrency))

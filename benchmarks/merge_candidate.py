@@ -12,9 +12,7 @@ seconds of all threads, so that other loads on the machine do not count; elapsed
 """
 
 import argparse
-import json
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.figures import run_worker, spreads, write_figures
+from benchmarks.figures import make_parser, print_result, run_sides, write_figures
 from stm.deltas import add_adapter, read_adapter
 from stm.encode import Encoder
 from stm.merge.dev import DevSet, make_dev_set, query_texts, score_embeddings
@@ -142,37 +140,30 @@ def write_whole_tasks(params: Path, folder: Path) -> None:
 
 def main() -> None:
     """Run the benchmark, or one of its worker processes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "merge_candidate")
     parser.add_argument("--project", default=".")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--share", type=float, default=1.0, help="of the whole tasks' texts that theirs encodes")
-    parser.add_argument("--output", default="benchmarks/results/merge_candidate.json")
     parser.add_argument("--worker", choices=["ours", "theirs"], help=argparse.SUPPRESS)
     parser.add_argument("--whole", help=argparse.SUPPRESS)
     options = parser.parse_args()
     project = Path(options.project)
     if options.worker:
-        measured = (
+        print_result(
             measure_ours(project)
             if options.worker == "ours"
             else measure_theirs(project, Path(options.whole), options.share)
         )
-        sys.stdout.write(json.dumps(measured) + "\n")
         return
     adapters(project)
     with tempfile.TemporaryDirectory() as whole:
         write_whole_tasks(project / "params.yaml", Path(whole))
         same = ("--project", options.project, "--whole", whole, "--share", str(options.share))
-        sides = {
-            side: spreads(
-                [run_worker("benchmarks.merge_candidate", "--worker", side, *same) for _ in range(options.runs)]
-            )
-            for side in ("ours", "theirs")
-        }
+        sides = run_sides("benchmarks.merge_candidate", ("ours", "theirs"), options.runs, *same)
     ours = sides["ours"]["seconds"]["median"]
     ratios = {key: sides["theirs"][f"{key}_seconds"]["median"] / ours for key in ("same_texts", "everything")}
     write_figures(options.output, PACKAGES, vars(options), **sides, theirs_over_ours=ratios)
-    sys.stdout.write(json.dumps(ratios) + "\n")
+    print_result(ratios)
 
 
 if __name__ == "__main__":

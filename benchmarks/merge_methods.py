@@ -10,17 +10,14 @@ full models in memory, made from the adapters, since it takes no adapters; nothi
 
 import argparse
 import json
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import peak_megabytes, run_worker, spreads, write_figures
+from benchmarks.figures import make_parser, measure_run, print_result, run_sides, run_worker, write_figures
 from benchmarks.shapes import SHAPES, build_shape
 
 WEIGHTS = {"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1}
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 RANK = 16
 NAME = "benchmarks.merge_methods"
 PACKAGES = ("torch", "transformers", "sentence-transformers", "mergekit", "safetensors")
@@ -28,27 +25,11 @@ PACKAGES = ("torch", "transformers", "sentence-transformers", "mergekit", "safet
 
 def prepare(shape: str, folder: Path) -> None:
     """Write a random base of the shape and four random adapters on all its linear layers."""
-    import torch
-    from safetensors.torch import save_file
+    from tests.pico import MAX_TOKENS, pico_adapter, pico_tokenizer
 
-    from stm.files import write_json
-    from stm.models import load_model
-    from tests.pico import pico_tokenizer
-
-    base = build_shape(shape, pico_tokenizer(), 48, folder / "base")
-    model = load_model(base)[0].model
-    linear = {n: m.weight.shape for n, m in model.named_modules() if n.rsplit(".", 1)[-1] in TARGETS}
+    base = build_shape(SHAPES[shape], pico_tokenizer(), MAX_TOKENS, folder / "base")
     for seed, name in enumerate(WEIGHTS):
-        generator = torch.Generator().manual_seed(seed)
-        tensors = {}
-        for module, (rows, columns) in linear.items():
-            key = f"base_model.model.{module}"
-            tensors[f"{key}.lora_A.weight"] = torch.randn((RANK, columns), generator=generator) * 0.02
-            tensors[f"{key}.lora_B.weight"] = torch.randn((rows, RANK), generator=generator) * 0.02
-        (folder / name).mkdir()
-        save_file(tensors, folder / name / "adapter_model.safetensors")
-        settings = {"peft_type": "LORA", "r": RANK, "lora_alpha": 2 * RANK, "base_model_name_or_path": str(base)}
-        write_json(folder / name / "adapter_config.json", settings)
+        pico_adapter(base, folder / name, rank=RANK, seed=seed, scale=0.02)
 
 
 def merge_ours(folder: Path, method: str) -> None:
@@ -84,8 +65,8 @@ def merge_theirs(folder: Path, method: str) -> None:
     merged.save(str(folder / "theirs"))
 
 
-def work(side: str, folder: Path, method: str) -> None:
-    """One run in this process; prints seconds, CPU seconds and the peak memory in megabytes as JSON."""
+def work(side: str, folder: Path, method: str) -> dict[str, float]:
+    """One run in this process."""
     import torch
 
     if side == "ours":
@@ -94,13 +75,8 @@ def work(side: str, folder: Path, method: str) -> None:
         import mergekit.merge_methods  # noqa: F401
         import sentence_transformers  # noqa: F401
     torch.set_num_threads(2)
-    at_start = peak_megabytes()
-    started, used = time.perf_counter(), time.process_time()
-    (merge_ours if side == "ours" else merge_theirs)(folder, method)
-    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - used
-    peak = peak_megabytes()
-    found = {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak, "imports_mb": at_start}
-    sys.stdout.write(json.dumps(found) + "\n")
+    merge = merge_ours if side == "ours" else merge_theirs
+    return measure_run(lambda: merge(folder, method))[1]
 
 
 def largest_difference(folder: Path) -> float:
@@ -115,11 +91,7 @@ def compare(shape: str, method: str, runs: int) -> dict[str, Any]:
     """Both sides in turn, `runs` times each, from the same folder."""
     with tempfile.TemporaryDirectory() as scratch:
         run_worker(NAME, "--prepare", scratch, "--shapes", shape)
-        found: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": []}
-        for _ in range(runs):
-            for side, results in found.items():
-                results.append(run_worker(NAME, "--worker", side, "--folder", scratch, "--method", method))
-        sides = {side: spreads(results) for side, results in found.items()}
+        sides = run_sides(NAME, ("ours", "theirs"), runs, "--folder", scratch, "--method", method)
         difference = largest_difference(Path(scratch)) if not method.startswith("dare") else None
     keys = ("seconds", "cpu_seconds", "peak_mb")
     ratios = {key: sides["theirs"][key]["median"] / sides["ours"][key]["median"] for key in keys}
@@ -135,11 +107,10 @@ def compare(shape: str, method: str, runs: int) -> dict[str, Any]:
 
 def main() -> None:
     """Run the benchmark, or one of its worker processes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "merge_methods")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["smollm2-135m", "qwen3-0.6b"])
     parser.add_argument("--method", default="linear")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--output", default="benchmarks/results/merge_methods.json")
     parser.add_argument("--worker", choices=["ours", "theirs"], help=argparse.SUPPRESS)
     parser.add_argument("--prepare", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -147,7 +118,7 @@ def main() -> None:
     if options.prepare:
         prepare(options.shapes[0], Path(options.prepare))
     elif options.worker:
-        work(options.worker, Path(options.folder), options.method)
+        print_result(work(options.worker, Path(options.folder), options.method))
     else:
         from stm.progress import say
 

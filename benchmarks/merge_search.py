@@ -13,7 +13,6 @@ True evaluations are kept in --work, so that an interrupted run goes on.
 """
 
 import argparse
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 from optuna.storages import InMemoryStorage
 
-from benchmarks.figures import spread, write_figures
+from benchmarks.figures import make_parser, spread, write_figures
 from benchmarks.merge_candidate import adapters
 from benchmarks.merge_grid import MARGIN, Grid, Truth, measure_grid
 from stm.encode import Encoder
@@ -32,9 +31,8 @@ from stm.merge.evaluator import Evaluator
 from stm.merge.experts import read_experts
 from stm.merge.fidelity import fidelity_proposer, measure_trust
 from stm.merge.mixer import Mixer
-from stm.merge.plan import inputs_key
+from stm.merge.plan import inputs_key, make_rungs
 from stm.merge.recipe import Recipe
-from stm.merge.rungs import make_rung
 from stm.merge.samplers import make_sampler
 from stm.merge.search import run_search
 from stm.merge.similarity import compare_experts
@@ -43,7 +41,6 @@ from stm.merge.stand_in import StandIn
 from stm.merge.trials import Trial, open_study
 from stm.models import load_model
 from stm.progress import say
-from stm.prompts import own_prompts, read_prompts
 from stm.tasks import read_tasks
 
 BASELINES = ("random", "tpe", "cma")
@@ -102,15 +99,7 @@ def run_ours(
         return done[-1]
 
     stand_in = StandIn(grid.space, evaluator)
-    singles = [grid.space.recipe(grid.space.point({name: 1.0})) for name in grid.space.experts]
-
-    def rung(share: float) -> Any:
-        return lambda recipe: evaluator.evaluate_rung(
-            recipe, made.setdefault(share, make_rung(grid.dev, share, [evaluator.embeddings(r) for r in singles]))
-        )
-
-    made: dict[float, Any] = {}
-    propose = fidelity_proposer(grid.space, stand_in, 0, [rung(share) for share in shares])
+    propose = fidelity_proposer(grid.space, stand_in, 0, make_rungs(shares, grid.space, evaluator))
     study = open_study(grid.space, "ours", InMemoryStorage(), make_sampler("multi_fidelity", grid.space, 0))
     with suppress(ReachedError):
         run_search(grid.space, study, evaluate, budget, propose, is_shared=False)
@@ -131,16 +120,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     dev = make_dev_set(read_tasks(project / "data/tasks/dev", "dev"), [], options.max_queries, options.max_passages, 0)
     model = load_model(experts.base)
     encoder = Encoder(model)
-    candidates = {"base": own_prompts(model.prompts)}
-    candidates |= {n: read_prompts(adapter.folder).as_model_prompts() for n, adapter in experts.adapters.items()}
     result: dict[str, Any] = {
         "experts": compare_experts(experts.adapters), "dev": dev.sizes, "margin": MARGIN, "budget": options.budget,
     }  # fmt: skip
     with Mixer(model, experts) as mixer:
-        chooser = Evaluator(mixer, encoder, dev, candidates)
+        chooser = Evaluator(mixer, encoder, dev, experts.candidate_prompts(model.prompts))
         chooser.choose_prompts(space.recipe(space.uniform()))
         prompts = dict(chooser.prompts)
-        key = hashlib.sha256(inputs_key(experts, dev, prompts).encode()).hexdigest()[:16]
+        key = inputs_key(experts, dev, prompts)[:16]
         for name, objective in (("first half", dev), ("second half", exchange_halves(dev))):
             grid = Grid(space, objective, Truth(mixer, encoder, objective, prompts, Path(options.work) / key))
             found = {"grid": measure_grid(grid, options.nodes, options.checks, options.limit)}
@@ -166,7 +153,7 @@ PACKAGES = ("torch", "transformers", "optuna", "cma", "numpy", "scipy")
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "merge_search")
     parser.add_argument("--project", default=".")
     parser.add_argument("--high", type=float, default=1.0, help="largest weight; the grid has 11 values from 0")
     parser.add_argument("--nodes", type=int, default=140)
@@ -178,7 +165,6 @@ def main() -> None:
     parser.add_argument("--max-queries", type=int, default=24)
     parser.add_argument("--max-passages", type=int, default=24)
     parser.add_argument("--work", default=".stm/benchmarks/merge_search")
-    parser.add_argument("--output", default="benchmarks/results/merge_search.json")
     options = parser.parse_args()
     if not (10 / options.high).is_integer():
         parser.error("--high must leave the weight 1, an expert alone, among the 11 values: 1, 1.25, 2, 2.5, 5 or 10")

@@ -12,20 +12,19 @@ same recipes can be scored on more queries.
 What is made of the scores: `benchmarks.merge_summary`.
 """
 
-import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks.experiment import ALL, SHORT, Options, build_base, build_data, check_work, train_models
-from benchmarks.figures import write_figures
+from benchmarks.experiment import ALL, SHORT, Options, build_base, build_data, check_work, keep, train_models
+from benchmarks.figures import make_parser, write_figures
 from benchmarks.merge_summary import EXPERT, PARTS, average, summarise
 from stm.encode import Encoder
-from stm.files import read_json, sha256_text, write_json
-from stm.merge.dev import DevSet, Scores, make_dev_set, score_model
+from stm.files import sha256_text
+from stm.merge.dev import DevSet, make_dev_set, score_model
 from stm.merge.evaluator import Evaluator
 from stm.merge.experts import Experts, read_experts
 from stm.merge.guard import decide
@@ -40,12 +39,11 @@ from stm.merge.trials import Trial
 from stm.models import load_model
 from stm.params.merge import LearnParams, MergeParams
 from stm.progress import say
-from stm.prompts import own_prompts, read_prompts
+from stm.prompts import own_prompts
 from stm.tasks import read_tasks
 
 SCORED = ("merged", "uniform", "sum", "learned")  # of the recipes found
 PACKAGES = ("torch", "transformers", "peft", "optuna", "numpy", "scipy")
-Prompts = Mapping[str, Mapping[str, str]]
 # What the recipes depend on beside the models; how many queries they are scored on does not matter.
 SEARCH = (
     "params",
@@ -60,22 +58,10 @@ SEARCH = (
 )
 
 
-def as_table(scores: Scores) -> dict[str, dict[str, float]]:
-    """nDCG@10 by task and query, halves together."""
-    return {task: {**halves["search"], **halves["holdout"]} for task, halves in scores.per_query.items()}
-
-
 def as_recipe(data: Mapping[str, Any]) -> Recipe:
     """What `Recipe.as_dict` wrote."""
     optional = {name: data[name] for name in ("densities", "seed", "rescale", "layers") if name in data}
     return Recipe(data["method"], data["weights"], scale=data["lambda"], **optional)
-
-
-def keep(path: Path, make: Callable[[], Any]) -> Any:
-    """What `path` holds, made and written there unless it exists."""
-    if not path.exists():
-        write_json(path, make())
-    return read_json(path)
 
 
 class Scoring:
@@ -94,7 +80,7 @@ class Scoring:
         """The model's scores by part; whatever is missing is encoded with `encoder`."""
 
         def table(part: str) -> dict[str, dict[str, float]]:
-            return as_table(score_model(self._sets[part], encoder, prompts))
+            return score_model(self._sets[part], encoder, prompts).queries_overall()
 
         tables = {part: keep(self._folders[part] / f"{file}.json", partial(table, part)) for part in PARTS}
         say(f"{name}: {', '.join(f'{part} {average(rows):.4f}' for part, rows in tables.items())}")
@@ -123,19 +109,14 @@ def score_recipes(
     return tables
 
 
-def read_candidates(experts: Experts) -> dict[str, dict[str, str]]:
-    """The prompts that a merge chooses from: those of the base and of every expert."""
-    candidates = {"base": own_prompts(load_model(experts.base).prompts)}
-    return candidates | {n: read_prompts(a.folder).as_model_prompts() for n, a in experts.adapters.items()}
-
-
-def find_scale(scales: Sequence[float], whole: Experts, candidates: Prompts, dev: DevSet) -> dict[str, Any]:
-    """The factor of the all-data delta and the prompts that are best on the search half.
+def find_scale(scales: Sequence[float], whole: Experts, experts: Experts, dev: DevSet) -> dict[str, Any]:
+    """The factor of the all-data delta and the prompts, of those of `experts`, that are best on the search half.
 
     The searches choose the length of a merged delta and its prompts on dev; this gives the all-data model the same
     freedom.
     """
     model = load_model(whole.base)
+    candidates = experts.candidate_prompts(model.prompts)
     with Mixer(model, whole) as mixer:
         encoder = Encoder(model)
 
@@ -199,7 +180,7 @@ def find_merges(options: Options, experts: Experts, dev: DevSet, folder: Path) -
     """Search and learn on dev: the recipes, how they were found, and the prompts that go with them, as plain data."""
     model = load_model(experts.base)
     with Mixer(model, experts) as mixer:
-        evaluator = Evaluator(mixer, Encoder(model), dev, read_candidates(experts))
+        evaluator = Evaluator(mixer, Encoder(model), dev, experts.candidate_prompts(model.prompts))
         evaluator.choose_prompts(Recipe("linear", dict.fromkeys(experts.names, 1 / len(experts.names))))
         recipes, trace, best = search_methods(options, experts, evaluator, folder)
         mixer.restore()
@@ -225,7 +206,7 @@ def run_seed(options: Options, splits: Sequence[str], data: Path, folder: Path, 
     tables = score_models({"backbone": folder.parent / "backbone", "warm_up": base, **alone}, scoring)
 
     whole, experts = (read_experts(base, {name: adapters[name] for name in names}) for names in ([ALL], splits))
-    scaled = keep(searches / "scale.json", partial(find_scale, options.scales, whole, read_candidates(experts), dev))
+    scaled = keep(searches / "scale.json", partial(find_scale, options.scales, whole, experts, dev))
     recipe = Recipe("task_arithmetic", {ALL: scaled["scale"]})
     tables |= score_recipes(whole, {f"{ALL} scaled": recipe}, scaled["prompts"], scoring)
 
@@ -247,7 +228,7 @@ def run_seed(options: Options, splits: Sequence[str], data: Path, folder: Path, 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "merge_seeds")
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--layers", type=int, default=6, help="layers of the backbone that are kept")
     parser.add_argument("--max-tokens", type=int, default=64, help="tokens per text")
@@ -276,7 +257,6 @@ def main() -> None:
     parser.add_argument("--learn-steps", type=int, default=24, help="0 learns nothing")
     parser.add_argument("--join", nargs="+", default=[], help="methods that also merge experts and all-data model")
     parser.add_argument("--work", default=".stm/benchmarks/merge_seeds")
-    parser.add_argument("--output", default="benchmarks/results/merge_seeds.json")
     options = parser.parse_args()
     work = Path(options.work)
     check_work(options, work)

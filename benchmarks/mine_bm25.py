@@ -12,16 +12,15 @@ process.
 
 import argparse
 import json
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import peak_megabytes, run_worker, spreads, write_figures
+from benchmarks.figures import make_parser, measure_run, print_result, run_sides, run_worker, write_figures
 
+NAME = "benchmarks.mine_bm25"
 PACKAGES = ("bm25s", "numpy", "polars", "torch", "transformers", "sentence-transformers")
 NEGATIVES, RANK_FROM, RANK_TO, MAX_RATIO = 3, 2, 40, 0.95
 VOCABULARY, WIDTH, LAYERS, MAX_TOKENS = 16_000, 128, 2, 128
@@ -52,14 +51,12 @@ def prepare(folder: Path, queries: int, passages: int) -> dict[str, int]:
     pairs = list(read_pairs())
     corpus = dict.fromkeys(islice(dict.fromkeys(passage for _, passage, _ in pairs), passages))
     chosen = [(query, passage) for query, passage, _ in pairs if passage in corpus][:queries]
-    real = {"real_queries": len(chosen), "real_passages": len(corpus)}
-    others = (text for *_, negatives in pairs for text in negatives)
-    for text in others:
+    real_queries = len(chosen)
+    for text in (text for *_, negatives in pairs for text in negatives):
         if len(corpus) >= passages:
             break
         corpus[text] = None
-    real["real_passages"] = len(corpus)
-    texts = list(corpus)
+    texts = list(corpus)  # that are real
     for index in range(10 * passages):
         if len(corpus) >= passages:
             break
@@ -75,16 +72,15 @@ def prepare(folder: Path, queries: int, passages: int) -> dict[str, int]:
     rows = []
     for i, (query, passage) in enumerate(chosen):
         given = spare[i * share : (i + 1) * share]
-        row = {
-            "id": str(i),
-            "anchor": query,
-            "positive": passage,
-            "negatives": given,
-            "origins": ["given"] * len(given),
-        }
-        rows.append({**row, "instruction": "", "source": "benchmark", "concept": "", "answers": []})
+        rows.append({
+            "id": str(i), "anchor": query, "positive": passage, "negatives": given, "origins": ["given"] * len(given),
+            "instruction": "", "source": "benchmark", "concept": "", "answers": [],
+        })  # fmt: skip
     write_rows(pl.DataFrame(rows, schema=ROWS), folder / "rows.parquet")
-    return {**real, "queries": len(rows), "passages": len(used) + len(spare)}
+    return {
+        "real_queries": real_queries, "real_passages": len(texts),
+        "queries": len(rows), "passages": len(used) + len(spare),
+    }  # fmt: skip
 
 
 def make_model(folder: Path, texts: list[str]) -> None:
@@ -156,28 +152,17 @@ def work(side: str, folder: Path) -> dict[str, float]:
         import datasets  # noqa: F401
         import sentence_transformers.util  # noqa: F401
     torch.set_num_threads(2)
-    at_start = peak_megabytes()
-    cpu, started = time.process_time(), time.perf_counter()
-    negatives = (mine_ours if side == "ours" else mine_theirs)(folder)
-    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    peak = peak_megabytes()
-    return {
-        "seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak, "imports_mb": at_start, "negatives": negatives,
-    }  # fmt: skip
+    mine = mine_ours if side == "ours" else mine_theirs
+    negatives, figures = measure_run(lambda: mine(folder))
+    return {**figures, "negatives": negatives}
 
 
 def measure(sides: list[str], queries: int, passages: int, runs: int) -> dict[str, Any]:
     """The sides in turn, `runs` times each, on the same data."""
     with tempfile.TemporaryDirectory() as scratch:
-        data = run_worker(
-            "benchmarks.mine_bm25", "--prepare", scratch, "--queries", str(queries), "--passages", str(passages)
-        )
-        found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-        for _ in range(runs):
-            for side, figures in found.items():
-                figures.append(run_worker("benchmarks.mine_bm25", "--worker", side, "--folder", scratch))
-    scores = queries * passages * 4 / 1e6  # what a matrix of all scores would take
-    return {"data": data, "scores_matrix_mb": scores, **{side: spreads(figures) for side, figures in found.items()}}
+        data = run_worker(NAME, "--prepare", scratch, "--queries", str(queries), "--passages", str(passages))
+        found = run_sides(NAME, sides, runs, "--folder", scratch)
+    return {"data": data, "scores_matrix_mb": queries * passages * 4 / 1e6, **found}  # of a matrix of all scores
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
@@ -197,12 +182,11 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Run the benchmark, or one of its worker processes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "mine_bm25")
     parser.add_argument("--queries", type=int, default=100_000)
     parser.add_argument("--passages", type=int, default=100_000)
     parser.add_argument("--peer-size", type=int, default=0, help="queries and passages of the comparison; 0: all")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--output", default="benchmarks/results/mine_bm25.json")
     parser.add_argument("--worker", choices=["ours", "theirs"], help=argparse.SUPPRESS)
     parser.add_argument("--prepare", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -213,9 +197,9 @@ def main() -> None:
         folder = Path(options.prepare)
         data = prepare(folder, options.queries, options.passages)
         make_model(folder, read_rows(folder / "rows.parquet")["positive"].to_list())
-        sys.stdout.write(json.dumps(data) + "\n")
+        print_result(data)
     elif options.worker:
-        sys.stdout.write(json.dumps(work(options.worker, Path(options.folder))) + "\n")
+        print_result(work(options.worker, Path(options.folder)))
     else:
         from stm.progress import say
 

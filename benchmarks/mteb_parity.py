@@ -10,7 +10,6 @@ not rounded: pytrec_eval on the rankings that mteb saved. BM25 follows, and the 
 long again and is left out by `--vectors-only`. The file is written after every task.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ import mteb
 import numpy as np
 import pytrec_eval
 
-from benchmarks.figures import write_figures
+from benchmarks.figures import make_parser, write_figures
 from stm.evaluate.dense import open_model
 from stm.evaluate.lexical import LexicalModel
 from stm.evaluate.models import DenseModel
@@ -115,14 +114,13 @@ def judge(name: str, row: dict[str, Any], is_whole: bool) -> dict[str, bool]:
 
 def main() -> None:
     """Run the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "mteb_parity")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--tasks", nargs="+", default=["nfcorpus", "feedbackqa"])
     parser.add_argument("--max-queries", type=int, default=0)
     parser.add_argument("--max-passages", type=int, default=0)
     parser.add_argument("--vectors-only", action="store_true")
-    parser.add_argument("--output", default="benchmarks/results/mteb_parity.json")
     options = parser.parse_args()
     is_whole, results = not options.max_queries and not options.max_passages, {}
     settings = {"model": options.model.name, "sha256": sha256_tree(options.model), "is_whole": is_whole}

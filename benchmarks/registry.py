@@ -9,36 +9,19 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-from transformers import AutoConfig, AutoModel
-
 from benchmarks.figures import write_figures
-from stm.backbone import add_bos_and_eos, assemble, make_bidirectional
+from benchmarks.shapes import SHAPES, build_shape
 from stm.files import sha256_tree
 from stm.progress import say
 from stm.promote.promotion import promote
 from stm.promote.registry import Registry, connect
 from stm.promote.versions import find_version, measure
-from tests.pico import pico_params, pico_tokenizer
+from tests.pico import MAX_TOKENS, pico_tokenizer
 from tests.registry_project import ACTOR, promote_params, write_project
 
 FIGURES = Path("benchmarks/results/registry.json")
 # SmolLM2-135M cut to six layers, as the embedded default has it.
-SHAPE = {
-    "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 6,
-    "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 512, "tie_word_embeddings": True,
-    "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1,
-}  # fmt: skip
-
-
-def make_model(folder: Path) -> Path:
-    """Write a random retriever of the default's shape and return its folder."""
-    torch.manual_seed(0)
-    decoder = AutoModel.from_config(AutoConfig.for_model("llama", **SHAPE))
-    params = pico_params()
-    folder.mkdir()
-    assemble(make_bidirectional(decoder, 0), add_bos_and_eos(pico_tokenizer(), None, params.max_tokens), params, folder)
-    return folder
+SHAPE = {**SHAPES["smollm2-135m"], "num_hidden_layers": 6, "max_position_embeddings": 512, "tie_word_embeddings": True}
 
 
 def megabytes(folder: Path) -> float:
@@ -59,7 +42,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        model = given.model or make_model(Path(scratch) / "model")
+        model = given.model or build_shape(SHAPE, pico_tokenizer(), MAX_TOKENS, Path(scratch) / "model")
         root = Path(scratch) / "project"
         started = time.perf_counter()
         connect(promote_params(root).tracking_uri).search_experiments()

@@ -1,5 +1,6 @@
 """Decoders of known shapes with random weights: what speed and memory depend on, without any hub."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def build_shape(shape: str, tokenizer: Any, max_tokens: int, folder: Path) -> Path:
+def build_shape(shape: Mapping[str, Any], tokenizer: Any, max_tokens: int, folder: Path) -> Path:
     """Write a random bidirectional sentence-transformers folder of the shape, with that tokenizer, and return it."""
     import torch
     from transformers import AutoConfig, AutoModel
@@ -29,7 +30,7 @@ def build_shape(shape: str, tokenizer: Any, max_tokens: int, folder: Path) -> Pa
     from stm.files import atomic_directory
     from tests.pico import pico_params
 
-    settings = dict(SHAPES[shape])
+    settings = dict(shape)
     dtype = settings.pop("dtype")
     config = AutoConfig.for_model(
         settings.pop("architecture"), **settings, pad_token_id=0, bos_token_id=None, eos_token_id=1

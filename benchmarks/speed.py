@@ -90,7 +90,8 @@ def base_folder(options: argparse.Namespace) -> Path:
         smallest = argparse.Namespace(**{**vars(options), "layers": 1})
         PreTrainedTokenizerFast.from_pretrained(build_base(smallest, work / "backbone-1")).save_pretrained(tokenizer)
     if not folder.exists():
-        build_shape(options.shape, PreTrainedTokenizerFast.from_pretrained(tokenizer), options.max_tokens, folder)
+        same = PreTrainedTokenizerFast.from_pretrained(tokenizer)
+        build_shape(SHAPES[options.shape], same, options.max_tokens, folder)
     return folder
 
 

@@ -9,17 +9,14 @@ before the text, or on the pooled one of some texts, which makes a start unstead
 under --work, so that an interrupted run goes on.
 """
 
-import argparse
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.experiment import Options, build_base, build_data, check_work, train_params
-from benchmarks.figures import write_figures
-from benchmarks.merge_seeds import as_table
+from benchmarks.experiment import Options, build_base, build_data, check_work, keep, train_params
+from benchmarks.figures import make_parser, write_figures
 from benchmarks.merge_summary import average
 from stm.encode import Encoder
-from stm.files import read_json, write_json
 from stm.massive import find_massive
 from stm.merge.dev import DevSet, make_dev_set, score_model
 from stm.models import load_model
@@ -49,28 +46,28 @@ def train_at(options: Options, layers: int, rate: float, seed: int, dev: DevSet)
     params = train_params(options, "warm_up", seed, options.steps).model_copy(update=changes)
     name = f"{layers} layers, rate {rate:g}, {params.batch_size} rows, seed {seed}"
     folder = work / f"{layers}-{rate:g}-{params.warmup_steps}-{options.steps}-{params.batch_size}-{seed}"
-    path = folder / "result.json"
-    if not path.exists():
+
+    def train() -> dict[str, Any]:
         base = build_backbone_of(options, layers)
         report = warm_up(base, work / "data/warm_up.parquet", params, folder / "model", folder / "work")
         model = load_model(folder / "model")
         scores = score_model(dev, Encoder(model), own_prompts(model.prompts))
         last = report["history"][-10:]
         means = {key: sum(entry[key] for entry in last) / len(last) for key in ("loss", "chance")}
-        result = {
-            "layers": layers, "rate": rate, "seed": seed, **means, "dev": average(as_table(scores)),
+        return {
+            "layers": layers, "rate": rate, "seed": seed, **means, "dev": average(scores.queries_overall()),
             "unlearned": why_unlearned(report["history"]), "seconds": report["seconds"],
             "losses": [round(entry["loss"], 3) for entry in report["history"]],
         }  # fmt: skip
-        write_json(path, result)
-    found: dict[str, Any] = read_json(path)
+
+    found: dict[str, Any] = keep(folder / "result.json", train)
     say(f"{name}: loss {found['loss']:.2f}, chance {found['chance']:.2f}, dev {found['dev']:.3f}")
     return found
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "warm_up_rates")
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--layers", type=int, nargs="+", default=[6], help="layers of the backbone that are kept")
     parser.add_argument("--bos-token", help="token before every text, in place of backbone.bos_token")
@@ -87,7 +84,6 @@ def main() -> None:
     parser.add_argument("--max-queries", type=int, default=40, help="per dev task")
     parser.add_argument("--max-passages", type=int, default=60)
     parser.add_argument("--work", default=".stm/benchmarks/warm_up_rates")
-    parser.add_argument("--output", default="benchmarks/results/warm_up_rates.json")
     options = Options(**vars(parser.parse_args()), mined=False)
     options.bos_token = options.bos_token or load_section("backbone", BackboneParams, options.params).bos_token
     work = Path(options.work)

@@ -33,7 +33,6 @@ from stm.params.backbone import BackboneParams, FolderSource, HubSource, Package
 from stm.progress import say
 from stm.prompts import render, write_prompts
 
-Source = PackageSource | FolderSource | HubSource
 # Families whose bidirectional attention is proven by a test on a pico model of that architecture.
 FAMILIES = ("llama", "qwen3", "gemma", "gemma2", "phi3", "mistral")
 # How transformers 5.23 names the architecture of a GGUF file that it cannot read.
@@ -216,8 +215,9 @@ def describe_source(params: BackboneParams) -> dict[str, Any]:
     return {**found, "layers": params.layers}
 
 
-def find_notices(source: Source) -> Path | None:
+def find_notices(params: BackboneParams) -> Path | None:
     """The folder with the LICENSE and NOTICE files that the source came with, where it is a model's own."""
+    source = params.source
     if isinstance(source, FolderSource):
         return Path(source.path)
     if not isinstance(source, HubSource):
@@ -254,7 +254,7 @@ def build_backbone(params: BackboneParams, folder: Path | str) -> None:
     model, tokenizer = load_source(params)
     if window := describe_window(model.config, params):
         say(f"backbone: {window}")
-    notices = find_notices(params.source)
+    notices = find_notices(params)
     model = make_bidirectional(model, params.layers).to(getattr(torch, params.dtype))
     with atomic_directory(folder) as scratch:
         assemble(model, add_bos_and_eos(tokenizer, params.bos_token, params.max_tokens), params, scratch)

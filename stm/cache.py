@@ -7,8 +7,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from dvc.config import Config, ConfigError
+
 from stm.errors import DataError
-from stm.progress import Meter
+from stm.progress import track
 
 MENDING = (
     "delete them there, then `dvc fetch && dvc checkout --force`; where no remote has them, `dvc commit --force` if "
@@ -18,8 +20,6 @@ MENDING = (
 
 def cache_folder(root: Path) -> Path:
     """The folder of the project's cache, as DVC's settings of the project, the user and the system name it."""
-    from dvc.config import Config, ConfigError  # here, since it takes as long as the rest of the command line
-
     if not (root / ".dvc").is_dir():
         raise DataError(f"{root.resolve()} has no .dvc folder; run in a clone of the project")
     try:
@@ -47,11 +47,9 @@ def examine_cache(cache: Path) -> CacheState:
     leftovers = [path for path in found if path.name.startswith(".") and path.suffix == ".tmp"]
     files = sorted(set(found) - set(leftovers))
     damaged = []
-    with Meter("cache", len(files)) as meter:
-        for path in files:
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-            if digest != path.parent.name + path.name.removesuffix(".dir"):
-                damaged.append(path)
-            meter.advance()
+    for path in track(files, "cache", len(files)):
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if digest != path.parent.name + path.name.removesuffix(".dir"):
+            damaged.append(path)
     return CacheState(len(files), damaged, leftovers)

@@ -88,7 +88,7 @@ def search(
     """Try the merged retriever on a test task's corpus or on your own."""
     from stm.params.base import MERGED, load_section
     from stm.params.evaluate import EvaluateParams
-    from stm.search import Columns, champion_folder, read_corpus, read_embedded, search
+    from stm.search import Columns, champion_folder, read_corpus, read_task_corpus, search
     from stm.synthesize.prompt import strip_controls
 
     model = Path(MERGED)
@@ -96,7 +96,7 @@ def search(
         registry = _registry()
         model = champion_folder(registry.require("champion"), registry.name)
     columns = Columns(text_column, title_column, id_column)
-    passages = read_corpus(corpus, columns) if corpus else read_embedded(task)[1]
+    passages = read_corpus(corpus, columns) if corpus else read_task_corpus(task)
     console = _console()
     for hit in search(model, passages, query, k, load_section("evaluate", EvaluateParams).store_megabytes):
         if as_json:

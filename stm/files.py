@@ -180,14 +180,20 @@ def read_json(path: Path | str) -> Any:
 ARRAY = "a JSON array cannot be read here: write one object per line (`jq -c '.[]' FILE`)"
 
 
+def decode_line(line: bytes, where: str) -> str:
+    """The text of a line; `DataError` if it is not UTF-8."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8; save the file as UTF-8") from error
+
+
 def parse_object(line: bytes, where: str) -> dict[str, Any]:
     """The JSON object on a line of UTF-8; `DataError` for anything else, and for half a character, which no file can
     hold.
     """
     try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8; save the file as UTF-8") from error
+        row = json.loads(decode_line(line, where))
     except (ValueError, RecursionError) as error:
         hint = f"; {ARRAY}" if line.lstrip()[:1] == b"[" else ""
         raise DataError(f"{where}: not JSON ({error}){hint}") from error

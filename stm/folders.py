@@ -42,11 +42,10 @@ def add_served_keys(folder: Path) -> None:
     rope = config.get("rope_parameters") or {}
     if "rope_theta" not in config and rope == {"rope_type": "default", "rope_theta": rope.get("rope_theta")}:
         write_json(folder / CONFIG, config | {"rope_theta": rope["rope_theta"]})
-    if (folder / POOLING).exists():
-        pooling = read_json(folder / POOLING)
-        mode = pooling.get("pooling_mode")
-        if isinstance(mode, str) and mode in OLD_POOLING:
-            write_json(folder / POOLING, pooling | {key: name == mode for name, key in OLD_POOLING.items()})
+    pooling = _read(folder / POOLING)
+    mode = pooling.get("pooling_mode")
+    if isinstance(mode, str) and mode in OLD_POOLING:
+        write_json(folder / POOLING, pooling | {key: name == mode for name, key in OLD_POOLING.items()})
     if (folder / TEXTS).exists() and (limit := _max_tokens(folder)):
         write_json(folder / TEXTS, read_json(folder / TEXTS) | {"max_seq_length": limit})
 

@@ -31,10 +31,9 @@ def _group(task: Task, ordered: Sequence[str]) -> list[list[str]]:
     sets = DisjointSet()
     for query_id in ordered:
         sets.add(("query", query_id))
-        for passage_id, score in task.qrels[query_id].items():
-            if score > 0:
-                sets.add(("passage", passage_id))
-                sets.merge(("query", query_id), ("passage", passage_id))
+        for passage_id in task.relevant(query_id):
+            sets.add(("passage", passage_id))
+            sets.merge(("query", query_id), ("passage", passage_id))
     groups: dict[tuple[str, str], list[str]] = {}
     for query_id in ordered:
         groups.setdefault(sets[("query", query_id)], []).append(query_id)

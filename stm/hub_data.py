@@ -12,8 +12,7 @@ import datasets
 from datasets.naming import camelcase_to_snakecase
 
 from stm.errors import DataError
-
-COMMIT = re.compile(r"[0-9a-f]{40}")
+from stm.params.base import COMMIT
 
 
 def folder_cache(content: str) -> Path:
@@ -46,8 +45,8 @@ def require_cached_commit(path: str, revision: str) -> None:
 
 
 def _require(path: str, revision: str, folders: Iterable[Path]) -> None:
-    for folder in folders if COMMIT.fullmatch(revision) else ():
-        if COMMIT.fullmatch(folder.name) and folder.name != revision:
+    for folder in folders if re.fullmatch(COMMIT, revision) else ():
+        if re.fullmatch(COMMIT, folder.name) and folder.name != revision:
             raise DataError(
                 f"the hub did not answer, and its cache has {path} at {folder.name[:12]}, not at {revision[:12]} "
                 "as asked for; run again with the hub in reach, or name a local copy"

@@ -27,6 +27,7 @@ from stm.errors import DataError
 Qrels = Mapping[str, Mapping[str, int]]
 Run = Mapping[str, Mapping[str, float]]
 Floats = npt.NDArray[np.float32]
+NDCG, RECALL = METRICS = ("ndcg_at_10", "recall_at_10")  # as all reports name them
 CELLS_PER_BLOCK = 8_000_000  # scores held at once: 32 MB of float32
 
 

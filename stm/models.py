@@ -147,9 +147,11 @@ def _load_folder(folder: Path) -> SentenceTransformer:
 
 
 def saved_type(folder: Path) -> torch.dtype:
-    """The type that a model folder's config says its weights are saved in; float32 where it says nothing."""
+    """The type that a model folder's config says its weights are saved in (`torch_dtype` up to transformers 4); float32
+    where it says nothing.
+    """
     config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-    return getattr(torch, config.get("dtype") or "float32")  # type: ignore[no-any-return]
+    return getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")  # type: ignore[no-any-return]
 
 
 def load_model(folder: Path | str) -> SentenceTransformer:

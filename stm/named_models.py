@@ -6,30 +6,25 @@ number would pass every limit that it is compared with.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from transformers import AutoConfig
 
 from stm.chip import device
 from stm.errors import DataError, ModelError, brief
 from stm.hub_models import UnreachableError, find_model
 from stm.models import RETRIEVER, load_model, quiet_libraries
 
-if TYPE_CHECKING:
-    from sentence_transformers import CrossEncoder, SentenceTransformer
 
-
-def load_retriever(name: str, revision: str) -> "SentenceTransformer":
+def load_retriever(name: str, revision: str) -> SentenceTransformer:
     """A sentence-transformers or adapter folder, or a hub id of one; `ModelError` if it cannot be loaded."""
     return load_model(_find_folder(name, revision, *RETRIEVER))
 
 
-def load_cross_encoder(name: str, revision: str) -> "CrossEncoder":
+def load_cross_encoder(name: str, revision: str) -> CrossEncoder:
     """A folder or hub id of a model with one output per pair of texts; `ModelError` if it is something else."""
-    from sentence_transformers import CrossEncoder
-    from transformers import AutoConfig
-
     folder = str(_find_folder(name, revision, "config.json"))
     quiet_libraries()
     try:

@@ -7,23 +7,21 @@ file, the column and the row. Does not know where rows come from or what they ar
 from pathlib import Path
 
 import polars as pl
-from polars.datatypes import DataType, DataTypeClass
 
 from stm.errors import DataError
 from stm.files import atomic_file
 
-_COLUMNS: dict[str, DataType | DataTypeClass] = {
-    "id": pl.String,  # unique within the file
-    "anchor": pl.String,  # the query, without instruction
-    "positive": pl.String,  # a passage that answers it
+ROWS = pl.Schema({
+    "id": pl.String(),  # unique within the file
+    "anchor": pl.String(),  # the query, without instruction
+    "positive": pl.String(),  # a passage that answers it
     "negatives": pl.List(pl.String),  # hard negatives in rank order, the hardest first; may be empty
     "origins": pl.List(pl.String),  # where each negative comes from: given, bm25, dense, synthetic
-    "instruction": pl.String,  # the row's own retrieval instruction; may be empty
-    "source": pl.String,  # the source row that made it
-    "concept": pl.String,  # rows of one concept are never each other's negatives; empty if unknown
+    "instruction": pl.String(),  # the row's own retrieval instruction; may be empty
+    "source": pl.String(),  # the source row that made it
+    "concept": pl.String(),  # rows of one concept are never each other's negatives; empty if unknown
     "answers": pl.List(pl.UInt64),  # fingerprints of the file's texts that answer the query, if more are known
-}
-ROWS = pl.Schema(_COLUMNS)
+})  # fmt: skip
 
 
 def _fail_row(frame: pl.DataFrame, bad: pl.Expr, where: str, message: str) -> None:

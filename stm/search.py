@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from stm.errors import DataError, RegistryError, STMError, brief
-from stm.files import atomic_directory, parse_object, sha256_tree
+from stm.files import atomic_directory, decode_line, parse_object, sha256_tree
 from stm.metrics import rank
 from stm.params.base import PARAMS_FILE
 from stm.prepare.files import read_bytes, read_table, require_columns
@@ -93,7 +93,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     lines = enumerate(read_bytes(path).split(b"\n"), 1)  # texts may hold other ends of lines
     for where, line in ((f"{path}, line {number}", line.strip()) for number, line in lines if line.strip()):
         if kind != ".jsonl":
-            yield where, {text: _decode(line, where)}
+            yield where, {text: decode_line(line, where)}
             continue
         row = parse_object(line, where)
         require_columns([text], list(row), where, NAMED)
@@ -102,26 +102,17 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield where, row
 
 
-def _decode(line: bytes, where: str) -> str:
-    """The text of a line; `DataError` if it is not UTF-8."""
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8; save the file as UTF-8") from error
-
-
-def read_embedded(name: str = "", tasks: Path = TASKS) -> tuple[str, Corpus]:
-    """Return a test task's name and corpus; by default the first medical one in name order."""
+def read_task_corpus(name: str = "", tasks: Path = TASKS) -> Corpus:
+    """Return a test task's corpus; by default that of the first medical one in name order."""
     folders = {path.name: path for path in sorted(tasks.glob("*")) if (path / "corpus.jsonl").exists()}
-    if not folders and not Path(PARAMS_FILE).exists():
+    if not folders and not PARAMS_FILE.exists():
         raise DataError("there is no project in this folder; run from the project's root, or give --corpus FILE")
     if not folders:
         raise DataError(f"{tasks} holds no corpus; run `dvc repro prepare` or `dvc pull`, or give --corpus FILE")
     if name and name not in folders:
         raise DataError(f"there is no test task {name!r}; there are: {', '.join(folders)}")
     found = [read_task(path, "test") for key, path in folders.items() if key == name or not name]
-    chosen = next((task for task in found if task.domain == "medical"), found[0])
-    return chosen.name, chosen.corpus
+    return next((task for task in found if task.domain == "medical"), found[0]).corpus
 
 
 def champion_folder(version: "Version", registered_model: str) -> Path:

@@ -72,7 +72,7 @@ def select_experts(
     `ModelError` if an expert has not been trained.
     """
     folder = Path(folder)
-    missing = [name for name in experts if not (folder / name / COPIED[0]).exists()]
+    missing = [name for name in experts if not (folder / name / ADAPTER_CONFIG).exists()]
     if missing:
         raise ModelError(f"the expert {missing[0]!r} is not in {folder}; run `dvc repro` to train it")
     scored: list[Scored] = []
@@ -108,7 +108,7 @@ def prompt_baseline(
     same choice. Passages are encoded once. `ModelError` if the baseline has not been trained.
     """
     source = Path(folder) / name
-    if not (source / COPIED[0]).exists():
+    if not (source / ADAPTER_CONFIG).exists():
         raise ModelError(f"the baseline is not in {source}; run `dvc repro train_all` to train it")
     candidates = {proposer: read_prompts(Path(folder) / proposer).as_model_prompts() for proposer in (name, *experts)}
     scored = score_prompts(dev, Encoder(load_model(source)), candidates)

@@ -62,13 +62,11 @@ def bootstrap_means(strata: Sequence[Array], resamples: int, seed: int) -> list[
     def draw(rng: np.random.Generator, size: int, count: int) -> npt.NDArray[np.int64]:
         return rng.multinomial(count, np.full(count, 1 / count), size=size)
 
-    def widen(values_NM: Array, means_RM: Array) -> Array:
+    widened = []
+    for values_NM, means_RM in zip(strata, _weighted_means(strata, resamples, seed, draw), strict=True):
         count, centre_M = len(values_NM), values_NM.mean(axis=0)
-        widened: Array = centre_M + (means_RM - centre_M) * np.sqrt(count / max(1, count - 1))
-        return widened
-
-    means = _weighted_means(strata, resamples, seed, draw)
-    return [widen(values_NM, means_RM) for values_NM, means_RM in zip(strata, means, strict=True)]
+        widened.append(centre_M + (means_RM - centre_M) * np.sqrt(count / max(1, count - 1)))
+    return widened
 
 
 def _weighted_means(strata: Sequence[Array], rounds: int, seed: int, draw: Draw) -> list[Array]:

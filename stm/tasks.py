@@ -8,13 +8,14 @@ import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from stm.errors import DataError
 from stm.files import atomic_directory, parse_object, read_json, write_json, write_jsonl, write_text
 from stm.progress import Meter
 
 Domain = Literal["medical", "general"]
+SCOPES = ("all", *get_args(Domain))  # of averages over tasks
 Qrels = Mapping[str, Mapping[str, int]]
 
 
@@ -46,6 +47,10 @@ class Task:
         """Whether the passage whose id is the query's own does not count (ArguAna's rule); the notes say so."""
         return bool(self.notes.get("ignore_identical_ids", False))
 
+    def relevant(self, query_id: str) -> list[str]:
+        """The passages that answer a query: those judged above 0, in the order of the qrels."""
+        return [passage_id for passage_id, score in self.qrels.get(query_id, {}).items() if score > 0]
+
     def check(self) -> "Task":
         """Return self, or raise `DataError` for a task without qrels or with qrels that name nothing."""
         if not any(self.qrels.values()):
@@ -74,7 +79,7 @@ def cap_task(task: Task, max_queries: int, max_passages: int, seed: int) -> Task
     of the corpus is filled at random from the remaining passages. Original sizes go into `notes`.
     """
     rng = random.Random(f"{seed}:{task.name}")
-    judged = sorted(query for query, found in task.qrels.items() if any(score > 0 for score in found.values()))
+    judged = sorted(query_id for query_id in task.qrels if task.relevant(query_id))
     kept = judged if not max_queries or len(judged) <= max_queries else sorted(rng.sample(judged, max_queries))
     qrels = {query_id: dict(task.qrels[query_id]) for query_id in kept}
     needed = {passage_id for passages in qrels.values() for passage_id in passages}
@@ -164,7 +169,7 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
             f"{path} has the four columns of TREC; a BEIR folder wants three, with a header, as this writes them: "
             f'awk \'BEGIN {{print "query-id\\tcorpus-id\\tscore"}} {{print $1 "\\t" $3 "\\t" $4}}\' FILE > {path}'
         )
-    if lines and lines[0].split("\t")[-1].strip().replace(".", "", 1).lstrip("+-").isdigit():
+    if lines[0].split("\t")[-1].strip().replace(".", "", 1).lstrip("+-").isdigit():
         raise DataError(f"{path} has no header; its first line must name the columns query-id, corpus-id and score")
     qrels: dict[str, dict[str, int]] = {}
     for number, line in enumerate(lines[1:], 2):

@@ -15,8 +15,8 @@ import regex  # type: ignore[import-untyped]
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}" + "\u3100-\u312f\u31a0-\u31bf\u30fc"
 _WORD = regex.compile(rf"[{UNSPACED}]\p{{M}}*|[\p{{L}}\p{{M}}\p{{N}}_--[{UNSPACED}]]+", regex.V1)
 INVISIBLE = r"\p{Cf}+"  # soft hyphens, zero-width spaces, marks of direction: of the layout, not of the text
-_INVISIBLE = regex.compile(INVISIBLE)
-_BETWEEN_WORDS = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
+BETWEEN_WORDS = r"[^\p{L}\p{M}\p{N}]+"
+_INVISIBLE, _BETWEEN_WORDS = regex.compile(INVISIBLE), regex.compile(BETWEEN_WORDS)
 
 
 def words_of(text: str) -> list[str]:

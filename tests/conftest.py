@@ -1,6 +1,8 @@
 """What every test starts from: one thread per process, no GPU, no MLflow store of another test in the environment."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ import stm.stage  # noqa: F401, I001 - sets the garbage collector before anythin
 import torch
 
 from stm import encode
+from stm.llm.store import AnswerStore
 from stm.train import loop
 
 
@@ -29,3 +32,10 @@ def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what is compared to the last digits: models compute in float32 on every chip."""
     for module in (encode, loop):
         monkeypatch.setattr(module, "compute_dtype", lambda: torch.float32)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[AnswerStore]:
+    """An empty store of LLM answers."""
+    with AnswerStore(tmp_path / "llm.sqlite") as opened:
+        yield opened

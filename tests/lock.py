@@ -6,7 +6,6 @@ the platform suffix of torch's version.
 
 import importlib.metadata
 import tomllib
-from pathlib import Path
 
 from packaging.requirements import Requirement
 
@@ -50,13 +49,13 @@ def needed(names: list[str]) -> dict[str, str]:
     return found
 
 
-def main(path: Path = ROOT / "requirements.lock") -> None:
+def main() -> None:
     """Write the lock file."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     versions = needed([*project["dependencies"], *project["optional-dependencies"]["dev"], "setuptools"])
     lines = [f"{name}=={version}" for name, version in sorted(versions.items()) if name not in FILES_ONLY]
     lines += [f"{name}=={version}  # files only" for name, version in sorted(FILES_ONLY.items())]
-    path.write_text(HEADER + "\n".join(lines) + "\n")
+    (ROOT / "requirements.lock").write_text(HEADER + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ _LEXNAMES = ["noun.Tops", "noun.state", "verb.motion", "adj.all"]
 class Words:
     """Made-up words; every phrase is new."""
 
-    def __init__(self, seed: int) -> None:
-        self._rng = random.Random(seed)
+    def __init__(self) -> None:
+        self._rng = random.Random(0)
 
     def word(self) -> str:
         """Six to ten letters."""
@@ -125,9 +125,9 @@ def _article(words: Words) -> str:
     return f"<page><title>{words.phrase(2).title()}</title><text>{text}</text></page>"
 
 
-def install_packages(folder: Path, seed: int = 0, size: int = 60) -> Path:
+def install_packages(folder: Path, size: int = 60) -> Path:
     """Write all four packages below `folder`; `size` is the number of concepts per ontology."""
-    words = Words(seed)
+    words = Words()
     hpo, phenotypes = _hpo(words, size)
     ontologies = {
         "MONDO": _ontology(words, "MONDO", DISEASES, "MONDO:0700096", size),

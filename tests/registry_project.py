@@ -1,6 +1,5 @@
 """A small finished project for the tests of promotion: reports, a pico model, an empty store."""
 
-import json
 import shutil
 import tempfile
 from functools import lru_cache
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stm.files import sha256_tree
+from stm.files import sha256_tree, write_json
 from stm.params.promote import PromoteParams
 from stm.promote.history import Actor
 
@@ -78,12 +77,6 @@ def promote_params(root: Path, **changes: Any) -> PromoteParams:
     return PromoteParams.model_validate({**values, **changes})
 
 
-def write_report(path: Path, value: Any) -> None:
-    """Write a report as a stage does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True), encoding="utf-8")
-
-
 def evaluation(
     name: str, role: str, level: float, tasks: tuple[str, ...] = ("med-a", "gen-b"), model: Path | None = None
 ) -> dict[str, Any]:
@@ -109,16 +102,16 @@ def write_project(root: Path, model: Path | None = None, levels: dict[str, tuple
         copy_store(root)
     reports = root / "reports"
     for name, (role, level) in (levels or LEVELS).items():
-        write_report(reports / "evaluation" / f"{name}.json", evaluation(name, role, level, model=model))
-    write_report(reports / "metrics.json", {"models": {"merged": {"averages": {"all": {"ndcg_at_10": 0.5}}}}})
+        write_json(reports / "evaluation" / f"{name}.json", evaluation(name, role, level, model=model))
+    write_json(reports / "metrics.json", {"models": {"merged": {"averages": {"all": {"ndcg_at_10": 0.5}}}}})
     history = [{"step": step, "loss": 1.0 / step, "tokens": 10 * step} for step in range(1, 6)]
     for expert in ("med_real-ft", "nlu-ft"):
-        write_report(reports / "train" / f"{expert}.json", {"rows": 100, "seconds": 1.5, "history": history})
-    write_report(reports / "search_prompts" / "nlu.json", {"instruction": 'Find "it" / 🫀', "score": 0.4})
+        write_json(reports / "train" / f"{expert}.json", {"rows": 100, "seconds": 1.5, "history": history})
+    write_json(reports / "search_prompts" / "nlu.json", {"instruction": 'Find "it" / 🫀', "score": 0.4})
     trials = [{"search": 0.1 * index, "weights": {"nlu-ft": index / 4}} for index in range(4)]
     recipe = {"method": "ties", "weights": {"med_real-ft": 0.7, "nlu-ft": 0.3}, "lambda": 1.0}
-    write_report(reports / "merge.json", {"decision": {"taken": recipe}, "trials": trials})
-    write_report(reports / "prepare.json", {"contamination": {"tested": 9, "removed": 2, "left": 0}})
+    write_json(reports / "merge.json", {"decision": {"taken": recipe}, "trials": trials})
+    write_json(reports / "prepare.json", {"contamination": {"tested": 9, "removed": 2, "left": 0}})
     (reports / "model_card.md").write_text(
         "# A merged retriever\n\n| all | 0.500 | 0.480 to 0.520 |\n", encoding="utf-8"
     )

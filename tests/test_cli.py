@@ -16,9 +16,10 @@ from typer.testing import CliRunner, Result
 from stm.stage import guard
 from stages import promote as stage
 from stm.cli import _table, app
+from stm.files import write_json
 from stm.tasks import Passage, Task, write_task
 from tests.closure import ROOT
-from tests.registry_project import evaluation, pico, promote_params, write_project, write_report
+from tests.registry_project import evaluation, pico, promote_params, write_project
 
 COMMANDS = ("search", "doctor", "promote", "rollback", "models", "reproduce")
 
@@ -69,9 +70,7 @@ def test_the_life_of_a_champion(project: Path) -> None:
 
     shutil.rmtree(project / "models" / "merged")
     shutil.copytree(pico(1), project / "models" / "merged")
-    write_report(
-        project / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.43, model=pico(1))
-    )
+    write_json(project / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.43, model=pico(1)))
     assert guard(stage.main) == 0  # held back, and still a success
     report = json.loads((project / "reports" / "promotion.json").read_text(encoding="utf-8"))
     assert (report["decision"], report["version"], report["champion"]) == ("held", 2, 1)

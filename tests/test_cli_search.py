@@ -22,7 +22,7 @@ HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b1m\u202eand [bold]more"
 def test_no_passage_can_steer_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: list[str]) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / PARAMS_FILE).write_text((Path(__file__).parent.parent / PARAMS_FILE).read_text(), encoding="utf-8")
-    monkeypatch.setattr(stm.search, "read_embedded", lambda _: ("t", {}))
+    monkeypatch.setattr(stm.search, "read_task_corpus", lambda _: {})
     monkeypatch.setattr(stm.search, "search", lambda *_: [Hit(1, 0.5, HOSTILE, HOSTILE, HOSTILE)])
     result = CliRunner().invoke(app, ["search", "eye", *ending])
     assert result.exit_code == 0
@@ -35,7 +35,7 @@ def test_no_passage_can_steer_the_terminal(tmp_path: Path, monkeypatch: pytest.M
 def test_ids_and_texts_are_shown_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / PARAMS_FILE).write_text((Path(__file__).parent.parent / PARAMS_FILE).read_text(), encoding="utf-8")
-    monkeypatch.setattr(stm.search, "read_embedded", lambda _: ("t", {}))
+    monkeypatch.setattr(stm.search, "read_task_corpus", lambda _: {})
     hit = Hit(1, 0.5, "chr1:100:A:T", "locus :a: [b]x[/b]", "a 1:100:1 dilution")
     monkeypatch.setattr(stm.search, "search", lambda *_: [hit])
     result = CliRunner().invoke(app, ["search", "eye"])

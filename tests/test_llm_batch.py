@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -78,62 +77,83 @@ class BatchApi:
         return batch
 
 
+class Replier(BaseHTTPRequestHandler):
+    """Replies whole bodies, and writes no log."""
+
+    def log_message(self, *_: object) -> None:
+        """Stay silent."""
+
+    def reply(self, status: int, mime: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("content-type", mime)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextmanager
+def serving(handler: type[Replier]) -> Iterator[str]:
+    """A server on loopback; its base URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 @contextmanager
 def batch_api(judge: Judge = lambda text, number: good(text)) -> Iterator[tuple[BatchApi, Endpoint]]:
     api = BatchApi(judge)
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            """Stay silent."""
-
-        def reply(self, payload: Any) -> None:
+    class Handler(Replier):
+        def answer(self, payload: Any) -> None:
             data = payload.encode() if isinstance(payload, str) else json.dumps(payload).encode()
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.reply(200, "application/json", data)
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             if self.path.endswith("/files"):
                 name = f"file_{len(api.files)}"
                 api.files[name] = re.search(rb'\{"custom_id".*\}(?=\n\r\n--)', body, re.DOTALL)[0].decode()
-                self.reply(
+                self.answer(
                     {"id": name, "object": "file", "bytes": 1, "created_at": 1, "filename": "x", "purpose": "batch"}
                 )
             else:
-                self.reply(api.create(json.loads(body)))
+                self.answer(api.create(json.loads(body)))
 
         def do_GET(self) -> None:
             last = self.path.split("?")[0].split("/")
             if last[-1] in api.forgotten or last[-2] in api.forgotten:
                 self.send_error(404)
             elif last[-1] == "content":
-                self.reply(api.files[last[-2]])
+                self.answer(api.files[last[-2]])
             elif last[-1] == "batches":
-                self.reply(api.page(dict(parse_qsl(urlsplit(self.path).query))))
+                self.answer(api.page(dict(parse_qsl(urlsplit(self.path).query))))
             else:
-                self.reply(api.look(last[-1]))
+                self.answer(api.look(last[-1]))
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/v1"
-    try:
+    with serving(Handler) as url:
         yield api, Endpoint(base_url=url, model="m", batch=True, poll_seconds=0.01, retries=2, max_tokens=96)
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-@pytest.fixture
-def store(tmp_path: Path):
-    with AnswerStore(tmp_path / "llm.sqlite") as opened:
-        yield opened
 
 
 def ask(count: int) -> list[Request]:
     return [Request([{"role": "user", "content": f"q{i}"}]) for i in range(count)]
+
+
+def killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def ask_and_die(
+    count: int, endpoint: Endpoint, store: AnswerStore, owner: object, name: str, dies: Any = killed, **options: Any
+) -> None:
+    """Ask so many requests in a job that `owner`'s function of that name kills."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(owner, name, dies)
+        with pytest.raises(KeyboardInterrupt):
+            complete_all(ask(count), endpoint, store, **options)
 
 
 def test_answers_come_in_order_and_are_stored(store: AnswerStore) -> None:
@@ -275,15 +295,10 @@ def _keys(count: int, endpoint: Endpoint) -> list[str]:
     return [request_key(canonical_request(request, endpoint)) for request in ask(count)]
 
 
-def test_another_job_leaves_an_open_batch_to_the_one_that_paid_for_it(
-    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_job_leaves_an_open_batch_to_the_one_that_paid_for_it(store: AnswerStore) -> None:
     other = [Request([{"role": "user", "content": "another job"}])]
     with batch_api() as (api, endpoint):
-        with monkeypatch.context() as patched:
-            patched.setattr(batch_module, "_collect", killed)
-            with pytest.raises(KeyboardInterrupt):
-                complete_all(ask(4), endpoint, store)
+        ask_and_die(4, endpoint, store, batch_module, "_collect")
         assert [o.text for o in complete_all(other, endpoint, store)] == ["batched another job"]
         assert [o.text for o in complete_all(ask(4), endpoint, store)] == [f"batched q{i}" for i in range(4)]
         assert len(api.batches) == 2
@@ -297,18 +312,12 @@ def test_a_batch_that_was_created_just_before_a_kill_is_found_on_any_page_of_the
     monkeypatch.setattr(batch_module, "LISTED", 2)
     with batch_api() as (api, endpoint):
         api.knows_pages = knows_pages
-        with monkeypatch.context() as patched:
-            patched.setattr(AnswerStore, "name_batch", killed)
-            with pytest.raises(KeyboardInterrupt):
-                complete_all(ask(3), endpoint, store)
+        ask_and_die(3, endpoint, store, AnswerStore, "name_batch")
         for number in range(1, 6):  # other people's, created since
             api.batches[f"batch_{number}"] = {**api.batches["batch_0"], "id": f"batch_{number}", "metadata": None}
         assert [o.text for o in complete_all(ask(3), endpoint, store)] == [f"batched q{i}" for i in range(3)]
         assert len(api.batches) == 6
-        with monkeypatch.context() as patched:
-            patched.setattr(AnswerStore, "name_batch", killed)
-            with pytest.raises(KeyboardInterrupt):
-                complete_all(ask(4), endpoint, store)
+        ask_and_die(4, endpoint, store, AnswerStore, "name_batch")
         del api.batches["batch_6"]  # never created: nobody has it, so it is submitted again
         assert complete_all(ask(4), endpoint, store)[3].text == "batched q3"
 
@@ -332,23 +341,13 @@ def test_error_lines_are_retried_and_rejections_are_not(store: AnswerStore) -> N
     assert "too long" in outcomes[2].detail
 
 
-@pytest.mark.parametrize("moment", ["before_name", "before_collect", "before_create"])
-def test_a_restart_collects_what_was_submitted(
-    store: AnswerStore, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
-    def die(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(AnswerStore, "name_batch"), (batch_module, "_collect"), (openai.resources.Batches, "create")],
+)
+def test_a_restart_collects_what_was_submitted(store: AnswerStore, owner: object, name: str) -> None:
     with batch_api() as (api, endpoint):
-        with monkeypatch.context() as patch:
-            if moment == "before_name":
-                patch.setattr(AnswerStore, "name_batch", die)
-            elif moment == "before_collect":
-                patch.setattr(batch_module, "_collect", die)
-            else:
-                patch.setattr("openai.resources.Batches.create", die)
-            with pytest.raises(KeyboardInterrupt):
-                complete_all(ask(4), endpoint, store)
+        ask_and_die(4, endpoint, store, owner, name)
         assert len(store) == 0
         outcomes = complete_all(ask(4), endpoint, store)
         assert [o.text for o in outcomes] == [f"batched q{i}" for i in range(4)]
@@ -381,10 +380,6 @@ def test_the_budget_holds_for_batches(store: AnswerStore) -> None:
     assert sent > 1
 
 
-def killed(*_: object, **__: object) -> None:
-    raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("there", [(), range(30), range(20, 30), range(0, 30, 4)])
 @pytest.mark.parametrize(
     ("limit", "longest", "answered"),
@@ -403,9 +398,7 @@ def test_the_budget_of_batches_ends_at_the_same_request_whichever_answers_are_th
     assert budget.is_exhausted
 
 
-def test_batches_that_were_paid_for_are_collected_at_the_end_of_a_limit(
-    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_that_were_paid_for_are_collected_at_the_end_of_a_limit(store: AnswerStore) -> None:
     collect, calls = batch_module._collect_one, iter(range(100))
 
     def dying(*arguments: Any) -> dict[str, Failure]:
@@ -415,10 +408,7 @@ def test_batches_that_were_paid_for_are_collected_at_the_end_of_a_limit(
 
     with batch_api() as (api, endpoint):
         endpoint = endpoint.model_copy(update={"batch_requests": 2, "max_tokens": 5})
-        with monkeypatch.context() as patched:
-            patched.setattr(batch_module, "_collect_one", dying)
-            with pytest.raises(KeyboardInterrupt):
-                complete_all(ask(20), endpoint, store, budget=Budget(max_tokens=290))
+        ask_and_die(20, endpoint, store, batch_module, "_collect_one", dying, budget=Budget(max_tokens=290))
         assert len(store) == 18
         outcomes = complete_all(ask(20), endpoint, store, budget=Budget(max_tokens=290))
         assert all(isinstance(o, Answer) for o in outcomes)
@@ -427,13 +417,10 @@ def test_batches_that_were_paid_for_are_collected_at_the_end_of_a_limit(
 
 
 def test_a_batch_beyond_a_limit_that_was_lowered_is_named_and_waits_for_a_higher_one(
-    store: AnswerStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: AnswerStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with batch_api() as (api, endpoint):
-        with monkeypatch.context() as patched:
-            patched.setattr(batch_module, "_collect", killed)
-            with pytest.raises(KeyboardInterrupt):
-                complete_all(ask(4), endpoint, store, budget=Budget(max_tokens=1000))
+        ask_and_die(4, endpoint, store, batch_module, "_collect", budget=Budget(max_tokens=1000))
         capsys.readouterr()
         lowered = complete_all(ask(4), endpoint, store, budget=Budget(max_tokens=50))
         assert {o.reason for o in lowered} == {"budget"}
@@ -447,14 +434,11 @@ def test_a_batch_beyond_a_limit_that_was_lowered_is_named_and_waits_for_a_higher
 
 @pytest.mark.parametrize("gone", ["batch_0", "out_0"])
 def test_a_batch_that_the_server_forgot_is_submitted_again(
-    store: AnswerStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gone: str
+    store: AnswerStore, capsys: pytest.CaptureFixture[str], gone: str
 ) -> None:
     with batch_api() as (api, endpoint):
         endpoint = endpoint.model_copy(update={"retries": 0})
-        with monkeypatch.context() as patched:
-            patched.setattr(batch_module, "_collect", killed)
-            with pytest.raises(KeyboardInterrupt):
-                complete_all(ask(4), endpoint, store)
+        ask_and_die(4, endpoint, store, batch_module, "_collect")
         api.forgotten.add(gone)
         assert [o.text for o in complete_all(ask(4), endpoint, store)] == [f"batched q{i}" for i in range(4)]
         assert len(api.batches) == 2
@@ -484,10 +468,7 @@ def test_without_retries_what_was_never_uploaded_is_sent_once(
 
     with batch_api() as (api, endpoint):
         endpoint = endpoint.model_copy(update={"retries": 0, "batch_requests": 2})
-        with monkeypatch.context() as patched:
-            patched.setattr(batch_module, "_submit", dying)
-            with pytest.raises(KeyboardInterrupt):
-                complete_all(ask(4), endpoint, store)
+        ask_and_die(4, endpoint, store, batch_module, "_submit", dying)
         assert len(api.batches) == upload
         assert [o.text for o in complete_all(ask(4), endpoint, store)] == [f"batched q{i}" for i in range(4)]
         assert len(api.batches) == 2
@@ -501,12 +482,9 @@ def test_refused_requests_of_a_batch_beside_stored_answers_are_failures(store: A
             assert [type(o) for o in outcomes] == [Answer, Failure, Failure, Answer]
 
 
-def test_a_batch_that_is_wanted_in_part_is_kept_whole(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_is_wanted_in_part_is_kept_whole(store: AnswerStore) -> None:
     with batch_api() as (api, endpoint):
-        with monkeypatch.context() as patched:
-            patched.setattr(batch_module, "_collect", killed)
-            with pytest.raises(KeyboardInterrupt):
-                complete_all(ask(4), endpoint, store)
+        ask_and_die(4, endpoint, store, batch_module, "_collect")
         assert [o.text for o in complete_all(ask(2), endpoint, store)] == ["batched q0", "batched q1"]
         assert all(o.is_replayed for o in complete_all(ask(4), endpoint, store))
         assert len(api.batches) == 1
@@ -523,26 +501,14 @@ def replying(status: int, mime: str, body: bytes) -> Iterator[tuple[str, list[st
     """A server that gives one answer to every request: its address, and the keys that it was sent."""
     keys: list[str] = []
 
-    class Same(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            """Stay silent."""
-
+    class Same(Replier):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
             keys.append(self.headers["authorization"])
-            self.send_response(status)
-            self.send_header("content-type", mime)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.reply(status, mime, body)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Same)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", keys
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(Same) as url:
+        yield url, keys
 
 
 def test_a_web_page_instead_of_a_batch_api_is_a_clear_error(store: AnswerStore) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import random
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,12 +28,6 @@ def ask(*texts: str) -> list[Request]:
 def endpoint_of(server: FaultServer, **changes: object) -> Endpoint:
     settings: dict[str, object] = {"retry_seconds": 0.01, "timeout_seconds": 10, "concurrency": 32, "model": "m"}
     return Endpoint(base_url=server.base_url, **{**settings, **changes})
-
-
-@pytest.fixture
-def store(tmp_path: Path):
-    with AnswerStore(tmp_path / "llm.sqlite") as opened:
-        yield opened
 
 
 def test_answers_come_in_order_and_replay_without_the_endpoint(store: AnswerStore) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from stm.deltas import WEIGHTS_FILE
-from stm.errors import ModelError
+from stm.errors import ModelError, STMError
 from stm.merge.experts import Experts, hash_experts, read_experts
 from stm.merge.materialise import materialise
 from stm.merge.methods import METHODS, Part, find_method, merge_parts
@@ -362,4 +362,22 @@ def test_custom_code_is_refused_before_any_work(root: Path, tmp_path: Path) -> N
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "x.Y"}}))
     with pytest.raises(ModelError, match="auto_map"):
+        read_experts(base, {"nlu": root / "nlu"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", '{"a":', "config.json is not JSON"),
+        ("model.safetensors.index.json", "{", "index.json is not JSON"),
+        ("model.safetensors.index.json", "{}", "names no weights"),
+        ("model.safetensors.index.json", '{"weight_map": []}', "names no weights"),
+    ],
+)
+def test_a_broken_file_of_the_base_is_one_sentence(
+    root: Path, tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    base = Path(shutil.copytree(root / "base", tmp_path / "base"))
+    (base / name).write_text(text)
+    with pytest.raises(STMError, match=message):
         read_experts(base, {"nlu": root / "nlu"})

@@ -47,11 +47,10 @@ def negatives_of(rows: pl.DataFrame) -> list[list[str]]:
     return [list(row) for row in rows["negatives"].to_list()]
 
 
-def test_the_cross_encoder_refuses_what_it_ranks_with_the_positive(tmp_path: Path) -> None:
+def test_the_cross_encoder_refuses_what_it_ranks_with_the_positive(store: AnswerStore, tmp_path: Path) -> None:
     folder = pico_cross_encoder(tmp_path / "cross")
     params = WIDE.model_copy(update={"judge": JudgeParams(cross_encoder=str(folder), max_ratio=0.9)})
-    with AnswerStore(tmp_path / "a.sqlite") as store:
-        mined, report = mine(ROWS, params, make_judges(params.judge, store))
+    mined, report = mine(ROWS, params, make_judges(params.judge, store))
     plain, _ = mine(ROWS, WIDE.model_copy(update={"negatives": 64}))
     model = CrossEncoder(str(folder), device="cpu")
     some_refused = False
@@ -69,27 +68,26 @@ def test_the_cross_encoder_refuses_what_it_ranks_with_the_positive(tmp_path: Pat
 
 @pytest.mark.parametrize(("name", "value"), [("classifier.weight", torch.nan), ("classifier.bias", torch.inf)])
 def test_a_cross_encoder_that_gives_no_number_is_an_error_and_takes_no_negative(
-    tmp_path: Path, name: str, value: float
+    store: AnswerStore, tmp_path: Path, name: str, value: float
 ) -> None:
     folder = pico_cross_encoder(tmp_path / "cross")
     break_weights(folder, name, value)
     params = WIDE.model_copy(update={"judge": JudgeParams(cross_encoder=str(folder))})
-    with AnswerStore(tmp_path / "a.sqlite") as store, pytest.raises(DataError) as found:
+    with pytest.raises(DataError) as found:
         mine(ROWS, params, make_judges(params.judge, store))
     assert re.match(rf"'{folder}' gives NaN or infinity for (\d+) of \1 inputs; the model or its", str(found.value))
 
 
-def test_what_is_no_cross_encoder_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_cross_encoder_is_refused(store: AnswerStore, tmp_path: Path) -> None:
     faults = {
         "LlamaModel": str(pico_backbone(tmp_path / "plain")),
         "3 outputs": str(pico_cross_encoder(tmp_path / "three", labels=3)),
         "cannot load": str(tmp_path),
         "no revision": "some/cross-encoder",
     }
-    with AnswerStore(tmp_path / "a.sqlite") as store:
-        for message, name in faults.items():
-            with pytest.raises(ModelError, match=message):
-                make_judges(JudgeParams(cross_encoder=name), store)
+    for message, name in faults.items():
+        with pytest.raises(ModelError, match=message):
+            make_judges(JudgeParams(cross_encoder=name), store)
 
 
 def says_yes_to_even_items(body: dict[str, Any]) -> str:
@@ -99,8 +97,8 @@ def says_yes_to_even_items(body: dict[str, Any]) -> str:
     return "maybe" if digits == "1" else "Yes" if digits and int(digits) % 2 == 0 else "no."
 
 
-def test_the_llm_refuses_answers_and_the_next_candidate_is_asked_about(tmp_path: Path) -> None:
-    with fault_server(answer=says_yes_to_even_items) as server, AnswerStore(tmp_path / "a.sqlite") as store:
+def test_the_llm_refuses_answers_and_the_next_candidate_is_asked_about(store: AnswerStore) -> None:
+    with fault_server(answer=says_yes_to_even_items) as server:
         judge = JudgeParams(llm=True, endpoint=Endpoint(base_url=server.base_url, model="m"))
         params = WIDE.model_copy(update={"judge": judge})
         mined, report = mine(ROWS, params, make_judges(judge, store))
@@ -116,14 +114,13 @@ def test_the_llm_refuses_answers_and_the_next_candidate_is_asked_about(tmp_path:
         == asked
         == guarded["answers_query"] + guarded["unjudged"] + report["negatives"]
     )
-    with AnswerStore(tmp_path / "a.sqlite") as store:  # the server is gone
-        again, _ = mine(ROWS, params, make_judges(judge, store))
+    again, _ = mine(ROWS, params, make_judges(judge, store))  # the server is gone
     assert again.equals(mined)
 
 
-def test_both_judges_see_every_negative_that_is_kept(tmp_path: Path) -> None:
+def test_both_judges_see_every_negative_that_is_kept(store: AnswerStore, tmp_path: Path) -> None:
     folder = pico_cross_encoder(tmp_path / "cross")
-    with fault_server(answer=says_yes_to_even_items) as server, AnswerStore(tmp_path / "a.sqlite") as store:
+    with fault_server(answer=says_yes_to_even_items) as server:
         judge = JudgeParams(
             cross_encoder=str(folder), max_ratio=0.9, llm=True, endpoint=Endpoint(base_url=server.base_url, model="m")
         )
@@ -140,15 +137,15 @@ def test_both_judges_see_every_negative_that_is_kept(tmp_path: Path) -> None:
         assert not [text for text in kept if text.endswith(("item0", "item2", "item4", "item8"))]
 
 
-def test_a_judge_that_cannot_answer_is_an_error_and_takes_no_negative(tmp_path: Path) -> None:
-    with fault_server(lambda number, body: "400") as server, AnswerStore(tmp_path / "a.sqlite") as store:
+def test_a_judge_that_cannot_answer_is_an_error_and_takes_no_negative(store: AnswerStore) -> None:
+    with fault_server(lambda number, body: "400") as server:
         judge = JudgeParams(llm=True, endpoint=Endpoint(base_url=server.base_url, retries=0))
         with pytest.raises(EndpointError, match="HTTP 400"):
             mine(ROWS, WIDE, make_judges(judge, store))
         assert len(server.asked) == 8
 
 
-def test_a_question_that_always_fails_takes_its_negative_alone(tmp_path: Path) -> None:
+def test_a_question_that_always_fails_takes_its_negative_alone(store: AnswerStore) -> None:
     failing: list[str] = []
 
     def behave(number: int, body: dict[str, Any]) -> str:
@@ -157,10 +154,7 @@ def test_a_question_that_always_fails_takes_its_negative_alone(tmp_path: Path) -
             failing.append(prompt)
         return "500" if prompt in failing else "ok"
 
-    with (
-        fault_server(behave, answer=lambda body: "no") as server,
-        AnswerStore(tmp_path / "a.sqlite") as store,
-    ):
+    with fault_server(behave, answer=lambda body: "no") as server:
         endpoint = Endpoint(base_url=server.base_url, model="m", retries=0, concurrency=8)
         runs = [mine(ROWS, WIDE, make_judges(JudgeParams(llm=True, endpoint=endpoint), store)) for _ in range(2)]
     for _, report in runs:
@@ -172,11 +166,11 @@ def test_a_question_that_always_fails_takes_its_negative_alone(tmp_path: Path) -
     assert runs[0][0].equals(runs[1][0])
 
 
-def test_a_question_that_is_asked_again_is_paid_for_once(tmp_path: Path) -> None:
+def test_a_question_that_is_asked_again_is_paid_for_once(store: AnswerStore) -> None:
     row = {"anchor": "a query", "negatives": ["wrong one", "wrong two"], "origins": ["given"] * 2, "answers": []}
     rows = [{**row, "id": f"r{i}", "positive": f"passage {i}", "concept": "c", "instruction": "", "source": "s"}
             for i in range(2100)]  # fmt: skip
-    with fault_server(answer=lambda body: "no") as server, AnswerStore(tmp_path / "a.sqlite") as store:
+    with fault_server(answer=lambda body: "no") as server:
         endpoint = Endpoint(base_url=server.base_url, model="m", price_in=1.0, price_out=1.0)
         params = MineParams(negatives=2, judge=JudgeParams(llm=True, max_total_tokens=400, endpoint=endpoint))
         table = pl.DataFrame(rows, schema=ROWS.schema)
@@ -186,20 +180,20 @@ def test_a_question_that_is_asked_again_is_paid_for_once(tmp_path: Path) -> None
     assert (told["tokens_in"] + told["tokens_out"], told["unasked"]) == (30, 0), "of 4,200 questions in three portions"
 
 
-def test_a_judge_that_nobody_understands_is_an_error_and_takes_no_negative(tmp_path: Path) -> None:
-    with fault_server(answer=lambda body: "Let me think about") as server, AnswerStore(tmp_path / "a.sqlite") as store:
+def test_a_judge_that_nobody_understands_is_an_error_and_takes_no_negative(store: AnswerStore) -> None:
+    with fault_server(answer=lambda body: "Let me think about") as server:
         judge = JudgeParams(llm=True, endpoint=Endpoint(base_url=server.base_url))
         judges = make_judges(judge, store)
         with pytest.raises(EndpointError, match=r"none of the judge's \d+ replies .* \"Let me think about\""):
             mine(ROWS, WIDE, judges)
 
 
-def test_a_judge_that_was_understood_may_decline_some_rows(tmp_path: Path) -> None:
+def test_a_judge_that_was_understood_may_decline_some_rows(store: AnswerStore) -> None:
     def answer(body: dict[str, Any]) -> str:
         is_open = body["messages"][-1]["content"].split("<query>")[1].split("</query>")[0] != ROWS["anchor"][0]
         return "no" if is_open else "I would rather not say"
 
-    with fault_server(answer=answer) as server, AnswerStore(tmp_path / "a.sqlite") as store:
+    with fault_server(answer=answer) as server:
         judge = JudgeParams(llm=True, endpoint=Endpoint(base_url=server.base_url))
         mined, report = mine(ROWS, WIDE, make_judges(judge, store))
     assert [bool(kept) for kept in negatives_of(mined)] == [False, *[True] * (ROWS.height - 1)]
@@ -212,8 +206,8 @@ def test_a_limit_of_money_without_prices_is_refused() -> None:
     JudgeParams(llm=True, max_cost=5.0, endpoint=Endpoint(price_out=1.0))
 
 
-def test_a_model_without_a_temperature_is_sent_none_by_the_judge(tmp_path: Path) -> None:
-    with fault_server(answer=lambda body: "no") as server, AnswerStore(tmp_path / "a.sqlite") as store:
+def test_a_model_without_a_temperature_is_sent_none_by_the_judge(store: AnswerStore) -> None:
+    with fault_server(answer=lambda body: "no") as server:
         judge = JudgeParams(llm=True, endpoint=Endpoint(base_url=server.base_url, temperature=None, max_tokens=500))
         mine(ROWS, WIDE, make_judges(judge, store))
         assert all("temperature" not in body and body["max_tokens"] == 500 for body in server.asked)
@@ -242,8 +236,8 @@ def test_the_estimate_counts_what_is_sent() -> None:
     assert f"up to {cost:.4g} money units" in describe_cost(latin, 3, priced)
 
 
-def test_at_the_limit_negatives_stay_unjudged_and_are_counted(tmp_path: Path) -> None:
-    with fault_server(answer=lambda body: "no") as server, AnswerStore(tmp_path / "a.sqlite") as store:
+def test_at_the_limit_negatives_stay_unjudged_and_are_counted(store: AnswerStore) -> None:
+    with fault_server(answer=lambda body: "no") as server:
         judge = JudgeParams(llm=True, max_total_tokens=400, endpoint=Endpoint(base_url=server.base_url, concurrency=1))
         mined, report = mine(ROWS, WIDE, make_judges(judge, store))
         llm = report["judges"]["llm"]

@@ -16,7 +16,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from stm.errors import DataError, ModelError, RegistryError
-from stm.files import sha256_tree
+from stm.files import sha256_tree, write_json
 from stm.promote import promotion, publish, versions
 from stm.promote.decision import decide
 from stm.promote.gates import Verdict
@@ -34,7 +34,6 @@ from tests.registry_project import (
     pico,
     promote_params,
     write_project,
-    write_report,
 )
 
 KEY = "sk-planted-0123456789abcdef"
@@ -45,8 +44,6 @@ TEXTS = ["heart", "a long passage " * 50]
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "unset")  # MLflow writes it; so it is restored afterwards
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
@@ -78,9 +75,7 @@ def project(published: Path, tmp_path: Path) -> Path:
     write_project(tmp_path, pico(1), FEW)
     for name in ("train", "search_prompts"):
         shutil.rmtree(tmp_path / "reports" / name)
-    write_report(
-        tmp_path / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.6, model=pico(1))
-    )
+    write_json(tmp_path / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.6, model=pico(1)))
     return tmp_path
 
 
@@ -196,7 +191,7 @@ def test_a_server_of_mlflow_encodes_queries_and_passages(published: Path) -> Non
 
 def test_a_copied_project_does_not_publish_into_its_original(published: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(published, tmp_path / "copy")
-    write_report(copy / "reports" / "select.json", {"new": 1})
+    write_json(copy / "reports" / "select.json", {"new": 1})
     before = {path: path.stat().st_mtime_ns for path in published.rglob("*")}
     runs = len(all_runs(copy))
     with pytest.raises(RegistryError, match=r"keeps its files in .*published.*, and not in .*copy.*delete mlruns/"):
@@ -214,7 +209,7 @@ def test_no_written_file_holds_a_key_of_the_environment(published: Path) -> None
 
 
 def test_a_key_in_a_report_stops_the_publication_and_is_not_repeated(project: Path) -> None:
-    write_report(project / "reports" / "warm_up.json", {"note": f"Bearer {KEY}"})
+    write_json(project / "reports" / "warm_up.json", {"note": f"Bearer {KEY}"})
     with pytest.raises(RegistryError, match="holds the value of the environment variable OPENAI_API_KEY") as caught:
         promote(promote_params(project), ACTOR, root=project)
     assert KEY not in str(caught.value)
@@ -257,9 +252,7 @@ def test_a_rollback_to_a_version_without_its_weights_is_refused(
 
 @pytest.mark.usefixtures("no_reload")
 def test_a_worse_model_becomes_challenger_and_the_champion_stays(project: Path) -> None:
-    write_report(
-        project / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.43, model=pico(1))
-    )
+    write_json(project / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.43, model=pico(1)))
     outcome = promote(promote_params(project), ACTOR, root=project)
     assert outcome.decision == "held"
     assert outcome.champion == 1
@@ -327,16 +320,17 @@ def test_other_params_are_another_publication(project: Path) -> None:
     path = project / "params.yaml"
     path.write_text(path.read_text() + "\n# a comment\n")
     assert plan_publication(project, project / "models/merged", 5).digest == before.digest
-    path.write_text(path.read_text() + "\nextra: 1\n")
+    path.write_text(path.read_text() + "\nextra: {samples: 1, pool: [{kind: csv}]}\n")  # in reports these are left out
     after = plan_publication(project, project / "models/merged", 5)
     assert after.digest != before.digest
-    assert after.runs[0].params["extra"] == "1"
+    assert after.runs[0].params["extra.samples"] == "1"
+    assert after.runs[0].params["extra.pool"] == '[{"kind": "csv"}]'
 
 
 def test_a_champion_measured_on_other_tasks_cannot_be_overtaken_silently(project: Path) -> None:
     for name, (role, level) in FEW.items():
         report = evaluation(name, role, level, ("med-new",), pico(1))
-        write_report(project / "reports" / "evaluation" / f"{name}.json", report)
+        write_json(project / "reports" / "evaluation" / f"{name}.json", report)
     outcome = promote(promote_params(project), ACTOR, root=project)
     assert outcome.decision == "held"
     assert "evaluated on other tasks" in outcome.line()
@@ -344,11 +338,11 @@ def test_a_champion_measured_on_other_tasks_cannot_be_overtaken_silently(project
 
 def test_scores_of_other_files_are_refused(project: Path) -> None:
     report = project / "reports" / "evaluation" / "merged.json"
-    write_report(report, evaluation("merged", "merged", 0.6, model=pico(0)))
+    write_json(report, evaluation("merged", "merged", 0.6, model=pico(0)))
     with pytest.raises(DataError, match=r"merged\.json is of another model than .*else `dvc repro evaluate`"):
         promote(promote_params(project), ACTOR, root=project)
     other = {**evaluation("merged", "merged", 0.6, model=pico(1)), "prompts": {"query": "else: ", "document": ""}}
-    write_report(report, other)
+    write_json(report, other)
     with pytest.raises(DataError, match=r"was evaluated with the prompts .*else"):
         promote(promote_params(project), ACTOR, root=project)
     assert open_registry(project).aliases() == {"champion": 1}
@@ -362,7 +356,7 @@ def test_a_champion_whose_scores_are_of_another_model_cannot_be_overtaken(projec
     shutil.rmtree(project / "models" / "merged")
     shutil.copytree(pico(2), project / "models" / "merged")
     path = project / "reports" / "evaluation" / "merged.json"
-    write_report(path, evaluation("merged", "merged", 0.9, model=pico(2)))
+    write_json(path, evaluation("merged", "merged", 0.9, model=pico(2)))
     outcome = promote(promote_params(project), ACTOR, root=project)
     assert outcome.decision == "held"
     assert "there is no evaluation of champion (version 2) to compare with" in outcome.line()
@@ -449,7 +443,7 @@ def test_what_a_cut_after_the_alias_has_left_out_is_made_up_for_by_the_same_comm
     project: Path, monkeypatch: pytest.MonkeyPatch, call: str, after: int
 ) -> None:
     low = evaluation("merged", "merged", 0.3, model=pico(1))
-    write_report(project / "reports" / "evaluation" / "merged.json", low)
+    write_json(project / "reports" / "evaluation" / "merged.json", low)
     params, bob = promote_params(project), Actor("Bob", "later")
     assert promote(params, ACTOR, root=project).decision == "held"
     point = Registry.point
@@ -517,7 +511,7 @@ def test_a_model_that_changes_while_it_is_published_is_not_registered(
         with pytest.raises(DataError, match=r"models/merged changed while it was published; .* run again"):
             promote(promote_params(project), ACTOR, root=project)
     assert [version.number for version in open_registry(project).versions()] == [1]
-    write_report(project / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.7, model=pico(2)))
+    write_json(project / "reports" / "evaluation" / "merged.json", evaluation("merged", "merged", 0.7, model=pico(2)))
     outcome = promote(promote_params(project), ACTOR, root=project)
     tags = open_registry(project).version(2).tags
     assert (outcome.decision, tags["model"]) == ("promoted", sha256_tree(pico(2)))
@@ -570,7 +564,7 @@ def test_a_deleted_experiment_is_restored(tmp_path: Path) -> None:
     copy_store(tmp_path)
     params = promote_params(tmp_path)
     registry = Registry.open(params.tracking_uri, "stm-retriever", create=True)
-    ensure = partial(publish.ensure_experiment, registry.client, registry.uri, "stm 'x' / 🫀")
+    ensure = partial(publish.ensure_experiment, registry, "stm 'x' / 🫀")
     first = ensure(str(tmp_path / "of 'x' / 🫀 #1"))
     registry.client.delete_experiment(first)
     with pytest.raises(RegistryError, match="set it back"):
@@ -599,7 +593,7 @@ def test_a_version_keeps_the_record_of_the_results_that_it_was_registered_with(
     capsys.readouterr()
     lock.write_text("stages: {merge: {outs: [{path: models/merged, md5: b}]}}", encoding="utf-8")
     report = project / "reports" / "evaluation" / "merged.json"
-    write_report(report, evaluation("merged", "merged", 0.7, model=pico(1)))
+    write_json(report, evaluation("merged", "merged", 0.7, model=pico(1)))
     assert promote(promote_params(project), ACTOR, root=project).decision == "unchanged"
     assert open_registry(project).require("champion").tags == before
     assert "keeps the record of what it was registered with" in capsys.readouterr().err

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from stm.errors import DataError
-from stm.files import sha256_tree
+from stm.files import sha256_tree, write_json
 from stm.model_hash import hash_model
 from stm.promote import candidate
 from stm.promote.candidate import read_candidate
 from stm.promote.promotion import preview
-from tests.registry_project import evaluation, pico, promote_params, write_project, write_report
+from tests.registry_project import evaluation, pico, promote_params, write_project
 
 FOLDERS = {
     "base": ("base", "models/backbone"), "med_real-ft": ("expert", "models/selected/med_real"),
@@ -32,10 +32,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(root)  # adapters name their base from there
     for name, (role, path) in FOLDERS.items():
         if role != "base":
-            write_report(Path(path, "adapter_config.json"), {"base_model_name_or_path": "models/warm_up"})
+            write_json(Path(path, "adapter_config.json"), {"base_model_name_or_path": "models/warm_up"})
             Path(path, "adapter_model.safetensors").write_text(name)
         report = {**evaluation(name, role, 0.4), "path": path, "hashes": {"model": hash_model(Path(path))}}
-        write_report(Path("reports", "evaluation", f"{name}.json"), report)
+        write_json(Path("reports", "evaluation", f"{name}.json"), report)
     return root
 
 
@@ -74,7 +74,7 @@ def test_a_model_that_enters_no_gate_may_have_any_scores(project: Path) -> None:
 
 def test_a_prompt_of_the_params_is_no_other_model(project: Path) -> None:
     path = project / "reports" / "evaluation" / "all.json"
-    write_report(path, {**json.loads(path.read_text()), "prompts": {"query": "another: ", "document": ""}})
+    write_json(path, {**json.loads(path.read_text()), "prompts": {"query": "another: ", "document": ""}})
     assert read(project).others
 
 
@@ -87,7 +87,7 @@ def test_a_folder_that_is_not_here_contradicts_no_scores(project: Path, gone: st
 
 def test_a_model_of_the_hub_has_no_folder(project: Path) -> None:
     report = {**evaluation("minilm", "expert", 0.4), "path": "owner/minilm@0123456789ab", "hashes": {"model": "x"}}
-    write_report(project / "reports" / "evaluation" / "minilm.json", report)
+    write_json(project / "reports" / "evaluation" / "minilm.json", report)
     assert "minilm" in {other.name for other in read(project).others}
 
 

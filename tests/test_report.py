@@ -19,6 +19,7 @@ import yaml
 import stages.report
 from stm.errors import DataError, ParamsError
 from stm.files import read_json, write_json
+from stm.metrics import METRICS
 from stm.params.base import parse_section
 from stm.params.report import ReportParams
 from stm.params.rows import known_reports
@@ -31,7 +32,7 @@ from stm.report.compare import ALL_TASKS, Analysis, analyse, count_of, needed_qu
 from stm.report.failures import find_failures
 from stm.report.hub import NotRun
 from stm.report.render import format_count, format_plain, format_score
-from stm.report.scores import METRICS, build_table
+from stm.report.scores import build_table
 from stm.report.slices import overlap, robustness_view, shown_models, slice_view
 from stm.report.stages import select_view, training_view
 from stm.report.views import headline, task_note
@@ -95,13 +96,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(root: Path) -> Built:
-    return build_report(collect(root / "reports"), {name: made.task(name) for name in made.TASKS}, made.params())
-
-
-def make_analysis(**changes: Any) -> Analysis:
-    evaluations = {name: made.evaluation(name) for name in made.MODELS}
-    params = made.params(**changes)
-    return analyse(build_table(evaluations, params.subject), params.subject, 0.95, 400, 1)
+    return build_report(collect(root / "reports"), made.tasks(), made.params())
 
 
 def test_metrics_hold_every_model_task_and_average(built: Built) -> None:
@@ -129,12 +124,12 @@ def test_metrics_hold_the_dev_scores_that_experiments_may_be_chosen_by(built: Bu
 
 
 def test_without_a_merge_there_are_no_dev_scores() -> None:
-    reports = Reports({name: made.evaluation(name) for name in ("all", "merged")})
+    reports = Reports(made.evaluations("all", "merged"))
     assert build_report(reports, {}, made.params()).metrics["dev"] == {"merge": {}, "select": {}}
 
 
 def test_the_same_reports_give_the_same_bytes(root: Path, built: Built) -> None:
-    again = build_report(collect(root / "reports"), {name: made.task(name) for name in made.TASKS}, made.params())
+    again = build_report(collect(root / "reports"), made.tasks(), made.params())
     assert again == built
 
 
@@ -230,7 +225,7 @@ def test_the_page_is_whole_self_contained_and_says_what_it_should(built: Built) 
 def test_the_summary_names_the_models_and_ends_with_the_verdict(built: Built) -> None:
     text = "\n".join(built.summary)
     assert all(name in text for name in ("base", "med_real-ft", "all", "merged", "bm25"))
-    assert built.summary[-1] == verdict(make_analysis())
+    assert built.summary[-1] == verdict(made.analysis(made.evaluations()))
 
 
 def _shifted(gap: float) -> dict[str, Any]:
@@ -252,14 +247,14 @@ def _shifted(gap: float) -> dict[str, Any]:
      (0.0, "not distinguishable from all")],
 )  # fmt: skip
 def test_the_verdict_follows_the_figures(gap: float, words: str) -> None:
-    found = analyse(build_table(_shifted(gap), "merged"), "merged", 0.95, 999, 1)
+    found = made.analysis(_shifted(gap), resamples=999)
     assert words in verdict(found)
     assert "95\u00a0% interval" in verdict(found)
 
 
 @pytest.mark.parametrize(("gap", "claim"), [(0.1, "better"), (-0.1, "worse"), (0.0, "no clear difference")])
 def test_the_figures_at_the_top_carry_a_claim(gap: float, claim: str) -> None:
-    [own, rival] = headline(analyse(build_table(_shifted(gap), "merged"), "merged", 0.95, 999, 1))
+    [own, rival] = headline(made.analysis(_shifted(gap), resamples=999))
     assert own["claim"] == "average nDCG@10"
     assert rival["claim"] == claim
     assert rival["title"] == "against training on all data"
@@ -268,7 +263,7 @@ def test_the_figures_at_the_top_carry_a_claim(gap: float, claim: str) -> None:
 
 def test_a_subject_other_than_the_merged_model_is_compared_with_it() -> None:
     evaluations = _shifted(0.1)
-    found = analyse(build_table(evaluations, "all"), "all", 0.95, 999, 1)
+    found = made.analysis(evaluations, subject="all", resamples=999)
     assert "worse than merged by 0.100" in verdict(found)
     assert [row["title"] for row in headline(found)] == ["all", "against the best merged model"]
     assert any("merged" in line for line in summarise(found)[:-1])
@@ -279,16 +274,16 @@ def test_other_seeds_of_the_subject_are_no_rivals() -> None:
     evaluations = _shifted(0.1)
     evaluations["merged-2"] = {**evaluations["merged"], "model": "merged-2", "label": "merged-2", "group": "g"}
     evaluations["merged"]["group"] = "g"
-    found = analyse(build_table(evaluations, "merged"), "merged", 0.95, 999, 1)
+    found = made.analysis(evaluations, resamples=999)
     assert "better than the strongest alternative, all, by 0.100" in verdict(found)
-    assert found.strongest(("merged",)) is None
+    assert found.strongest("merged") is None
 
 
 def test_too_few_resamples_to_find_any_difference_are_a_caution() -> None:
-    evaluations = {name: made.evaluation(name) for name in made.MODELS}
+    evaluations = made.evaluations()
 
     def blind(resamples: int, level: float = 0.95) -> list[str]:
-        found = analyse(build_table(evaluations, "merged"), "merged", level, resamples, 1)
+        found = made.analysis(evaluations, level=level, resamples=resamples)
         significant = {scope for scope, rows in found.tested.items() for row in rows if row.is_significant}
         sentences = [row for row in cautions(found, Reports(evaluations), []) if "resamples" in row]
         assert bool(significant & set(made.TASKS)) is not any("a single task" in row for row in sentences)
@@ -313,7 +308,7 @@ def _certain(queries: int, others: int = 8) -> Analysis:
         scores = {f"q{i}": float(name == "merged") for i in range(queries)}
         row = data["tasks"]["gen-wiki"] | {"queries": queries, "per_query": dict.fromkeys(METRICS, scores)}
         evaluations[f"m{index}"] = data | {"tasks": {"gen-wiki": row}}
-    return analyse(build_table(evaluations, "m0"), "m0", 0.95, 10_000, 1)
+    return made.analysis(evaluations, subject="m0", resamples=10_000)
 
 
 def test_too_few_queries_to_find_any_difference_are_a_caution_in_place_of_a_resolution() -> None:
@@ -329,14 +324,14 @@ def test_too_few_queries_to_find_any_difference_are_a_caution_in_place_of_a_reso
 
 
 def test_a_task_of_one_query_is_a_caution_in_place_of_a_resolution() -> None:
-    evaluations = {name: made.evaluation(name) for name in made.MODELS}
+    evaluations = made.evaluations()
     names = {"gen-wiki": 1, "med-lay": 2}
     for evaluation in evaluations.values():
         for task, row in evaluation["tasks"].items():
             count = names.get(task, made.QUERIES)
             per_query = {metric: dict(list(found.items())[:count]) for metric, found in row["per_query"].items()}
             row |= {"queries": count, "per_query": per_query}
-    found = cautions(analyse(build_table(evaluations, "merged"), "merged", 0.95, 1000, 1), Reports({}), [])
+    found = cautions(made.analysis(evaluations, resamples=1000), Reports({}), [])
     assert [row for row in found if row.startswith("One query alone")] == [
         "One query alone, of which no spread is known, makes up 1 task (gen-wiki): intervals of averages are too "
         "narrow, and how small a difference can be shown is not known. Add queries."
@@ -345,11 +340,11 @@ def test_a_task_of_one_query_is_a_caution_in_place_of_a_resolution() -> None:
 
 
 def test_a_task_that_asks_for_the_same_answers_again_is_a_caution() -> None:
-    evaluations = {name: made.evaluation(name) for name in made.MODELS}
+    evaluations = made.evaluations()
     for evaluation in evaluations.values():
         evaluation["tasks"]["med-lay"]["answers"] = 35
         evaluation["tasks"]["gen-wiki"]["answers"] = 36
-    found = cautions(analyse(build_table(evaluations, "merged"), "merged", 0.95, 1000, 1), Reports({}), [])
+    found = cautions(made.analysis(evaluations, resamples=1000), Reports({}), [])
     assert [row for row in found if "same answers" in row] == [
         "Several queries ask for the same answers in med-lay (40 queries for 35). They count as independent, so that "
         "intervals of these tasks are somewhat too narrow."
@@ -370,7 +365,7 @@ def test_the_verdict_and_the_figures_at_the_top_say_where_nothing_could_be_shown
             "+1.000, 95\u00a0% interval "
         ) in verdict(_certain(queries))
         assert headline(_certain(queries))[1]["claim"] == f"too few queries ({queries})"
-    found = analyse(_certain(9).table, "m0", 0.95, 100, 1)
+    found = analyse(_certain(9).table, made.params(subject="m0", resamples=100))
     assert ", with too few resamples (100) to show any difference from m8 (" in verdict(found)
     assert headline(found)[1]["claim"] == "too few resamples (100)"
 
@@ -382,19 +377,19 @@ def test_limits_of_scores_lie_between_0_and_1() -> None:
             queries = list(row["per_query"]["ndcg_at_10"])
             scores = {query: float((query == queries[0]) is (name == "base")) for query in queries}
             row["per_query"] = dict.fromkeys(row["per_query"], scores)
-    found = analyse(build_table(evaluations, "merged"), "merged", 0.99, 2000, 1)
+    found = made.analysis(evaluations, level=0.99, resamples=2000)
     near_one, near_zero = (found.intervals["gen-wiki"][found.table.column(name)] for name in evaluations)
     assert near_one.mean < near_one.high == 1.0
     assert near_zero.mean > near_zero.low == 0.0
 
 
 def test_few_queries_of_single_tasks_are_named_for_these_alone() -> None:
-    evaluations = {name: made.evaluation(name) for name in made.MODELS}
+    evaluations = made.evaluations()
     for data in evaluations.values():
         for row in data["tasks"].values():
             for metric, scores in row["per_query"].items():
                 row["per_query"][metric] = {query: scores[query] for query in list(scores)[:6]}
-    found = analyse(build_table(evaluations, "merged"), "merged", 0.95, 1000, 1)
+    found = made.analysis(evaluations, resamples=1000)
     assert needed_queries(found) == {"a single task": 10}
     first, second = cautions(found, Reports(evaluations), [])[:2]
     assert first.startswith("With 18 test queries no difference on a single task, however large, can be significant")
@@ -402,16 +397,15 @@ def test_few_queries_of_single_tasks_are_named_for_these_alone() -> None:
 
 
 def test_cautions_say_what_limits_this_run_and_nothing_else() -> None:
-    evaluations = {name: made.evaluation(name) for name in ("merged", "all")}
+    evaluations = made.evaluations("merged", "all")
     evaluations["merged-2"] = {**made.evaluation("base"), "model": "merged-2"}
     for name, data in evaluations.items():
         data["group"] = "" if name == "all" else "merged"
         for row in data["tasks"].values():
             row["full_queries"], row["full_passages"] = row["queries"], row["passages"]
-    found = analyse(build_table(evaluations, "merged"), "merged", 0.95, 300, 1)
+    found = made.analysis(evaluations, resamples=300)
     [only] = cautions(found, Reports(evaluations), [])
     row = found.against("all", "all")
-    assert row is not None
     reach = corrected_width(2, 0.95) * (row.comparison.high - row.comparison.low) / 2
     assert only == RESOLUTION.format(120, reach, "all")
     tasks = evaluations["merged"]["tasks"]
@@ -424,7 +418,7 @@ def test_cautions_say_what_limits_this_run_and_nothing_else() -> None:
     for row in tasks.values():
         row["cut"] = 0.0
     reports = Reports({}, prepare=made.prepare_report())
-    several = cautions(make_analysis(), reports, [NotRun("NFCorpus", ["all"], "no hub")])
+    several = cautions(made.analysis(made.evaluations()), reports, [NotRun("NFCorpus", ["all"], "no hub")])
     assert [words for words in ("120 test", "4 rows and negatives", "3 of 3", "1 of mteb's", "luck of a seed")
             if sum(words in sentence for sentence in several) != 1] == []  # fmt: skip
     assert len(several) == 5
@@ -443,7 +437,7 @@ def test_the_verdict_owns_up_when_bm25_is_ahead() -> None:
     evaluations["bm25"] = json.loads(json.dumps(evaluations["merged"])) | {"label": "BM25", "role": "lexical"}
     for row in evaluations["bm25"]["tasks"].values():
         row["per_query"]["ndcg_at_10"] = dict.fromkeys(row["per_query"]["ndcg_at_10"], 0.9)
-    found = analyse(build_table(evaluations, "merged"), "merged", 0.95, 300, 1)
+    found = made.analysis(evaluations, resamples=300)
     assert verdict(found).endswith("; BM25 scores more, 0.900.")
 
 
@@ -544,7 +538,7 @@ def test_hostile_text_in_every_field_stays_text(root: Path, tmp_path: Path) -> N
 
 
 def test_models_on_other_queries_are_left_out_by_name() -> None:
-    evaluations = {name: made.evaluation(name) for name in ("base", "all", "merged")}
+    evaluations = made.evaluations("base", "all", "merged")
     evaluations["base"]["tasks"]["med-lay"]["data"] = "older"
     table = build_table(evaluations, "merged")
     assert [model.name for model in table.models] == ["merged", "all"]
@@ -564,21 +558,20 @@ def test_tasks_are_ordered_and_scores_aligned_by_query() -> None:
 
 
 def test_winners_include_ties_and_marks_need_significance() -> None:
-    found = make_analysis()
+    found = made.analysis(made.evaluations())
     best = max(row.mean for row in found.intervals["all"])
     assert [found.intervals["all"][index].mean for index in found.winners["all"]] == [best]
     base = found.against("all", "base")
-    assert base is not None
     assert base.is_significant
     assert base.comparison.difference > 0
     assert [replace(base, p_holm=0.03, level=level).is_significant for level in (0.95, 0.99)] == [True, False]
-    assert found.against("all", "merged") is None
+    assert "merged" not in [row.model.name for row in found.tested["all"]]
 
 
 def test_failures_are_the_largest_losses_with_their_texts() -> None:
-    evaluations = {name: made.evaluation(name) for name in ("all", "merged")}
-    found = analyse(build_table(evaluations, "merged"), "merged", 0.95, 100, 1)
-    tasks = {name: made.task(name) for name in made.TASKS}
+    evaluations = made.evaluations("all", "merged")
+    found = made.analysis(evaluations, resamples=100)
+    tasks = made.tasks()
     failures = find_failures(found, evaluations, tasks, 6)
     losses = [f.best - f.own for f in failures]
     assert losses == sorted(losses, reverse=True)
@@ -625,7 +618,7 @@ def test_notes_and_numbers_read_well() -> None:
 
 def test_empty_parts_of_the_page_say_why(root: Path, tmp_path: Path) -> None:
     shutil.copytree(root / "reports", tmp_path / "reports")
-    tasks = {name: made.task(name) for name in made.TASKS}
+    tasks = made.tasks()
     for path in sorted((tmp_path / "reports" / "evaluation").glob("*.json")):
         data = read_json(path)
         for row in data["tasks"].values():
@@ -693,8 +686,8 @@ def test_models_of_one_label_are_told_apart() -> None:
 
 
 def test_slices_are_over_the_same_queries_and_leave_out_small_ones() -> None:
-    found = make_analysis()
-    tasks = {name: made.task(name) for name in made.TASKS}
+    found = made.analysis(made.evaluations())
+    tasks = made.tasks()
     groups = slice_view(found, tasks)
     lengths = groups[0]["rows"]
     assert sum(row["queries"] for row in lengths) == made.QUERIES * len(made.TASKS)
@@ -711,8 +704,8 @@ def test_overlap_is_the_share_of_the_querys_words_in_the_best_answer() -> None:
 
 
 def test_robustness_shows_changes_not_levels() -> None:
-    found = make_analysis()
-    view = robustness_view(found, {name: made.evaluation(name) for name in made.MODELS})
+    found = made.analysis(made.evaluations())
+    view = robustness_view(found, made.evaluations())
     assert view["kinds"] == ["capitals", "no prompt", "typos"]
     assert "bm25" not in {row["model"].name for row in view["rows"]}
     assert view["rows"][0]["means"]["typos"] == pytest.approx(-0.1)

@@ -14,25 +14,19 @@ from stm.merge.card import folder_card, plain, recipe_line
 from stm.report.build import build_report
 from stm.report.card import EMPTY_CARD, model_card
 from stm.report.collect import Reports, collect
-from stm.report.compare import Analysis, analyse
 from stm.report.contaminated import clean_analysis
-from stm.report.scores import build_table
 from tests import report_samples as made
 
 
 def card_of(reports: Reports) -> str:
-    found = analysis_of(reports)
+    found = made.analysis(reports.evaluation, resamples=200)
     return model_card(found, reports, clean_analysis(found, reports, made.params()))
-
-
-def analysis_of(reports: Reports) -> Analysis:
-    return analyse(build_table(reports.evaluation, "merged"), "merged", 0.95, 200, 1)
 
 
 def test_the_card_holds_use_scores_recipe_data_and_limits(tmp_path: Path) -> None:
     made.write_reports(tmp_path)
     reports = collect(tmp_path / "reports")
-    found = analysis_of(reports)
+    found = made.analysis(reports.evaluation, resamples=200)
     card = card_of(reports)
     front = yaml.safe_load(card.split("---")[1])
     assert front["library_name"] == "sentence-transformers"
@@ -52,7 +46,7 @@ def test_the_card_holds_use_scores_recipe_data_and_limits(tmp_path: Path) -> Non
 
 
 def with_model(**model: Any) -> Reports:
-    evaluations = {name: made.evaluation(name) for name in ("merged", "all")}
+    evaluations = made.evaluations("merged", "all")
     return Reports(evaluations, merge={**made.merge_report(), "model": model})
 
 
@@ -122,7 +116,7 @@ def test_the_card_is_that_of_the_merged_model_whatever_the_report_is_about(tmp_p
 
 
 def test_a_card_without_the_other_reports_says_so() -> None:
-    reports = Reports({name: made.evaluation(name) for name in ("merged", "all")})
+    reports = Reports(made.evaluations("merged", "all"))
     card = card_of(reports)
     assert "The report of the merge is not at hand." in card
     assert "The report of the data preparation is not at hand." in card
@@ -134,7 +128,7 @@ def test_the_recipe_says_where_the_weights_of_each_layer_are_and_names_parameter
         "layers": {"0": {"search": 1.0}, "1": {"search": 0.0}},
         "parameters": {"select_topk": 0.3, "int8_mask": True, "weight": {"b": 0.25, "a": 1}},
     }
-    card = card_of(Reports({name: made.evaluation(name) for name in ("merged", "all")}, merge=merge))
+    card = card_of(Reports(made.evaluations("merged", "all"), merge=merge))
     recipe = card.split("## Recipe")[1].split("##")[0].strip()
     assert recipe == (
         "Method linear; weights of the experts' task vectors: med\\_real 0.3, search 0.5; scale 1.0; "

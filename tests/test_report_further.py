@@ -18,7 +18,7 @@ from stm.files import read_json, write_json
 from stm.report.build import build_report
 from stm.report.cautions import HUB_UNTESTED
 from stm.report.collect import Reports, collect
-from stm.report.compare import Analysis, analyse, verdict
+from stm.report.compare import verdict
 from stm.report.contaminated import clean_analysis, contaminated_metrics, contaminated_view
 from stm.report.graph import EDGES, PLACES, draw_graph, stage_states
 from stm.report.hub import NotRun, hub_analysis, join_parts, not_run
@@ -28,10 +28,6 @@ from stm.significance import seed_difference, seed_interval
 from tests import report_samples as made
 from tests.closure import ROOT, stage_body
 from tests.test_report import Page
-
-
-def analysis_of(evaluations: dict[str, Any]) -> Analysis:
-    return analyse(build_table(evaluations, "merged"), "merged", 0.95, 200, 1)
 
 
 def seeded() -> dict[str, Any]:
@@ -45,7 +41,7 @@ def seeded() -> dict[str, Any]:
 
 
 def test_seeds_of_a_method_get_a_mean_and_students_interval() -> None:
-    analysis = analysis_of(seeded())
+    analysis = made.analysis(seeded(), resamples=200)
     rows = seed_rows(analysis)
     assert [row["group"] for row in rows] == ["merged", "all"]
     assert list(groups(analysis)) == ["merged", "all"]
@@ -61,9 +57,9 @@ def test_seeds_of_a_method_get_a_mean_and_students_interval() -> None:
 
 
 def test_single_models_make_no_group() -> None:
-    evaluations = {name: made.evaluation(name) for name in ("all", "merged")}
+    evaluations = made.evaluations("all", "merged")
     evaluations["merged"]["group"] = "alone"
-    analysis = analysis_of(evaluations)
+    analysis = made.analysis(evaluations, resamples=200)
     assert seed_rows(analysis) == seed_differences(analysis) == []
 
 
@@ -96,13 +92,13 @@ def test_seeds_are_on_the_page(tmp_path: Path) -> None:
 
 
 def contaminated(ids: dict[str, list[str]]) -> Reports:
-    evaluations = {name: made.evaluation(name) for name in ("base", "all", "merged")}
+    evaluations = made.evaluations("base", "all", "merged")
     return Reports(evaluations, prepare={"tasks": {"test": {k: {"contaminated_queries": v} for k, v in ids.items()}}})
 
 
 def test_scores_without_contaminated_queries_are_those_of_the_others() -> None:
     reports = contaminated({"med-lay": ["q1", "q2", "q3"], "gen-wiki": ["q9", "unknown"]})
-    analysis = analysis_of(dict(reports.evaluation))
+    analysis = made.analysis(reports.evaluation, resamples=200)
     cleaned = clean_analysis(analysis, reports, made.params())
     assert cleaned.count == 4
     scores = reports.evaluation["merged"]["tasks"]["med-lay"]["per_query"]["ndcg_at_10"]
@@ -122,7 +118,7 @@ def test_scores_without_contaminated_queries_are_those_of_the_others() -> None:
 
 def test_without_contamination_nothing_changes_and_without_clean_queries_nothing_is_left() -> None:
     clean = contaminated({})
-    analysis = analysis_of(dict(clean.evaluation))
+    analysis = made.analysis(clean.evaluation, resamples=200)
     cleaned = clean_analysis(analysis, clean, made.params())
     assert cleaned.analysis is analysis
     assert contaminated_view(analysis, cleaned)["models"] == []
@@ -250,7 +246,7 @@ def test_splits_and_languages_of_a_task_of_mteb_count_as_one_task() -> None:
 
 
 def test_a_model_that_could_not_run_is_named_and_never_compared() -> None:
-    evaluations = {name: made.evaluation(name) for name in ("all", "merged")}
+    evaluations = made.evaluations("all", "merged")
     absent = {"model": "far", "label": "Far", "role": "outside", "path": "a/b@1", "tasks": {}, "not_run": "no hub"}
     built = build_report(Reports({**evaluations, "far": absent}), {}, made.params())
     assert "far is not in the table: not run; no hub." in Page(built.page).text
@@ -260,11 +256,11 @@ def test_a_model_that_could_not_run_is_named_and_never_compared() -> None:
 
 
 def test_the_verdict_owns_up_when_an_outside_model_is_ahead() -> None:
-    evaluations = {name: made.evaluation(name) for name in ("all", "merged")}
+    evaluations = made.evaluations("all", "merged")
     evaluations["far"] = {**made.evaluation("merged"), "model": "far", "label": "Far", "role": "outside"}
     for row in evaluations["far"]["tasks"].values():
         row["per_query"]["ndcg_at_10"] = dict.fromkeys(row["per_query"]["ndcg_at_10"], 0.9)
-    assert verdict(analysis_of(evaluations)).endswith("; Far scores more, 0.900.")
+    assert verdict(made.analysis(evaluations, resamples=200)).endswith("; Far scores more, 0.900.")
 
 
 def graph_of_dvc() -> tuple[set[str], set[tuple[str, str]]]:

@@ -89,7 +89,7 @@ def test_what_the_judge_of_the_mined_negatives_cost_is_shown(reports: Path) -> N
                   "The judge's limit of tokens or money was reached"):  # fmt: skip
         assert words in shown, words
     row = next(row for row in cost_view(collect(reports)) if row["stage"] == "mine")
-    assert (row["seconds"], row["tokens_in"], row["tokens_out"], row["money"]) == (4.0, 90000, 2400, 1.75)
+    assert (row["seconds"], row["tokens_in"], row["tokens_out"], row["cost"]) == (4.0, 90000, 2400, 1.75)
     judged["is_budget_exhausted"] = False
     write_json(reports / MINED, {**read_json(reports / MINED), "judges": {"llm": judged}})
     assert "limit of tokens or money" not in section(reports)

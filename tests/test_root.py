@@ -25,7 +25,6 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / ".dvc" / "tmp" / "exps" / "standalone" / "tmp1"
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # opening a store sets it, for later tests too
     return folder
 
 
@@ -60,7 +59,7 @@ def test_an_experiment_publishes_into_the_folder_of_the_project(copy: Path, tmp_
     for folder, params in ((copy, promote_params(tmp_path, **RELATIVE)), (tmp_path, promote_params(tmp_path))):
         os.chdir(folder)
         registry = Registry.open(params.tracking_uri, params.registered_model)
-        publish.ensure_experiment(registry.client, registry.uri, params.experiment, params.artifact_folder)
+        publish.ensure_experiment(registry, params.experiment, params.artifact_folder)
         os.environ["MLFLOW_TRACKING_URI"] = ""
         assert services.check_registry(Path(), {"promote": params.model_dump()}).state == "ok"
     experiment = registry.client.get_experiment_by_name("stm")

@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from stm.errors import DataError
 from stm.evaluate.score import evaluate_folder
 from stm.models import load_model
 from stm.params.evaluate import EvaluateParams, ModelEntry
-from stm.search import Columns, read_corpus, read_embedded, search
+from stm.search import Columns, read_corpus, read_task_corpus, search
 from stm.tasks import Passage, Task, write_task
 from tests.registry_project import pico
 
@@ -166,21 +167,20 @@ def test_a_table_without_texts_is_an_error(tmp_path: Path) -> None:
         read_corpus(tmp_path / "a.csv")
 
 
-def test_the_embedded_corpus_is_a_medical_one_unless_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_corpus_is_that_of_a_medical_task_unless_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="no project in this folder; run from the project's root"):
-        read_embedded(tasks=tmp_path)
+        read_task_corpus(tasks=tmp_path)
     Path("params.yaml").touch()
     with pytest.raises(DataError, match="holds no corpus; run `dvc repro prepare`"):
-        read_embedded(tasks=tmp_path)
+        read_task_corpus(tasks=tmp_path)
     for name, domain in (("a-gen", "general"), ("b-med", "medical"), ("c-med", "medical")):
-        write_task(task(name, domain), tmp_path / name, "test")
-    assert read_embedded(tasks=tmp_path)[0] == "b-med"
-    name, corpus = read_embedded("a-gen", tmp_path)
-    assert name == "a-gen"
-    assert corpus == CORPUS
+        corpus = {**CORPUS, name: Passage("", "its own")}
+        write_task(replace(task(name, domain), corpus=corpus), tmp_path / name, "test")
+    assert read_task_corpus(tasks=tmp_path) == {**CORPUS, "b-med": Passage("", "its own")}
+    assert read_task_corpus("a-gen", tmp_path) == {**CORPUS, "a-gen": Passage("", "its own")}
     with pytest.raises(DataError, match="no test task 'x'; there are: a-gen, b-med, c-med"):
-        read_embedded("x", tmp_path)
+        read_task_corpus("x", tmp_path)
 
 
 def test_results_can_be_written_as_json() -> None:

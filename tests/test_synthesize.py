@@ -62,12 +62,6 @@ def params_of(server: FaultServer, **changes: Any) -> SynthesizeParams:
     return SynthesizeParams(**{"endpoint": endpoint, "rows": 0, "max_regenerations": 1, **changes})
 
 
-@pytest.fixture
-def store(tmp_path: Path):
-    with AnswerStore(tmp_path / "llm.sqlite") as opened:
-        yield opened
-
-
 def test_accepted_come_first_and_refused_fall_back(store: AnswerStore) -> None:
     rows = rows_of(8)
     with fault_server(answer=write_negative) as server:

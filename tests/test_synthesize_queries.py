@@ -1,6 +1,5 @@
 """Written queries: round trip, reasons, rows that keep their passage and negatives; also with the real server."""
 
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -44,12 +43,6 @@ def scripted(body: dict[str, Any]) -> str:
         "I cannot help.",
     ]
     return answers[PASSAGES.index(passage)]
-
-
-@pytest.fixture
-def store(tmp_path: Path):
-    with AnswerStore(tmp_path / "llm.sqlite") as opened:
-        yield opened
 
 
 def test_only_queries_that_find_their_passage_become_rows(store: AnswerStore) -> None:

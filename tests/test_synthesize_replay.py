@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,12 +26,6 @@ WORDS = "swollen liver kidney fluid abnormal enlargement absence birth infection
 TEXTS = st.lists(st.sampled_from(WORDS.split()), min_size=1, max_size=12).map(" ".join)
 TRIPLETS = st.builds(Triplet, st.just(""), TEXTS, TEXTS, TEXTS | st.just(""))
 LIMITS = st.sampled_from([0.0, 0.2])
-
-
-@pytest.fixture
-def store(tmp_path: Path):
-    with AnswerStore(tmp_path / "llm.sqlite") as opened:
-        yield opened
 
 
 @pytest.fixture

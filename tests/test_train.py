@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +30,7 @@ from stm.models import load_model
 from stm.params.train import TrainParams
 from stm.prompts import read_prompts
 from stm.schema import ROWS, write_rows
-from stm.train import adapter, lora
+from stm.train import adapter, loop, lora
 from stm.train.adapter import describe_origin, train_adapter
 from stm.train.batches import Example, PromptSource, make_batch, make_examples, plan_steps, plan_together
 from stm.train.checkpoint import only_training, read_checkpoint
@@ -286,6 +287,22 @@ def test_the_rate_rises_then_falls_to_zero() -> None:
 def train(base: Path, out: Path, work: Path, **changes: object) -> dict[str, Any]:
     params = PARAMS.model_copy(update=changes)
     return train_adapter(base, [examples()], read_prompts(base), params, out, work, "pico")
+
+
+@contextmanager
+def broken_off_after(steps: int) -> Iterator[None]:
+    """A context whose training makes so many steps and ends in an error."""
+    left, advance = iter(range(steps)), loop.advance
+
+    def some(*args: Any) -> Any:
+        if next(left, None) is None:
+            raise InterruptedError
+        return advance(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "advance", some)
+        with pytest.raises(InterruptedError):
+            yield
 
 
 def test_training_lowers_the_loss_and_is_the_same_twice(tmp_path: Path) -> None:

@@ -4,21 +4,20 @@ Processors without bfloat16 instructions emulate them, which is slow but the sam
 """
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from stm.files import sha256_tree
-from stm.models import FusedRMSNorm, compute_in, fuse_norms, load_model
+from stm.models import FusedRMSNorm, compute_in, fuse_norms, load_model, saved_type
 from stm.rounding import draw_noise, round_by_chance
 from stm.schema import write_rows
 from stm.train import loop
 from stm.train.expert import Share, train_expert
 from stm.train.lora import attach
 from tests.pico import pico_backbone
-from tests.test_train import PARAMS, train
+from tests.test_train import PARAMS, broken_off_after, train
 from tests.test_train_bad_input import rows
 
 BF16 = torch.bfloat16
@@ -37,6 +36,12 @@ def test_rounding_by_chance_keeps_a_delta_far_below_the_resolution() -> None:
     assert ((drawn.double().mean(0) - exact.double()).abs() / (exact - weight).double().abs()).max() < 0.2
     round_by_chance(kept, noise)
     assert torch.equal(kept, weight.expand(20_001, 61))
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype", ""])
+def test_the_type_of_saved_weights_is_read_under_the_key_of_transformers_4_too(tmp_path: Path, key: str) -> None:
+    (tmp_path / "config.json").write_text(f'{{"{key}": "bfloat16"}}')
+    assert saved_type(tmp_path) == (BF16 if key else torch.float32)
 
 
 def test_training_in_bfloat16_follows_that_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,22 +79,13 @@ def test_the_kernel_of_a_gpus_optimizer_trains_the_same_adapter(
 def test_a_training_in_bfloat16_that_stopped_goes_on_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base, advance = pico_backbone(tmp_path / "base"), loop.advance
+    base = pico_backbone(tmp_path / "base")
     monkeypatch.setattr(loop, "compute_dtype", lambda: BF16)
     changes = {"dev_rows": 4, "dev_steps": 3, "max_steps": 8, "epochs": 4}
     train(base, tmp_path / "1/whole", tmp_path / "w", **changes)
     for stop in (3, 5):  # after a measurement, and between two
-        calls = iter(range(stop))
-
-        def some(*args: Any, calls: Any = calls) -> Any:
-            if next(calls, None) is None:
-                raise InterruptedError
-            return advance(*args)
-
-        monkeypatch.setattr(loop, "advance", some)
-        with pytest.raises(InterruptedError):
+        with broken_off_after(stop):
             train(base, tmp_path / f"{stop}/resumed", tmp_path / f"w{stop}", **changes)
-        monkeypatch.setattr(loop, "advance", advance)
         train(base, tmp_path / f"{stop}/resumed", tmp_path / f"w{stop}", **changes)
         assert sha256_tree(tmp_path / "1/whole") == sha256_tree(tmp_path / f"{stop}/resumed"), "with all losses"
 

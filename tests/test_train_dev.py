@@ -19,7 +19,7 @@ from stm.train.checkpoint import read_checkpoint
 from stm.train.dev import best_step, hold_out, is_stale, why_unlearned
 from stm.train.step import Step
 from tests.pico import pico_backbone
-from tests.test_train import PARAMS, examples, note
+from tests.test_train import PARAMS, broken_off_after, examples, note
 
 DEV = {"dev_rows": 6, "dev_steps": 2, "epochs": 8, "max_steps": 8}
 
@@ -152,18 +152,9 @@ def test_held_out_rows_are_measured_and_never_trained_on(tmp_path: Path, monkeyp
 
 def test_the_seconds_are_those_of_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, work = pico_backbone(tmp_path / "base"), tmp_path / "work"
-    run, clock = Step.run, iter(range(0, 10_000, 10))
+    clock = iter(range(0, 10_000, 10))
     monkeypatch.setattr("stm.train.loop.time", SimpleNamespace(monotonic=lambda: next(clock)))  # ten seconds a look
-    steps: list[int] = []
-
-    def interrupted(self: Step, batch: Any) -> tuple[torch.Tensor, int]:
-        steps.append(1)
-        if len(steps) == 4:
-            raise KeyboardInterrupt
-        return run(self, batch)
-
-    monkeypatch.setattr(Step, "run", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with broken_off_after(3):
         train(base, tmp_path / "out", work, dev_rows=0)
     found = read_checkpoint(work)
     assert found

@@ -60,12 +60,8 @@ def check_params(root: Path) -> tuple[dict[str, Any], Finding]:
     except ImportError as error:
         return {}, Finding(path.name, "note", f"not read: {error}", INSTALL)
     except ParamsError as error:
-        return {}, Finding(
-            path.name,
-            "missing",
-            str(error),
-            "mend it, or go back to the last committed one (`git checkout params.yaml`)",
-        )
+        step = "mend it, or go back to the last committed one (`git checkout params.yaml`)"
+        return {}, Finding(path.name, "missing", str(error), step)
 
 
 def check_packages() -> Iterator[Finding]:

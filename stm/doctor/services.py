@@ -80,7 +80,8 @@ def check_registry(root: Path, params: Mapping[str, Any]) -> Finding:
     except ImportError as error:
         return Finding("registry", "note", f"not looked for: {error}", INSTALL)
     section = params.get("promote")
-    given = section.get("tracking_uri") if isinstance(section, dict) else None
+    section = section if isinstance(section, dict) else {}
+    given = section.get("tracking_uri")
     uri = resolve_uri(given or "")
     if not isinstance(uri, str) or not uri:
         found = f"promote.tracking_uri is {given!r}, no text" if given else "no tracking_uri in params.yaml"
@@ -88,17 +89,14 @@ def check_registry(root: Path, params: Mapping[str, Any]) -> Finding:
     if (database := local_database(uri)) is not None:
         path = root / database
         if path.exists():
-            return _check_database(path, root, section if isinstance(section, dict) else {})
+            return _check_database(path, root, section)
         return Finding("registry", "ok", f"{uri} (made by the first run, or by `stm promote`)")
     if uri.startswith(("http://", "https://")):
-        problem = _unreachable(uri.rstrip("/") + "/health")
+        problem, shown = _unreachable(uri.rstrip("/") + "/health"), redact(uri)
+        if not problem:
+            return Finding("registry", "ok", f"{shown} answers")
         step = "start the MLflow server or mend MLFLOW_TRACKING_URI; until then the results stay in files"
-        shown = redact(uri)
-        return (
-            Finding("registry", "note", f"{shown}: {problem}", step)
-            if problem
-            else Finding("registry", "ok", f"{shown} answers")
-        )
+        return Finding("registry", "note", f"{shown}: {problem}", step)
     return Finding("registry", "ok", redact(uri))
 
 

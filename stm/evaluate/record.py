@@ -4,7 +4,7 @@ Runs the local tasks, which are the pipeline's own, and beside them tasks of the
 together. Does not know what kind of model it runs.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -14,13 +14,14 @@ from typing import Any
 from mteb.results import TaskResult
 
 from stm.evaluate.corpus import DiskCorpus
-from stm.evaluate.run import MissingTaskError, TaskScores, run_task
+from stm.evaluate.named import NamedTask
+from stm.evaluate.run import MissingTaskError, run_task
 from stm.evaluate.tasks import SPLIT, SUBSET, LocalTask
 from stm.files import atomic_directory, sha256_tree, write_text
+from stm.metrics import METRICS
 from stm.progress import say
-from stm.tasks import Task, read_task, task_folders
+from stm.tasks import SCOPES, Task, read_task, task_folders
 
-METRICS = ("ndcg_at_10", "recall_at_10")
 # Whose versions shape a score.
 LIBRARIES = ("mteb", "torch", "transformers", "sentence-transformers", "peft", "numpy", "bm25s")
 
@@ -51,15 +52,13 @@ def average_tasks(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
     for name, row in tasks.items():
         parts.setdefault(row.get("task", name), []).append(row)
     averages = {}
-    for scope in ("medical", "general", "all"):
+    for scope in SCOPES:
         chosen = [rows for rows in parts.values() if scope in ("all", rows[0]["domain"])]
         if chosen:
-            averages[scope] = {metric: fmean(_means(chosen, metric)) for metric in METRICS}
+            averages[scope] = {
+                metric: fmean(fmean(row[metric] for row in rows) for rows in chosen) for metric in METRICS
+            }
     return averages
-
-
-def _means(tasks: Iterable[Sequence[Mapping[str, Any]]], metric: str) -> list[float]:
-    return [fmean(row[metric] for row in rows) for rows in tasks]
 
 
 def read_local_tasks(root: Path | str) -> Iterator[tuple[Task, str]]:
@@ -82,8 +81,8 @@ def run_local(evaluation: Evaluation, model: Any, tasks: Iterable[tuple[Task, st
         say(f"  {task.name}: nDCG@10 {row.ndcg_at_10:.3f} ({row.queries} queries, {row.seconds:.0f} s)")
 
 
-def run_hub(evaluation: Evaluation, model: Any, tasks: Iterable[Any]) -> None:
-    """Run tasks of the hub (`stm.evaluate.named.NamedTask`); one that cannot be run or had is named in `not_run`."""
+def run_hub(evaluation: Evaluation, model: Any, tasks: Iterable[NamedTask]) -> None:
+    """Run tasks of the hub; one that cannot be run or had is named in `not_run`."""
     for named in tasks:
         name = named.task.metadata.name
         try:
@@ -95,19 +94,12 @@ def run_hub(evaluation: Evaluation, model: Any, tasks: Iterable[Any]) -> None:
             say(f"  {name}: not run; {error}")
             continue
         for (split, subset), row in scores.items():
-            evaluation.hub_tasks[_row_name(name, scores, split, subset)] = _hub_row(named, row)
+            part = name if len(scores) == 1 else f"{name} ({subset}, {split})"
+            own = {"task": name, "domain": named.domain, "data": named.task.metadata.revision}
+            sizes = {"full_queries": row.queries, "full_passages": row.passages}
+            evaluation.hub_tasks[part] = {**row.as_json(), **own, **sizes}
         evaluation.results[name if name not in evaluation.results else f"{name}.hub"] = result
         named.task.dataset, named.task.data_loaded = None, False  # twelve corpora at once would not fit
-
-
-def _row_name(name: str, scores: Mapping[tuple[str, str], TaskScores], split: str, subset: str) -> str:
-    return name if len(scores) == 1 else f"{name} ({subset}, {split})"
-
-
-def _hub_row(named: Any, row: TaskScores) -> dict[str, Any]:
-    sizes = {"full_queries": row.queries, "full_passages": row.passages}
-    own = {"task": named.task.metadata.name, "domain": named.domain, "data": named.task.metadata.revision}
-    return {**row.as_json(), **own, **sizes}
 
 
 def describe(name: str, label: str, role: str, path: str, model_hash: str, group: str = "") -> dict[str, Any]:

@@ -22,7 +22,7 @@ from mteb.results import TaskResult
 from stm.errors import DataError, STMError, brief
 from stm.files import read_json
 from stm.hub_data import folder_cache, require_cached_commit, require_commit
-from stm.metrics import mean, missing_queries, ndcg_at_k, order_passages, recall_at_k
+from stm.metrics import NDCG, RECALL, mean, missing_queries, ndcg_at_k, order_passages, recall_at_k
 
 TOLERANCE = 1e-4  # mteb rounds to five decimals
 TOP = 3  # passages per query that are kept for reading failures
@@ -77,13 +77,13 @@ def _score(task: AbsTaskRetrieval, found: Run, split: str, subset: str, seconds:
     return TaskScores(
         ndcg_at_10=mean(ndcg), recall_at_10=mean(recall), queries=len(ndcg), answers=len(answers),
         passages=len(data["corpus"]), missing=len(missing_queries(qrels, run)),
-        per_query={"ndcg_at_10": ndcg, "recall_at_10": recall},
+        per_query={NDCG: ndcg, RECALL: recall},
         top={query_id: order_passages(run.get(query_id, {}), TOP) for query_id in ndcg}, seconds=seconds,
     )  # fmt: skip
 
 
 def _check(scores: TaskScores, found: Run, reported: float, name: str) -> None:
-    ndcg = scores.per_query["ndcg_at_10"]
+    ndcg = scores.per_query[NDCG]
     answered = sum(query_id in found for query_id in ndcg)  # mteb averages over the queries that the run names
     ours = sum(ndcg.values()) / max(1, answered)
     if abs(ours - reported) > TOLERANCE:

@@ -56,6 +56,9 @@ class Failure:
         return self.reason in ("rejected", "budget")
 
 
+Outcome = Answer | Failure
+
+
 def estimate_tokens(text: str) -> int:
     """Rough number of tokens of a text; only for estimates and reservations."""
     return int(len(text.encode("utf-8", "replace")) / CHARS_PER_TOKEN) + 1
@@ -169,23 +172,34 @@ class Budget:
         self.tokens_in, self.tokens_out = all_in, all_out
         return True
 
-    def settle(self, reserved: tuple[int, int], answer: Answer | None) -> None:
+    def settle(self, reserved: tuple[int, int], outcome: Outcome | None) -> None:
         """Replace a reservation by what the answer took; without an answer nothing was taken."""
-        used = (answer.tokens_in, answer.tokens_out) if answer else (0, 0)
-        self.tokens_in += used[0] - reserved[0]
-        self.tokens_out += used[1] - reserved[1]
-        self.answers += answer is not None
+        self.tokens_in -= reserved[0]
+        self.tokens_out -= reserved[1]
+        if isinstance(outcome, Answer):
+            self.tokens_in += outcome.tokens_in
+            self.tokens_out += outcome.tokens_out
+            self.answers += 1
+
+    def as_report(self) -> dict[str, Any]:
+        """What was spent, and whether that was all, ready for JSON."""
+        return {
+            "tokens_in": self.tokens_in,
+            "tokens_out": self.tokens_out,
+            "cost": round(self.cost(), 6),
+            "is_budget_exhausted": self.is_exhausted,
+        }
 
 
 def take_known(
-    asked: Mapping[str, Request], known: Mapping[str, Answer | Failure], endpoint: Endpoint, budget: Budget
-) -> dict[str, Answer | Failure]:
+    asked: Mapping[str, Request], known: Mapping[str, Outcome], endpoint: Endpoint, budget: Budget
+) -> dict[str, Outcome]:
     """Let the budget admit the known outcomes, in the order in which they were asked for; return those settled.
 
     Under a limit this ends at the first request whose outcome is not known, as what comes later must not take the room
     that it may need. Where the budget ends, all further requests are failures.
     """
-    taken: dict[str, Answer | Failure] = {}
+    taken: dict[str, Outcome] = {}
     for key, request in asked.items():
         if key not in known and not budget.is_limited:
             continue
@@ -194,14 +208,14 @@ def take_known(
             budget.is_exhausted = True
             return taken | {key: Failure("budget", BUDGET_REACHED) for key in asked if key not in taken}
         outcome = known.get(key)
-        budget.settle(tokens, outcome if isinstance(outcome, Answer) else None)
+        budget.settle(tokens, outcome)
         if outcome is None:
             break
         taken[key] = outcome
     return taken
 
 
-def common_failure(outcomes: Mapping[str, Answer | Failure], budget: Budget) -> str:
+def common_failure(outcomes: Mapping[str, Outcome], budget: Budget) -> str:
     """One line where it is not single requests that are at fault but what all have in common; else empty.
 
     That is so where most requests of a call failed in a way that may pass, and where several were refused and the job
@@ -209,7 +223,7 @@ def common_failure(outcomes: Mapping[str, Answer | Failure], budget: Budget) -> 
     """
     failures = [found for found in outcomes.values() if isinstance(found, Failure) and found.reason != "budget"]
     answers = sum(isinstance(found, Answer) for found in outcomes.values())
-    passing = [found for found in failures if found.reason != "rejected"]
+    passing = [found for found in failures if not found.is_final]
     if len(passing) > max(answers, FEW if budget.answers else 1):
         return f"{len(passing)} requests got no answer ({passing[0].detail}); run the same command to ask again"
     if not (budget.answers or answers) and len(failures) > 1:

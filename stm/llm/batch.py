@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import openai
-import tenacity
 from openai.types import Batch, FileObject
 
 from stm.errors import EndpointError
@@ -22,6 +21,7 @@ from stm.llm.answers import (
     Answer,
     Budget,
     Failure,
+    Outcome,
     Request,
     canonical_request,
     common_failure,
@@ -31,7 +31,7 @@ from stm.llm.answers import (
 )
 from stm.llm.batch_results import read_lines, take_line
 from stm.llm.connect import open_client
-from stm.llm.faults import LONGEST_BACKOFF_SECONDS, explain_error, one_line
+from stm.llm.faults import backoff_seconds, explain_error, one_line
 from stm.llm.store import AnswerStore, BatchRecord
 from stm.params.llm import Endpoint
 from stm.progress import say
@@ -49,14 +49,14 @@ WORTH_A_BATCH = 0.1  # share of a limit that must be left for one more batch: ea
 
 def complete_batch(
     asked: Mapping[str, Request], stored: Mapping[str, Answer], endpoint: Endpoint, store: AnswerStore, budget: Budget
-) -> dict[str, Answer | Failure]:
+) -> dict[str, Outcome]:
     """Answer through the batch API what the budget allows; `stored` are the answers that are there already.
 
     What did not fit beside the reservations of a batch follows once that is answered, unless little is left then. Under
     a limit stored answers take their part in such a round like those that it waits for: so it is made up of the same
     requests after a restart, which thereby finds the batches that were paid for, and in a replay.
     """
-    outcomes: dict[str, Answer | Failure] = {} if budget.is_limited else take_known(asked, stored, endpoint, budget)
+    outcomes: dict[str, Outcome] = {} if budget.is_limited else take_known(asked, stored, endpoint, budget)
     while todo := {key: request for key, request in asked.items() if key not in outcomes}:
         reserved = _reserve(todo, endpoint, budget) if budget.left >= WORTH_A_BATCH else {}
         if not reserved:
@@ -71,8 +71,7 @@ def complete_batch(
         outcomes |= {key: stored[key] for key in reserved if key in stored}
         outcomes |= _complete({key: todo[key] for key in reserved if key not in stored}, endpoint, store)
         for key, tokens in reserved.items():
-            outcome = outcomes[key]
-            budget.settle(tokens, outcome if isinstance(outcome, Answer) else None)
+            budget.settle(tokens, outcomes[key])
         if failure := common_failure(outcomes, budget):
             raise EndpointError(f"batch API of {endpoint.base_url}: {failure}")
     return outcomes
@@ -89,12 +88,12 @@ def _reserve(requests: Mapping[str, Request], endpoint: Endpoint, budget: Budget
     return reserved
 
 
-def _complete(requests: Mapping[str, Request], endpoint: Endpoint, store: AnswerStore) -> dict[str, Answer | Failure]:
+def _complete(requests: Mapping[str, Request], endpoint: Endpoint, store: AnswerStore) -> dict[str, Outcome]:
     """An answer or a failure for each request."""
     if not requests:
         return {}
     with open_client(endpoint) as client:
-        outcomes: dict[str, Answer | Failure] = dict(run_batches(requests, client, endpoint, store))
+        outcomes: dict[str, Outcome] = dict(run_batches(requests, client, endpoint, store))
     for key, answer in store.get(list(requests)).items():
         # It was asked for just now, or in a batch of this job before a restart.
         outcomes[key] = dataclasses.replace(answer, is_replayed=False)
@@ -166,15 +165,17 @@ def _submit(
 def _create(file_id: str, tag: str, client: openai.OpenAI, endpoint: Endpoint) -> Batch:
     """Create the batch, once: after a connection that was cut there may be one, for which the next run looks."""
     once = client.with_options(max_retries=0)
-    attempts = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(openai.RateLimitError),  # which has created nothing
-        stop=tenacity.stop_after_attempt(endpoint.retries + 1),
-        wait=tenacity.wait_random_exponential(multiplier=endpoint.retry_seconds, max=LONGEST_BACKOFF_SECONDS),
-        reraise=True,
-    )
-    return attempts(
-        once.batches.create, input_file_id=file_id, endpoint=URL, completion_window="24h", metadata={TAG: tag}
-    )
+    attempt = 0
+    while True:
+        try:
+            return once.batches.create(
+                input_file_id=file_id, endpoint=URL, completion_window="24h", metadata={TAG: tag}
+            )
+        except openai.RateLimitError:  # which has created nothing
+            if attempt == endpoint.retries:
+                raise
+        time.sleep(backoff_seconds(endpoint.retry_seconds, attempt))
+        attempt += 1
 
 
 def _require(answer: object, kind: type, endpoint: Endpoint) -> None:

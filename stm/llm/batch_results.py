@@ -13,7 +13,7 @@ from openai.types import Batch
 
 from stm.errors import EndpointError
 from stm.llm.answers import Failure, Request
-from stm.llm.faults import FaultError, one_line, read_completion, show_json
+from stm.llm.faults import PASSING, FaultError, one_line, read_completion, show_json
 from stm.llm.store import AnswerStore, BatchRecord
 
 
@@ -71,5 +71,5 @@ def take_line(
             store.put(record.requests[key], answer)
         return {}
     detail = show_json(line.get("error") or body, client.api_key)
-    is_final = isinstance(status, int) and 400 <= status < 500 and status not in (408, 409, 425, 429)
+    is_final = isinstance(status, int) and 400 <= status < 500 and status not in PASSING
     return {key: Failure("rejected" if is_final else "server_error", f"HTTP {status}: {detail}")}

@@ -6,13 +6,12 @@ of what the texts are for.
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import aiohttp
 import httpx2
 import openai
-import tenacity
 
 from stm.errors import EndpointError
 from stm.llm.answers import (
@@ -22,6 +21,7 @@ from stm.llm.answers import (
     Answer,
     Budget,
     Failure,
+    Outcome,
     Request,
     canonical_request,
     common_failure,
@@ -32,14 +32,13 @@ from stm.llm.answers import (
 )
 from stm.llm.batch import complete_batch
 from stm.llm.connect import open_async_client, read_key
-from stm.llm.faults import LONGEST_BACKOFF_SECONDS, FaultError, explain_error, read_answer
+from stm.llm.faults import FaultError, backoff_seconds, explain_error, read_answer
 from stm.llm.pace import Pace
 from stm.llm.server import serve
 from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
 from stm.progress import Meter
 
-Outcome = Answer | Failure
 Queue = Iterator[tuple[int, tuple[Request, Answer | None]]]
 OUTAGES = ("connection", "rate_limited")  # which no single request is at fault for
 REFUSALS = 8  # refused requests before any answer, after which the requests as such are taken to be wrong
@@ -211,29 +210,17 @@ class _Job:
         return Failure(fault.reason, fault.detail)
 
     async def _retry(self, request: Request, content: bytes) -> Answer:
-        def is_worth_it(error: BaseException) -> bool:
-            return isinstance(error, FaultError) and error.remedy == "retry" and self.stop is None
-
-        try:
-            return await self._ask(request, content)
-        except FaultError as fault:
-            failed = [fault]
-
-        async def ask_again() -> Answer:
-            # The first failure counts as the first attempt; only those that fail pay for the machinery of retrying.
-            if failed:
-                raise failed.pop()
-            return await self._ask(request, content)
-
-        attempts = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(self.endpoint.retries + 1),
-            sleep=self.pace.pause,
-            wait=_backoff(self.endpoint.retry_seconds),
-            retry=tenacity.retry_if_exception(is_worth_it),
-            reraise=True,
-        )
-        answer: Answer = await attempts(ask_again)
-        return answer
+        """Ask until there is an answer; raises the fault of the last attempt that is worth it."""
+        attempt = 0
+        while True:
+            try:
+                return await self._ask(request, content)
+            except FaultError as fault:
+                if fault.remedy != "retry" or self.stop or attempt == self.endpoint.retries:
+                    raise
+                pause = max(fault.retry_after, backoff_seconds(self.endpoint.retry_seconds, attempt))
+            await self.pace.pause(pause)
+            attempt += 1
 
     async def _ask(self, request: Request, content: bytes) -> Answer:
         async with self.pace:
@@ -258,15 +245,3 @@ class _Job:
         except (openai.OpenAIError, aiohttp.ClientError, TimeoutError, OSError) as error:
             raise explain_error(error, self.endpoint.api_key_env, self.secret) from None
         return read_answer(response.content, request, self.secret)
-
-
-def _backoff(first_seconds: float) -> Callable[[tenacity.RetryCallState], float]:
-    """Exponential with full jitter; never shorter than what the endpoint asked for."""
-    exponential = tenacity.wait_random_exponential(multiplier=first_seconds, max=LONGEST_BACKOFF_SECONDS)
-
-    def wait(state: tenacity.RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after if isinstance(error, FaultError) else 0.0
-        return max(asked, exponential(state))
-
-    return wait

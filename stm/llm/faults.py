@@ -6,6 +6,7 @@ Sends nothing itself.
 
 import email.utils
 import json
+import random
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ Remedy = Literal["retry", "give_up", "stop"]  # the same request again; this req
 DETAIL_CHARS = 160
 LONGEST_BACKOFF_SECONDS = 60.0  # between two attempts, where the endpoint asks for no pause of its own
 LONGEST_PAUSE_SECONDS = 600.0  # an endpoint that asks for more wants the job to end
+PASSING = (408, 409, 425, 429)  # the only statuses from 400 to 499 after which the same request may be answered
 # What gateways say where a row's text, and not the key, is forbidden: OpenRouter answers HTTP 403 then.
 MODERATED = re.compile(
     r"flagged_input|requires moderation|\b(?:input|prompt|content|text|message)s? (?:was|were|is|has been) flagged|"
@@ -56,6 +58,11 @@ def show_json(data: Any, secret: str) -> str:
         return "JSON that is nested without end"
 
 
+def backoff_seconds(first_seconds: float, attempt: int) -> float:
+    """The pause after the failed attempt of this number, counted from 0: exponential with full jitter."""
+    return random.uniform(0, min(LONGEST_BACKOFF_SECONDS, first_seconds * 2**attempt))
+
+
 def parse_retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that the endpoint asks to wait (`retry-after-ms`, `Retry-After` in seconds or as a date); 0 if none."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
@@ -86,7 +93,7 @@ def _status_fault(error: openai.APIStatusError, key_env: str, secret: str) -> Fa
         return FaultError("rate_limited", f"HTTP {status}: asks to wait {retry_after:.0f} s; run again then", "stop")
     if status == 429:
         return FaultError("rate_limited", f"HTTP 429: {text}", "retry", retry_after)
-    if status >= 500 or status in (408, 409, 425):
+    if status >= 500 or status in PASSING:
         return FaultError("server_error", f"HTTP {status}: {text}", "retry", retry_after)
     return FaultError("rejected", f"HTTP {status}: {text}", "give_up")
 

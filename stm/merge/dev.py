@@ -35,9 +35,13 @@ class Scores:
         """The mean by task and half."""
         return {task: {half: mean(halves[half]) for half in HALVES} for task, halves in self.per_query.items()}
 
+    def queries_overall(self) -> dict[str, dict[str, float]]:
+        """By task and query, both halves together."""
+        return {task: {**halves["search"], **halves["holdout"]} for task, halves in self.per_query.items()}
+
     def tasks_overall(self) -> dict[str, float]:
         """The mean by task over all queries, both halves together."""
-        return {task: mean({**halves["search"], **halves["holdout"]}) for task, halves in self.per_query.items()}
+        return {task: mean(scores) for task, scores in self.queries_overall().items()}
 
     def mean(self, half: str) -> float:
         """The mean over tasks of one half."""

@@ -12,9 +12,10 @@ from typing import Any
 
 from stm.deltas import WEIGHTS_FILE, Adapter, check_shape, match_names, read_adapter
 from stm.errors import ModelError
-from stm.files import sha256_file, sha256_text
+from stm.files import read_json, sha256_file, sha256_text
 from stm.merge.shards import Shard, find_shards
 from stm.model_hash import ADAPTER_CONFIG
+from stm.prompts import own_prompts, read_prompts
 
 # Keys of a config.json that say nothing about the weights.
 PROVENANCE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"}
@@ -35,6 +36,13 @@ class Experts:
     def names(self) -> list[str]:
         """The experts' names, sorted."""
         return list(self.adapters)
+
+    def candidate_prompts(self, of_base: Mapping[str, str | None]) -> dict[str, dict[str, str]]:
+        """The prompts "query" and "document" that a merge chooses from by who proposes them: the base, whose model has
+        the prompts `of_base`, and every expert.
+        """
+        own = {name: read_prompts(adapter.folder).as_model_prompts() for name, adapter in self.adapters.items()}
+        return {"base": own_prompts(of_base), **own}
 
 
 def read_experts(base: Path | str, folders: Mapping[str, Path]) -> Experts:
@@ -66,7 +74,7 @@ def read_experts(base: Path | str, folders: Mapping[str, Path]) -> Experts:
 
 def _check_no_code(base: Path) -> None:
     for path in sorted(base.rglob("config.json")):
-        if "auto_map" in json.loads(path.read_text(encoding="utf-8")):
+        if "auto_map" in read_json(path):
             raise ModelError(f"{path} asks for custom code (auto_map); a merged model must load without any")
 
 

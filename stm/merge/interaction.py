@@ -36,15 +36,15 @@ def choose_pair(weights: Mapping[str, float], named: Sequence[str]) -> tuple[str
 
 def grid_of_two(space: Space, centre: Recipe, pair: tuple[str, str], values: Sequence[float]) -> list[Point | None]:
     """The points with both weights from `values`, the second one's running faster; None where no weight is left."""
-    others = {name: weight for name, weight in centre.weights.items() if name not in pair}
+    method = find_method(space.method)
     points: list[Point | None] = []
     for first in values:
         for second in values:
-            point = space.point({**others, pair[0]: first, pair[1]: second})
-            if find_method(space.method).uses_density:
+            weights = {**centre.weights, pair[0]: first, pair[1]: second}
+            point = space.point(weights)
+            if method.uses_density:
                 point |= {f"density.{name}": centre.densities.get(name, 1.0) for name in space.experts}
-            is_empty = space.is_normalised and abs(sum(others.values()) + first + second) < 1e-8
-            points.append(None if is_empty else point)
+            points.append(point if method.can_divide(weights.values()) else None)
     return points
 
 

@@ -149,7 +149,7 @@ def learn(
     turns; `seed` draws queries and passages.
     """
     began, rng, passes = time.perf_counter(), random.Random(seed), Passes(model)
-    found = {layer_of(name) for name in next(iter(experts.adapters.values())).names}
+    found = {layer_of(name) for name in experts.targets}
     is_layered = params.granularity == "layer"
     layers = sorted(found, key=lambda layer: -1 if layer is None else layer) if is_layered else [None]
     weights = start.factors()

@@ -6,7 +6,8 @@ know files, models or scores.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -157,6 +158,14 @@ class Method:
     def is_sum(self) -> bool:
         """Whether the thinned deltas are only added up, so that the result is linear in them."""
         return self.combine is add
+
+    def divisor(self, weights: Iterable[float]) -> float:
+        """What the weighted deltas' sum is divided by: the sum of the weights where the method normalises, else 1."""
+        return math.fsum(weights) if self.normalize else 1.0
+
+    def can_divide(self, weights: Iterable[float]) -> bool:
+        """Whether the divisor of these weights is not 0, but for rounding."""
+        return abs(self.divisor(weights)) >= 1e-8
 
 
 METHODS: Mapping[str, Method] = {

@@ -108,7 +108,8 @@ def search_space(
     key = sha256_text(inputs, repr(space.describe()), settings.kind, str(settings.seed))
     sampler = make_sampler(settings.kind, space, settings.seed, bool(settings.storage))
     study = open_study(space, key, storage_url(settings.storage, key, folder), sampler)
-    stand_in, rungs = StandIn(space, evaluator), make_rungs(params, space, evaluator)
+    stand_in, shares = StandIn(space, evaluator), sorted(settings.rungs)
+    rungs = make_rungs(shares, space, evaluator)
     propose: Proposer | None = None
     if settings.kind == "grid":
         propose = grid_proposer(space, settings.seed)
@@ -119,12 +120,12 @@ def search_space(
     evaluator.remember(trials)
     if settings.kind != "multi_fidelity":
         return trials, None
-    return trials, measure_trust(space, stand_in, trials) | {"rungs": describe_rungs(params, rungs, trials)}
+    return trials, measure_trust(space, stand_in, trials) | {"rungs": describe_rungs(shares, rungs, trials)}
 
 
-def make_rungs(params: MergeParams, space: Space, evaluator: Evaluator) -> list[RungScore]:
-    """One scorer per share of queries in params, the smallest first; each rung's passages are pooled at its first
-    use, when the experts alone have been evaluated.
+def make_rungs(shares: Sequence[float], space: Space, evaluator: Evaluator) -> list[RungScore]:
+    """One scorer per share of queries; each rung's passages are pooled at its first use, when the experts alone have
+    been evaluated.
     """
 
     def make(share: float) -> RungScore:
@@ -135,13 +136,14 @@ def make_rungs(params: MergeParams, space: Space, evaluator: Evaluator) -> list[
 
         return lambda recipe: evaluator.evaluate_rung(recipe, rung())
 
-    return [make(share) for share in sorted(params.search.rungs)]
+    return [make(share) for share in shares]
 
 
-def describe_rungs(params: MergeParams, rungs: Sequence[RungScore], trials: Sequence[Trial]) -> list[dict[str, float]]:
+def describe_rungs(
+    shares: Sequence[float], rungs: Sequence[RungScore], trials: Sequence[Trial]
+) -> list[dict[str, float]]:
     """Per rung its share of queries and its rank correlation with the full score over the distinct mixes."""
     mixes = [trials[row] for row in mixes_of(trials).values()]
     return [
-        {"share": share, "spearman": rung_correlation(rung, mixes)}
-        for share, rung in zip(sorted(params.search.rungs), rungs, strict=True)
+        {"share": share, "spearman": rung_correlation(rung, mixes)} for share, rung in zip(shares, rungs, strict=True)
     ]

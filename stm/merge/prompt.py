@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stm.merge.dev import CountingEncoder, DevSet, Scores, query_texts, score_embeddings
+from stm.merge.dev import HALVES, CountingEncoder, DevSet, Scores, query_texts, score_embeddings
 from stm.text_encoder import Floats
 
 
@@ -27,7 +27,7 @@ class PromptScore:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for the trace."""
-        halves = {half: self.scores.mean(half) for half in ("search", "holdout")}
+        halves = {half: self.scores.mean(half) for half in HALVES}
         return {"query": self.query, "document": self.document, "proposed_by": list(self.proposed_by), **halves}
 
 

@@ -49,15 +49,10 @@ class Recipe:
         for name, density in self.densities.items():
             if not 0 < density <= 1:
                 raise ParamsError(f"the density of {name!r} is {density}; it is the fraction kept, in (0, 1]")
-        if row.normalize and abs(math.fsum(self.weights.values())) < 1e-8:
+        if not row.can_divide(self.weights.values()):
             raise ParamsError(
                 f"the weights of method {self.method!r} sum to zero and cannot be normalised: {dict(self.weights)}"
             )
-
-    @property
-    def is_normalised(self) -> bool:
-        """Whether the method divides by the sum of the weights."""
-        return find_method(self.method).normalize
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -96,7 +91,7 @@ class Recipe:
         """What each expert's delta is multiplied by where nothing is thinned: weights, divided by their sum where the
         method does so, times lambda.
         """
-        total = math.fsum(self.weights.values()) if self.is_normalised else 1.0
+        total = find_method(self.method).divisor(self.weights.values())
         return {name: self.scale * weight / total for name, weight in sorted(self.weights.items())}
 
     def key(self) -> str:
@@ -116,7 +111,7 @@ class Recipe:
             return self.as_dict()
         if not is_thinned and (row.is_sum or len(names) == 1):
             return {"sum": {name: round(factor, 9) for name, factor in self.factors().items() if factor}}
-        total = abs(math.fsum(self.weights.values())) if row.normalize else 1.0
+        total = abs(row.divisor(self.weights.values()))
         effect = {
             "method": self.method, "lambda": self.scale, "densities": densities,
             "weights": {name: round(self.weights[name] / total, 9) for name in names},
@@ -135,7 +130,7 @@ class Recipe:
             return None
         row = find_method(self.method)
         if row.thin == "none":
-            total = math.fsum(weights.values()) if row.normalize else 1.0
+            total = row.divisor(weights.values())
             factors = [adapters[name].factors[tensor] for name in names]
             return sum_products(factors, [self.scale * weights[name] / total for name in names])
         parts = [

@@ -36,7 +36,6 @@ from stm.merge.trials import Trial
 from stm.models import load_model
 from stm.params.merge import MergeParams, NamedParams
 from stm.progress import say
-from stm.prompts import own_prompts, read_prompts
 from stm.tasks import Task
 
 ABANDONED = 7 * 24 * 3600  # seconds since anything was written below a merge's folder
@@ -62,8 +61,7 @@ def merge_experts(
     check_interaction(params, experts.names)
     dev = make_dev_set(tasks, params.tasks, params.max_queries, params.max_passages, params.seed)
     model = load_model(experts.base)
-    prompts = {"base": own_prompts(model.prompts)}
-    prompts |= {name: read_prompts(adapter.folder).as_model_prompts() for name, adapter in experts.adapters.items()}
+    prompts = experts.candidate_prompts(model.prompts)
     scratch = Path(storage) / merge_key(params, experts, dev, prompts)
     memories = Memories(None if params.search.storage else scratch)
     with Mixer(model, experts) as mixer:
@@ -194,7 +192,7 @@ def _merge_named(
     }
     return {
         "decision": decision,
-        "prompts": {"chosen": best.as_model_prompts(), "final": [candidate.as_dict() for candidate in scored]},
+        "prompts": {"chosen": chosen, "final": [candidate.as_dict() for candidate in scored]},
         "trials": [uniform.as_dict(), row],
         "experts": compare_experts(experts.adapters),
         "dev": {"tasks": dev.sizes, "metric": "ndcg_at_10"},

@@ -144,10 +144,6 @@ class ResumableSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
-def _make_random(seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
 def _make_tpe(seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=5, warn_independent_sampling=False)
 
@@ -159,7 +155,7 @@ def make_sampler(kind: str, space: Space, seed: int, is_shared: bool = False) ->
     """
     if kind == "cma":
         return CmaSampler(space, seed, is_shared)
-    return ResumableSampler(_make_tpe if kind == "tpe" else _make_random, seed, is_shared)
+    return ResumableSampler(_make_tpe if kind == "tpe" else optuna.samplers.RandomSampler, seed, is_shared)
 
 
 def grid_proposer(space: Space, seed: int) -> Proposer:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from stm.errors import ModelError
+from stm.files import read_json
 
 BLOCK = 1 << 22  # bytes copied at once
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -54,11 +55,14 @@ def read_shard(path: Path) -> Shard:
 def find_shards(folder: Path) -> list[Shard]:
     """All weight files of a model folder in name order, those that an index names included.
 
-    `ModelError` names a missing shard, and refuses a folder without safetensors.
+    `ModelError` names a missing shard, and refuses a folder without safetensors or with a broken index.
     """
     paths = set(folder.rglob("*.safetensors"))
     for index in sorted(folder.rglob("*.safetensors.index.json")):
-        paths |= {index.parent / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        try:
+            paths |= {index.parent / name for name in read_json(index)["weight_map"].values()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{index} names no weights (weight_map); make the base model again") from error
     if not paths:
         raise ModelError(f"{folder} holds no safetensors weights; only those are read")
     return [read_shard(path) for path in sorted(paths)]

@@ -85,7 +85,7 @@ class Space:
     def has_model(self, point: Mapping[str, float]) -> bool:
         """Whether the point has a weight, and weights that can be divided by their sum where the method does so."""
         weights = [point[f"weight.{name}"] for name in self.experts]
-        return any(weights) and not (self.is_normalised and abs(math.fsum(weights)) < 1e-8)
+        return any(weights) and find_method(self.method).can_divide(weights)
 
     def grid_size(self) -> int:
         """How many points the grid has."""

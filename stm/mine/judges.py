@@ -14,6 +14,7 @@ import polars as pl
 from stm.llm.answers import Budget, estimate_tokens
 from stm.llm.store import AnswerStore
 from stm.params.mine import JudgeParams
+from stm.synthesize.prompt import Triplet
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -100,8 +101,6 @@ class LlmJudge:
 
     def judge(self, questions: Sequence[Question]) -> list[str]:
         """Ask the LLM, or the answer store where it was asked before."""
-        from stm.synthesize.prompt import Triplet
-
         rows = [Triplet(q.instruction, q.query, q.positive, "") for q in questions]
         reasons = self.opinions.judge([q.passage for q in questions], rows)
         self.unasked += reasons.count("budget")
@@ -110,15 +109,7 @@ class LlmJudge:
 
     def report(self) -> dict[str, Any]:
         """Counts, tokens and money."""
-        budget = self.opinions.budget
-        return {
-            "asked": self.asked,
-            "unasked": self.unasked,
-            "tokens_in": budget.tokens_in,
-            "tokens_out": budget.tokens_out,
-            "cost": round(budget.cost(), 6),
-            "is_budget_exhausted": budget.is_exhausted,
-        }
+        return {"asked": self.asked, "unasked": self.unasked, **self.opinions.budget.as_report()}
 
 
 def describe_cost(rows: pl.DataFrame, most: int, params: JudgeParams) -> str:

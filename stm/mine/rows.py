@@ -141,15 +141,13 @@ def _dense_scores(rows: pl.DataFrame, passages: Sequence[str], params: MineParam
 def _let_judge(chunk: Sequence[Draft], judges: Mapping[str, Judge], pool: Pool, most: int, tally: Tally) -> None:
     """Show the judges what would be kept; what one refuses makes room for the next candidate, which they see too."""
     while asked := [(draft, candidate) for draft in chunk for candidate in draft.ranked[draft.judged : most]]:
-        refused: set[tuple[int, int]] = set()
+        for draft in chunk:
+            draft.judged = min(most, len(draft.ranked))
         for (draft, candidate), reason in zip(asked, _ask(judges, _questions(asked, pool)), strict=True):
             if reason:
                 tally.refuse(candidate.origin, reason)
-                refused.add((id(draft), candidate.position))
-        for draft in chunk:
-            seen, rest = draft.ranked[:most], draft.ranked[most:]
-            passed = [candidate for candidate in seen if (id(draft), candidate.position) not in refused]
-            draft.ranked, draft.judged = [*passed, *rest], len(passed)
+                draft.ranked.remove(candidate)
+                draft.judged -= 1
 
 
 def _ask(judges: Mapping[str, Judge], questions: Sequence[Question]) -> list[str]:

@@ -67,6 +67,7 @@ def read_params(path: Path | str = PARAMS_FILE) -> dict[str, Any]:
 ROW_NAME = r"^[a-z0-9][a-z0-9_.-]*$"
 SPLIT_NAME = r"^[a-z][a-z0-9_]{0,39}$"
 TASK_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+COMMIT = r"^[0-9a-f]{40}$"
 IN_WORDS = {
     ROW_NAME: "a name has small letters, digits, _ . and -, a letter or digit first",
     SPLIT_NAME: "a name has small letters, digits and _, a letter first, 40 at most",

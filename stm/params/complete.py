@@ -18,13 +18,13 @@ from stm.errors import ParamsError
 from stm.params.all import Params
 from stm.params.backbone import FolderSource
 from stm.params.backbone import HubSource as HubBackbone
+from stm.params.base import COMMIT
 from stm.params.experts import BASELINE
 from stm.params.files import FileRow, Reader
 from stm.params.names import unknown_names
 from stm.params.prepare import EmbeddedSource, EmbeddedTask, FileSource, HubSource, Source
 
 ADAPTER_CONFIG = "adapter_config.json"  # as in stm.model_hash, of which params know nothing
-COMMIT = re.compile(r"[0-9a-f]{40}")
 PIN = (
     "must be the commit of {name}, 40 hexadecimal digits, so that the run can be repeated (given: {given!r}); "
     "it stands on the hub's page under Files, History, or name a local copy as the path"
@@ -46,9 +46,8 @@ def _pins(params: Params) -> Iterator[tuple[str, str, str]]:
     for where, _, source in _sources(params):
         if not isinstance(source, HubSource):
             continue
-        pinned = [(where, source)] + ([(f"{where}.released", source.released)] if source.released else [])
-        for key, item in pinned:
-            if not Path(item.path).exists():
+        for key, item in ((where, source), (f"{where}.released", source.released)):
+            if item and not Path(item.path).exists():
                 yield f"{key}.revision", item.path, item.revision
     for _, where, _, name, revision in _named_models(params):
         if revision and not Path(name).exists():
@@ -97,7 +96,8 @@ def _local_paths(params: Params) -> Iterator[tuple[str, Reader, str]]:
     if isinstance(params.backbone.source, FolderSource):
         yield "backbone.source.path", "backbone", params.backbone.source.path
     for where, _, source in _sources(params):
-        if not isinstance(source, EmbeddedSource) and not _is_of_a_hub(source):
+        is_of_a_hub = isinstance(source, HubSource) and not Path(source.path).exists()
+        if not isinstance(source, EmbeddedSource) and not is_of_a_hub:
             yield f"{where}.path", "prepare", source.path
         released = getattr(source, "released", None)
         if released and Path(released.path).exists():
@@ -116,7 +116,7 @@ def _local_paths(params: Params) -> Iterator[tuple[str, Reader, str]]:
 
 def _bases(params: Params) -> Iterator[tuple[str, Reader, str]]:
     for where, reader, model in _models(params):
-        if Path(base := _base(model)).is_dir() and base and not _is_made(base):
+        if (base := _base(model)) and Path(base).is_dir() and not _is_made(base):
             yield f"the base of {where}", reader, base
 
 
@@ -147,10 +147,6 @@ def _base(model: str) -> str:
     except (OSError, ValueError):  # whoever loads a broken one says so
         return ""
     return str(values.get("base_model_name_or_path") or "") if isinstance(values, dict) else ""
-
-
-def _is_of_a_hub(source: Any) -> bool:
-    return isinstance(source, HubSource) and not Path(source.path).exists()
 
 
 def _unseen(params: Params) -> Iterator[str]:
@@ -201,7 +197,7 @@ def check_complete(params: Params) -> None:
     faults = [
         f"{key} {PIN.format(name=name, given=given)}"
         for key, name, given in _pins(params)
-        if not COMMIT.fullmatch(given)
+        if not re.fullmatch(COMMIT, given)
     ]
     faults += [*_neither(params), *_same_rows(params), *_unseen(params), *_made_bases(params)]
     faults += [*_absent(params), *unknown_names(params)]

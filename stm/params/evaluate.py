@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from stm.params.base import Section
+from stm.params.base import COMMIT, Section
 
 Role = Literal["base", "warm_up", "expert", "all_data", "merged", "outside"]
 
@@ -29,7 +29,7 @@ class OutsideEntry(_Entry):
     """A row of the table `outside`: one model of the hub to evaluate."""
 
     id: str = Field(pattern=r"^\w[\w.-]*/\w[\w.-]*$", description="its id on the hub, owner/name")
-    revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="the commit, 40 hexadecimal digits; a branch may move")
+    revision: str = Field(pattern=COMMIT, description="the commit, 40 hexadecimal digits; a branch may move")
 
 
 class HubTask(Section):

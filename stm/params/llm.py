@@ -49,7 +49,6 @@ class Endpoint(Section):
     context_tokens: int = Field(
         2048, ge=128, le=8192, description="context of each slot of the embedded server, in tokens"
     )
-
     threads: int = Field(
         0, ge=0, le=256, description="threads of the embedded server; 0: as many as there are idle cores"
     )

@@ -18,6 +18,7 @@ from stm.params.promote import CHAMPION
 from stm.params.rows import LEXICAL
 
 MADE = ("models/backbone", "models/warm_up", MERGED, "models/baselines/all")
+MADE_IN = ("models/selected/", "models/experts/", "models/baselines/")  # folders that only stages write to
 KEYED = ("models", "outside", "files")  # tables whose rows are params in dvc.yaml, as `models.${key}`
 
 
@@ -98,9 +99,7 @@ def _models(params: Params) -> Iterator[str]:
         path = Path(row.path).as_posix()
         if path in (*MADE, *selected, *experts):
             continue
-        if path.startswith(
-            ("models/selected/", "models/experts/", "models/baselines/")
-        ):  # perhaps left by a former split
+        if path.startswith(MADE_IN):  # perhaps left by a former split
             yield f"models.{name}.path is {row.path!r}, which no stage makes; they make {', '.join((*MADE, *selected))}"
         elif not Path(path).exists():
             yield f"models.{name}.path: there is no {row.path}; correct the path or bring the folder"

@@ -13,7 +13,7 @@ import polars as pl
 
 from stm.errors import DataError
 from stm.files import sha256_text
-from stm.prepare.candidates import make_frame
+from stm.prepare.candidates import CANDIDATES, make_frame
 from stm.tasks import Domain, Passage, Task, read_task
 
 
@@ -23,14 +23,13 @@ def read_beir_pairs(folder: Path | str, split: str, label: str) -> pl.DataFrame:
     The concept is the query, whose relevant passages are never each other's negatives.
     """
     task = read_task(folder, split)
-    columns: dict[str, list[Any]] = {name: [] for name in ("anchor", "positive", "negatives", "concept")}
+    rows = []
     for query_id, judged in task.qrels.items():
         negatives = [task.corpus[key].full_text() for key, score in judged.items() if score <= 0]
-        for key in (key for key, score in judged.items() if score > 0):
-            row = (task.queries[query_id], task.corpus[key].full_text(), negatives, f"{label}:{query_id}")
-            for name, value in zip(columns, row, strict=True):
-                columns[name].append(value)
-    frame = pl.DataFrame(columns, schema={n: pl.List(pl.String) if n == "negatives" else pl.String for n in columns})
+        positives = (task.corpus[key].full_text() for key, score in judged.items() if score > 0)
+        rows += [(task.queries[query_id], positive, negatives, f"{label}:{query_id}") for positive in positives]
+    names = ("anchor", "positive", "negatives", "concept")
+    frame = pl.DataFrame(rows, schema={name: CANDIDATES[name] for name in names}, orient="row")
     return make_frame(frame.to_dict(), str(folder))
 
 

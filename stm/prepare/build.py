@@ -4,7 +4,6 @@ Reads sources, writes nothing. The evaluation tasks come first and whole, becaus
 of them whatever the caps say.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +15,7 @@ from stm.errors import DataError
 from stm.params.prepare import PrepareParams, Source
 from stm.prepare.candidates import Candidates, tidy
 from stm.prepare.contamination import EvaluationIndex, touched_queries
-from stm.prepare.decontamination import Counts
+from stm.prepare.decontamination import Counts, add_up
 from stm.prepare.embedded import Corpora
 from stm.prepare.mixture import describe_texts, find_left_out, shorten_texts
 from stm.prepare.sampling import as_rows, draw, seeded_permutation, share_out
@@ -59,19 +58,17 @@ def prepare(params: PrepareParams) -> Prepared:
     pairs: dict[str, pl.DataFrame] = {}
     warm_up: dict[str, pl.DataFrame] = {}
     splits: dict[str, Any] = {}
-    left_in_warm_up = 0
-    met: set[int] = set()  # evaluation texts that were among the tested rows
+    drawn, mixed_in = Counts(), Counts()  # over all splits: of their own rows, and of the warm-up's
     others: list[tuple[Source, dict[str, int]]] = []  # rows that a source does not take of its mixture
     for split, sources in params.splits.items():
         say(f"prepare: {split}: reading its sources")
         candidates = tidy([load_source(source, corpora) for source in sources], split)
         others += [(source, found.others) for source, found in zip(sources, candidates, strict=True)]
         pairs[split], splits[split], found = draw_split(params, split, candidates, index)
-        met |= found
+        drawn.add(found)
         if split in params.warm_up_splits:
-            warm_up[split], found, left = draw_warm_up(params, split, candidates, index)
-            met |= found
-            left_in_warm_up += left
+            warm_up[split], found = draw_warm_up(params, split, candidates, index)
+            mixed_in.add(found)
         say(f"prepare: {split}: {pairs[split].height} of {sum(c.frame.height for c in candidates)} pairs")
         for line in describe_losses(splits[split]["sources"]):
             say(f"prepare: {split}: {line}")
@@ -79,6 +76,7 @@ def prepare(params: PrepareParams) -> Prepared:
     for mixture, texts in left_out:
         say(f"prepare: {sum(texts.values())} rows of {mixture['path']} are in no split: {describe_texts(texts)}")
     mixed = mix([warm_up[split] for split in params.warm_up_splits], params.seed)
+    met = drawn.texts | mixed_in.texts
     report = {
         "seed": params.seed,
         "caps": params.model_dump(include={"max_pairs", "max_negatives", "max_queries", "max_passages"}),
@@ -86,7 +84,7 @@ def prepare(params: PrepareParams) -> Prepared:
         "splits": splits,
         "warm_up": {"pairs": mixed.height, "splits": {split: rows.height for split, rows in warm_up.items()}},
         "tasks": {part: {task.name: describe_task(task, met) for task in tasks[part]} for part in PARTS},
-        "contamination": summarise(splits, left_in_warm_up, index),
+        "contamination": summarise(drawn, mixed_in, index),
         "dev_queries_in_test": shared,
         "left_out": [{**mixture, "rows": sum(n.values()), "texts": shorten_texts(n)} for mixture, n in left_out],
     }
@@ -158,45 +156,41 @@ def separate(dev: list[Task], test: list[Task]) -> tuple[list[Task], dict[str, i
 
 def draw_split(
     params: PrepareParams, split: str, candidates: list[Candidates], index: EvaluationIndex
-) -> tuple[pl.DataFrame, dict[str, Any], set[int]]:
-    """A split's rows, its part of the report and the evaluation texts that it met.
+) -> tuple[pl.DataFrame, dict[str, Any], Counts]:
+    """A split's rows, its part of the report and the counts of its decontamination.
 
     A split that decontamination leaves empty, or with one row, is a `DataError`.
     """
     taken, counts = draw(
         candidates, index, split=split, total=params.max_pairs, seed=params.seed, remove=params.decontaminate
     )
+    total = add_up(counts.values())
     rows = as_rows(taken, candidates, split, params.seed, params.max_negatives)
     if rows.is_empty():
         raise DataError(
             f"the split {split!r} is empty: every pair is in an evaluation task; "
-            + ADVICE.format(tasks=", ".join(_tasks_hit(counts)))
+            + ADVICE.format(tasks=", ".join(sorted(total.found_by_task)))
         )
     if rows.height == 1:
         raise DataError(
             f"the split {split!r} has one row, and a training contrasts at least two; give it more data, or remove it"
         )
-    return rows, describe_split(candidates, taken, counts, rows), _met(counts)
-
-
-def _tasks_hit(counts: dict[str, Counts]) -> list[str]:
-    return sorted({task for count in counts.values() for task in count.found_by_task})
-
-
-def _met(counts: dict[str, Counts]) -> set[int]:
-    return {text for count in counts.values() for text in count.texts}
+    return rows, describe_split(candidates, taken, counts, rows), total
 
 
 def describe_split(
     candidates: list[Candidates], taken: dict[str, pl.DataFrame], counts: dict[str, Counts], rows: pl.DataFrame
 ) -> dict[str, Any]:
     """Counts of a split and its sources, for the report."""
-    kept = {source.label: taken[source.label].height for source in candidates}
     return {
         "pairs": rows.height,
         "negatives_per_pair": round(float(rows["negatives"].list.len().cast(pl.Int64).sum()) / rows.height, 3),
         "sources": {
-            source.label: {**source.facts, "kept": kept[source.label], "contamination": counts[source.label].describe()}
+            source.label: {
+                **source.facts,
+                "kept": taken[source.label].height,
+                "contamination": counts[source.label].describe(),
+            }
             for source in candidates
         },
     }
@@ -204,21 +198,19 @@ def describe_split(
 
 def draw_warm_up(
     params: PrepareParams, split: str, candidates: list[Candidates], index: EvaluationIndex
-) -> tuple[pl.DataFrame, set[int], int]:
-    """A split's part of the warm-up, from the other end than its own pairs, the evaluation texts that it met, and how
-    many rows and negatives were found and left in.
+) -> tuple[pl.DataFrame, Counts]:
+    """A split's part of the warm-up, from the other end than its own pairs, and the counts of its decontamination.
 
     Less than its share if it has less.
     """
     shares = share_out(params.warm_up_pairs, [params.warm_up_pairs] * len(params.warm_up_splits))
     share = shares[params.warm_up_splits.index(split)]
     if not share:
-        return pl.DataFrame(schema=ROWS), set(), 0
+        return pl.DataFrame(schema=ROWS), Counts()
     taken, counts = draw(
         candidates, index, split=split, total=share, seed=params.seed, from_end=True, remove=params.decontaminate
     )
-    left = sum(c.found - c.removed + c.negatives_found - c.negatives_removed for c in counts.values())
-    return as_rows(taken, candidates, split, params.seed, params.max_negatives), _met(counts), left
+    return as_rows(taken, candidates, split, params.seed, params.max_negatives), add_up(counts.values())
 
 
 def mix(frames: list[pl.DataFrame], seed: int) -> pl.DataFrame:
@@ -229,30 +221,17 @@ def mix(frames: list[pl.DataFrame], seed: int) -> pl.DataFrame:
 
 def describe_task(task: Task, met: set[int]) -> dict[str, Any]:
     """Sizes and provenance of a capped task, and its queries among the evaluation texts `met`, for the report."""
-    judged = sum(len(passages) for passages in task.qrels.values())
     return {
         "domain": task.domain,
         "queries": len(task.queries),
         "passages": len(task.corpus),
-        "judged": judged,
+        "judged": sum(map(len, task.qrels.values())),
         "contaminated_queries": touched_queries(task, np.fromiter(met, np.uint64, len(met))),
         **task.notes,
     }
 
 
-def summarise(splits: dict[str, Any], left_in_warm_up: int, index: EvaluationIndex) -> dict[str, Any]:
+def summarise(drawn: Counts, mixed_in: Counts, index: EvaluationIndex) -> dict[str, Any]:
     """Contamination over all splits: what was tested, found, removed and left, by task; left in the warm-up too."""
-    counts = [source["contamination"] for split in splits.values() for source in split["sources"].values()]
-    by_task: Counter[str] = Counter()
-    for count in counts:
-        by_task.update(count["found_by_task"])
-    names = ("tested", "found", "removed", "negatives", "negatives_found", "negatives_removed")
-    sums = {key: sum(count[key] for count in counts) for key in names}
-    left = sums["found"] - sums["removed"] + sums["negatives_found"] - sums["negatives_removed"]
-    return {
-        "max_overlap": index.max_overlap,
-        **index.describe(),
-        **sums,
-        "left": left + left_in_warm_up,
-        "found_by_task": dict(sorted(by_task.items())),
-    }
+    sizes = {"max_overlap": index.max_overlap, **index.describe()}
+    return {**sizes, **drawn.describe(), "left": drawn.left + mixed_in.left}

@@ -18,7 +18,7 @@ import polars as pl
 
 from stm.progress import Meter
 from stm.tasks import Task
-from stm.words import INVISIBLE, UNSPACED, case_folds
+from stm.words import BETWEEN_WORDS, INVISIBLE, UNSPACED, case_folds
 
 GRAM = 8  # words
 COMMON = 64  # evaluation texts; an 8-gram in more of them is a stock phrase and says nothing about one text
@@ -37,7 +37,7 @@ def normalise(texts: pl.Series) -> pl.Series:
     # ASCII is NFKC as it stands, but to find that out takes as long as all the rest.
     others = (plain.str.len_bytes() > plain.str.len_chars()).arg_true()
     plain = plain.scatter(others, plain.gather(others).str.normalize("NFKC")).str.to_lowercase()
-    plain = plain.str.replace_many(case_folds()).str.replace_all(r"[^\p{L}\p{M}\p{N}]+", " ")
+    plain = plain.str.replace_many(case_folds()).str.replace_all(BETWEEN_WORDS, " ")
     if plain.str.contains(f"[{UNSPACED}]").any():
         plain = plain.str.replace_all(rf"([{UNSPACED}]\p{{M}}*)", " $1 ").str.replace_all("  +", " ")
     return plain.str.strip_chars()

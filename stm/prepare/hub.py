@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
 import polars as pl
 
 from stm.errors import DataError, brief
 from stm.files import sha256_tree
-from stm.hub_data import require_commit
+from stm.hub_data import folder_cache, require_commit
 from stm.prepare.files import read_table, require_columns, select_columns
 
 
@@ -21,11 +22,6 @@ def _load(path: str, config: str, split: str, revision: str, columns: list[str])
 
     Only its reader of csv files can be told. Without the hub it gives what it has cached, which must have been so read.
     """
-    # Imported here because it takes seconds, and most runs have no hub source.
-    import datasets
-
-    from stm.hub_data import folder_cache
-
     datasets.disable_progress_bars()
     own = {"cache_dir": str(folder_cache(sha256_tree(path)))} if Path(path).exists() else {"revision": revision}
     options = {"split": split, **own}
@@ -69,9 +65,7 @@ def read_hub_columns(path: str, columns: Iterable[str], *, config: str, split: s
         return table.select(wanted)
     try:
         dataset = _load(path, config, split, revision, wanted)
-    except (
-        Exception
-    ) as error:  # the library raises errors of many unrelated kinds for a missing data set, split or network
+    except Exception as error:  # of many unrelated kinds, for a missing data set, split or network
         cause = f" ({brief(error.__cause__)})" if isinstance(error.__cause__, Exception) else ""
         raise DataError(
             f"cannot load {where}: {brief(error)}{cause}; check path, config, columns, split, revision and the network"

@@ -20,7 +20,6 @@ from stm.words import fingerprint
 
 STEP = 256  # rows tested at a time, at least
 MAX_STEP = 50_000
-_TEXTS = pl.List(pl.String)
 
 
 def seeded_permutation(count: int, *key: str) -> np.ndarray:
@@ -111,17 +110,16 @@ def as_rows(
     A row's synthetic negative comes last, after at most `max_negatives` given ones. `candidates` are all rows of the
     split's sources, which know more answers than those that were drawn.
     """
-    labelled = [frame.with_columns(source=pl.lit(label)) for label, frame in taken.items()]
-    frame = pl.concat(labelled).with_columns(negatives=_useful_negatives(pl.concat(labelled), max_negatives))
-    synthetic = pl.when(_is_useful("synthetic")).then(pl.concat_list("synthetic")).otherwise(pl.lit([], _TEXTS))
+    frame = pl.concat([frame.with_columns(source=pl.lit(label)) for label, frame in taken.items()])
+    frame = frame.with_columns(negatives=_useful_negatives(frame, max_negatives))
+    frame = frame.with_columns(synthetic=_useful_synthetic())
     frame = frame.with_columns(
         id=pl.format("{}/{}/{}", pl.lit(split), pl.col("source"), pl.col("row")),
-        origins=pl.lit("given").repeat_by(pl.col("negatives").list.len()),
-        synthetic=synthetic,
-    )
-    frame = frame.with_columns(
         negatives=pl.concat_list("negatives", "synthetic"),
-        origins=pl.concat_list("origins", pl.lit("synthetic").repeat_by(pl.col("synthetic").list.len())),
+        origins=pl.concat_list(
+            pl.lit("given").repeat_by(pl.col("negatives").list.len()),
+            pl.lit("synthetic").repeat_by(pl.col("synthetic").list.len()),
+        ),
     )
     frame = frame.with_columns(answers=_known_answers(frame, candidates, split))
     return frame.select(list(ROWS)).cast(ROWS)[seeded_permutation(frame.height, str(seed), split, "order")]
@@ -145,11 +143,11 @@ def _known_answers(frame: pl.DataFrame, candidates: Sequence[Candidates], split:
     return frame.select("a").join(lists, on="a", how="left", maintain_order="left")["answers"].fill_null([])
 
 
-def _is_useful(name: str) -> pl.Expr:
-    """Whether a text is there and neither the row's query nor one of its passages."""
-    text = pl.col(name)
+def _useful_synthetic() -> pl.Expr:
+    """The row's synthetic negative as a list; empty where it is the row's query or one of its passages, or none."""
+    text = pl.col("synthetic")
     repeats = (text == pl.col("positive")) | (text == pl.col("anchor")) | pl.col("negatives").list.contains(text)
-    return (text != "") & ~repeats
+    return pl.when((text != "") & ~repeats).then(pl.concat_list(text)).otherwise(pl.lit([], pl.List(pl.String)))
 
 
 def _useful_negatives(frame: pl.DataFrame, most: int) -> pl.Series:
@@ -159,6 +157,5 @@ def _useful_negatives(frame: pl.DataFrame, most: int) -> pl.Series:
     long = long.filter((pl.col("negatives") != pl.col("positive")) & (pl.col("negatives") != pl.col("anchor")))
     long = long.unique(["place", "negatives"], keep="first", maintain_order=True)
     lists = long.group_by("place", maintain_order=True).agg(pl.col("negatives").head(most))
-    return (
-        numbered.select("place").join(lists, on="place", how="left", maintain_order="left")["negatives"].fill_null([])
-    )
+    joined = numbered.select("place").join(lists, on="place", how="left", maintain_order="left")
+    return joined["negatives"].fill_null([])

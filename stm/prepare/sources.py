@@ -5,6 +5,7 @@ row here.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from stm.errors import DataError
@@ -128,7 +129,7 @@ def load_beir_task(source: BeirTask, name: str, part: str, _: Corpora) -> Task:
     facts = {"kind": source.kind, "path": source.path, "split": split, "sha256": sha256_tree(source.path)}
     ignores = source.ignore_identical_ids or task.ignores_identical_ids
     notes = {**facts, "open_corpus": source.open_corpus, "ignore_identical_ids": ignores}
-    return Task(name, source.domain, task.corpus, task.queries, task.qrels, notes)
+    return replace(task, notes=notes)
 
 
 def load_file_task(source: FileTask, name: str, part: str, _: Corpora) -> Task:

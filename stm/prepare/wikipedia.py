@@ -56,8 +56,8 @@ class Article:
     paragraphs: tuple[Paragraph, ...]
 
 
-def _replace_all(pattern: re.Pattern[str], text: str, rounds: int) -> str:
-    """Remove innermost matches round by round, as templates and tables nest."""
+def _remove_nested(pattern: re.Pattern[str], text: str, rounds: int) -> str:
+    """The text without the matches, which nest: the innermost go first, round by round."""
     for _ in range(rounds):
         text, count = pattern.subn("", text)
         if not count:
@@ -74,7 +74,7 @@ def strip_markup(text: str) -> str:
     text = html.unescape(text)
     for pattern in _REMOVED:
         text = pattern.sub("", text)
-    text = _replace_all(_TABLE, _replace_all(_TEMPLATE, text, 8), 4)
+    text = _remove_nested(_TABLE, _remove_nested(_TEMPLATE, text, 8), 4)
     for _ in range(4):
         text = _LINK.sub(_link_text, text)
     text = _URL.sub("", _NAMED_URL.sub(r"\1", text))

@@ -9,10 +9,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from stm.errors import DataError
 from stm.files import read_json, sha256_tree
+from stm.metrics import NDCG
 from stm.model_hash import adapter_base, hash_model
 from stm.params.base import MERGED, PARAMS_FILE
 from stm.params.promote import Average, Gates, PromoteParams
@@ -22,7 +23,6 @@ from stm.promote.evidence import Evaluation, read_contamination, read_evaluation
 from stm.promote.lineage import Lineage, read_lineage
 from stm.prompts import own_prompts
 
-AVERAGES: tuple[Average, ...] = ("all", "medical", "general")
 RECIPE = ("method", "weights", "densities", "lambda", "seed", "rescale", "layers", "parameters")
 TAG_CHARS = 5000  # servers of earlier MLflow versions take no longer value
 
@@ -41,8 +41,8 @@ class Candidate:
 
     def tags(self) -> dict[str, str]:
         """Lineage, recipe and scores as tags of the version."""
-        averages = {name: self.evaluation.average(name) for name in AVERAGES}
-        scores = {f"ndcg_at_10.{name}": f"{value:.6f}" for name, value in averages.items() if value is not None}
+        averages = {name: self.evaluation.average(name) for name in get_args(Average)}
+        scores = {f"{NDCG}.{name}": f"{value:.6f}" for name, value in averages.items() if value is not None}
         return {
             **self.lineage.tags(),
             **scores,

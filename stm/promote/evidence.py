@@ -11,9 +11,8 @@ from typing import Any
 
 from stm.errors import DataError
 from stm.files import read_json
+from stm.metrics import NDCG
 from stm.params.promote import Average
-
-METRIC = "ndcg_at_10"
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def read_evaluation(path: Path) -> Evaluation:
 
 
 def _task(task: Mapping[str, Any]) -> TaskScores:
-    scores = {str(query_id): float(score) for query_id, score in task["per_query"][METRIC].items()}
+    scores = {str(query_id): float(score) for query_id, score in task["per_query"][NDCG].items()}
     if wrong := [query_id for query_id, score in scores.items() if not 0 <= score <= 1]:  # NaN is wrong as well
         raise ValueError(f"the score of query {wrong[0]!r} is {scores[wrong[0]]}")
     return TaskScores(str(task.get("domain", "")), str(task.get("data", "")), scores)

@@ -79,28 +79,31 @@ def compare(
     seed: int,
 ) -> Verdict:
     """Judge one comparison: the lower confidence bound of the gain (or the gain itself) must reach `min_gain`."""
-    rivals = [other for other in others if any(other.matches(pattern) for pattern in rule.against)]
-    rivals = [rival for rival in rivals if rival.name != candidate.name]
+    rivals = [
+        other for other in others
+        if other.name != candidate.name and any(other.matches(pattern) for pattern in rule.against)
+    ]  # fmt: skip
     if CHAMPION in rule.against:
         if champion is None and set(rule.against) == {CHAMPION}:
             return Verdict(name, True, rule.required, "there is no other champion to compare with")
         rivals += [champion] if champion else []
-    if not rivals:
-        return Verdict(name, False, rule.required, f"no evaluated model matches {', '.join(rule.against)}")
-    if candidate.average(rule.average) is None:
-        return Verdict(name, False, rule.required, f"no test task belongs to the average {rule.average!r}")
-    if unknown := [rival.name for rival in rivals if not rival.tasks]:
-        return Verdict(name, False, rule.required, f"there is no evaluation of {unknown[0]} to compare with")
-    comparable = [rival for rival in rivals if candidate.same_queries(rival)]
-    if len(comparable) < len(rivals):
-        other = next(rival.name for rival in rivals if rival not in comparable)
-        return Verdict(
-            name, False, rule.required, f"{other} was evaluated on other tasks or queries, so it cannot be compared"
-        )
-    if rule.significance and (reason := _too_few(rule, candidate)):
+    if reason := _incomparable(rule, candidate, rivals):
         return Verdict(name, False, rule.required, reason)
-    rival = max(comparable, key=lambda model: (model.average(rule.average) or 0.0, model.name))
+    rival = max(rivals, key=lambda model: (model.average(rule.average) or 0.0, model.name))
     return _compare_two(name, rule, candidate, rival, resamples, seed)
+
+
+def _incomparable(rule: Comparison, candidate: Evaluation, rivals: Sequence[Evaluation]) -> str:
+    """Why the candidate cannot be compared with all these rivals; empty where it can."""
+    if not rivals:
+        return f"no evaluated model matches {', '.join(rule.against)}"
+    if candidate.average(rule.average) is None:
+        return f"no test task belongs to the average {rule.average!r}"
+    if unknown := [rival.name for rival in rivals if not rival.tasks]:
+        return f"there is no evaluation of {unknown[0]} to compare with"
+    if others := [rival.name for rival in rivals if not candidate.same_queries(rival)]:
+        return f"{others[0]} was evaluated on other tasks or queries, so it cannot be compared"
+    return _too_few(rule, candidate) if rule.significance else ""
 
 
 def _too_few(rule: Comparison, candidate: Evaluation) -> str:

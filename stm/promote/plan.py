@@ -7,8 +7,9 @@ numbers). Does not know MLflow; names are made fit for it here.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,9 @@ def plan_publication(root: Path, model: Path, max_trials: int) -> Publication:
     in params.yaml.
     """
     reports = _own_reports(root)
-    extra = [root / name for name in ("params.yaml", "dvc.lock", "reports/index.html", "reports/model_card.md")]
+    extra = [root / name for name in (PARAMS_FILE, "dvc.lock", "reports/index.html", "reports/model_card.md")]
     parts = [f"{path.relative_to(root).as_posix()}:{sha256_tree(path)}" for path in reports]
-    settings = _settings(root / "params.yaml")
+    settings = _settings(root / PARAMS_FILE)
     digest = sha256_text(sha256_tree(model), json.dumps(settings, sort_keys=True), *parts)
     figures = [root / "reports" / name for name in ("metrics.json", "statistics.json")]
     values = [value for path in figures if path.exists() for value in describe(read_json(path))[1]]
@@ -95,7 +96,7 @@ def _own_reports(root: Path) -> list[Path]:
 def _settings(path: Path) -> dict[str, str]:
     """All params of the project as words, by dotted name."""
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {fit_name(key): _words(value) for key, value in list(_leaves(settings, ""))[:MAX_KEYS]}
+    return {fit_name(key): _words(value) for key, value in islice(_leaves(settings), MAX_KEYS)}
 
 
 def _nested(kind: str, path: Path) -> RunPlan:
@@ -118,13 +119,16 @@ def describe(report: Any) -> tuple[dict[str, str], list[Metric]]:
     """Split a report into params and metrics with dotted names; rows of a history become steps."""
     params: dict[str, str] = {}
     metrics: list[Metric] = []
-    for key, value in _leaves(report, ""):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+    histories: list[tuple[str, list[dict[str, Any]]]] = []
+    for key, value in _leaves(report, BULKY):
+        if _is_history(value):
+            histories.append((key, value))
+        elif isinstance(value, bool) or not isinstance(value, (int, float)):
             if len(params) < MAX_KEYS:
                 params[fit_name(key)] = _words(value)
         else:
             metrics.append(Metric(fit_name(key), float(value)))
-    for key, rows in _histories(report, ""):
+    for key, rows in histories:
         for index, row in enumerate(rows):
             numbers = {name: value for name, value in row.items() if isinstance(value, (int, float)) and name != "step"}
             step = int(row.get("step", index))
@@ -143,22 +147,14 @@ def _is_history(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _leaves(value: Any, left_out: Container[str] = (), path: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything in nested mappings that is none itself, by dotted name; nothing of the keys `left_out`."""
     if isinstance(value, dict):
         for key in sorted(value, key=str):
-            if key not in BULKY:
-                yield from _leaves(value[key], f"{path}.{key}" if path else str(key))
-    elif not _is_history(value) and path:
+            if key not in left_out:
+                yield from _leaves(value[key], left_out, f"{path}.{key}" if path else str(key))
+    elif path:
         yield path, value
-
-
-def _histories(value: Any, path: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    if _is_history(value):
-        yield path, value
-    elif isinstance(value, dict):
-        for key in sorted(value, key=str):
-            if key not in BULKY:
-                yield from _histories(value[key], f"{path}.{key}" if path else str(key))
 
 
 def fit_name(name: str) -> str:

@@ -90,8 +90,8 @@ def _small_files(folder: Path) -> list[Path]:
 def _publish(
     registry: Registry, params: PromoteParams, candidate: Candidate, publication: Publication, root: Path
 ) -> tuple[Version, RoundTrip]:
-    experiment = ensure_experiment(registry.client, registry.uri, params.experiment, params.artifact_folder)
-    run_id = publish(registry.client, registry.uri, experiment, publication, root)
+    experiment = ensure_experiment(registry, params.experiment, params.artifact_folder)
+    run_id = publish(registry, experiment, publication, root)
     tags = {**candidate.tags(), RUN: run_id}
     version = register(
         registry, experiment, run_id, publication.digest, candidate.folder, candidate.content, tags, root / CARD
@@ -109,14 +109,11 @@ def preview(params: PromoteParams, *, root: Path = Path(), force: str = "") -> O
         quiet_mlflow()
         return _decide(None, params, candidate, None, 0, measure_unregistered(candidate.folder), force, dry_run=True)
     registry = Registry.open(params.tracking_uri, params.registered_model)
-    find_experiment(registry.client, registry.uri, params.experiment, params.artifact_folder)
-    version = find_version(registry, candidate.content)
-    trip = (
-        measure(f"models:/{registry.name}/{version.number}", candidate.folder)
-        if version
-        else measure_unregistered(candidate.folder)
-    )
-    number = version.number if version else 0
+    find_experiment(registry, params.experiment, params.artifact_folder)
+    if version := find_version(registry, candidate.content):
+        number, trip = version.number, measure(f"models:/{registry.name}/{version.number}", candidate.folder)
+    else:
+        number, trip = 0, measure_unregistered(candidate.folder)
     return _decide(registry, params, candidate, registry.by_alias(CHAMPION), number, trip, force, dry_run=True)
 
 

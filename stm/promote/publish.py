@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from stm.errors import RegistryError
 from stm.progress import Meter
 from stm.promote.plan import Publication, RunPlan
-from stm.promote.registry import explained, local_database
+from stm.promote.registry import Registry, explained, local_database
 from stm.root import project_root
 
 if TYPE_CHECKING:
@@ -44,35 +44,36 @@ def misplaced(artifact_location: str, artifact_folder: Path, database: Path) -> 
     return "" if is_shared or is_here else f"this registry keeps its files in {there}, and not in {here}"
 
 
-def find_experiment(client: "MlflowClient", uri: str, name: str, artifact_folder: str) -> "Experiment | None":
+def find_experiment(registry: Registry, name: str, artifact_folder: str) -> "Experiment | None":
     """The experiment, if there is one; `RegistryError` for a local store whose files are elsewhere."""
-    with explained(uri):
-        found = client.get_experiment_by_name(name)
-    database, root = local_database(uri), project_root()
+    with explained(registry.uri):
+        found = registry.client.get_experiment_by_name(name)
+    database, root = local_database(registry.uri), project_root()
     if found and database and (reason := misplaced(found.artifact_location, root / artifact_folder, root / database)):
         raise RegistryError(f"{reason}: {MISPLACED}")
     return found
 
 
-def ensure_experiment(client: "MlflowClient", uri: str, name: str, artifact_folder: str) -> str:
+def ensure_experiment(registry: Registry, name: str, artifact_folder: str) -> str:
     """Return the experiment's id; it is made, with a local artifact folder where the store is a local database.
 
     `RegistryError` for a local store whose files are elsewhere, before anything is written.
     """
-    found = find_experiment(client, uri, name, artifact_folder)
-    with explained(uri):
+    client, found = registry.client, find_experiment(registry, name, artifact_folder)
+    with explained(registry.uri):
         if found is not None:
             if found.lifecycle_stage == "deleted":
                 client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
-        local = local_database(uri) is not None
+        local = local_database(registry.uri) is not None
         location = (project_root() / artifact_folder).resolve().as_uri() if local else None
         return str(client.create_experiment(name, artifact_location=location))
 
 
-def publish(client: "MlflowClient", uri: str, experiment: str, publication: Publication, root: Path) -> str:
+def publish(registry: Registry, experiment: str, publication: Publication, root: Path) -> str:
     """Write what is missing of the publication; return the id of its parent run."""
-    with explained(uri):
+    client = registry.client
+    with explained(registry.uri):
         found = client.search_runs([experiment], f"tags.`{PUBLICATION}` = '{publication.digest}'", max_results=MAX_RUNS)
         runs = {run.data.tags[KEY]: run for run in found}
         parent = publication.runs[0]

@@ -58,16 +58,16 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def load_folder(folder: str) -> "SentenceTransformer":
+def load_folder(folder: Path) -> "SentenceTransformer":
     """Load a model folder on the CPU in the precision of its file, as any consumer does."""
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    kwargs = {"use_safetensors": True}
     return SentenceTransformer(
-        folder, device="cpu", trust_remote_code=False, local_files_only=True, model_kwargs=kwargs
-    )
+        str(folder), device="cpu", trust_remote_code=False, local_files_only=True,
+        model_kwargs={"use_safetensors": True},
+    )  # fmt: skip
 
 
 def load_registered(uri: str) -> "SentenceTransformer":
@@ -155,7 +155,7 @@ def _find_logged(registry: Registry, experiment: str, content: str) -> str | Non
 def _log(registry: Registry, parent: str, publication: str, folder: Path, content: str, card: Path) -> str:
     import mlflow
 
-    model = load_folder(str(folder))
+    model = load_folder(folder)
     _save_as_it_is(model, folder, content, card)
     tags = {PUBLICATION: publication, KEY: "model", "stm.kind": "model", "mlflow.parentRunId": parent}
     experiment = registry.client.get_run(parent).info.experiment_id
@@ -209,7 +209,7 @@ def _requirements() -> list[str]:
 
 def measure(uri: str, folder: Path) -> RoundTrip:
     """Load an MLflow model as any consumer does and compare its vectors with those of its folder."""
-    original = load_folder(str(folder))
+    original = load_folder(folder)
     expected, seconds = _encode_probes(original), _time_query(original)
     del original  # one model in memory at a time
     vectors = _encode_probes(load_registered(uri))
@@ -226,7 +226,7 @@ def measure_unregistered(folder: Path) -> RoundTrip:
     check_folder(folder)
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / "model"
-        model = load_folder(str(folder))
+        model = load_folder(folder)
         mlflow.sentence_transformers.save_model(
             model, str(target), signature=_signature(model), pip_requirements=_requirements()
         )

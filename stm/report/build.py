@@ -44,10 +44,9 @@ class Built:
 def build_report(reports: Reports, tasks: Mapping[str, Task], params: ReportParams) -> Built:
     """Build everything; `tasks` holds the test tasks' texts for the failures, and may be empty."""
     found = analysis, cleaned, hub = _analyse_all(reports, params)
-    losses = {name: stages.losses(report) for name, report in stages.trainings(reports).items()}
     plots = {
         "scores.csv": metrics.scores_csv(analysis, hub),
-        "training.csv": metrics.training_csv(losses),
+        "training.csv": metrics.training_csv(stages.losses(reports)),
         "merge.csv": metrics.merge_csv(reports.merge.get("trials", [])),
     }
     page = render_page({
@@ -66,8 +65,7 @@ def build_report(reports: Reports, tasks: Mapping[str, Task], params: ReportPara
 
 def _analyse_all(reports: Reports, params: ReportParams) -> Found:
     """What the scores of the subject say: on all queries, without the contaminated ones, and on mteb's tasks."""
-    table = build_table(reports.evaluation, params.subject)
-    analysis = analyse(table, params.subject, params.level, params.resamples, params.seed)
+    analysis = analyse(build_table(reports.evaluation, params.subject), params)
     return analysis, clean_analysis(analysis, reports, params), hub_analysis(reports, params)
 
 
@@ -130,9 +128,9 @@ def summarise(analysis: Analysis) -> list[str]:
     """Return the averages of base, best expert, all-data, merged and BM25, and the verdict, as lines for a
     terminal.
     """
-    shown = [analysis.strongest((role,)) for role in ("base", "expert", "all_data", "merged", "lexical")]
+    shown = [analysis.strongest(role) for role in ("base", "expert", "all_data", "merged", "lexical")]
     models = [model for model in shown if model] + [analysis.subject]
     width = max(len(model.label) for model in models)
     lines = [f"average nDCG@10 over {count_of(len(analysis.table.tasks), 'test task')}:"]
     lines += [f"  {model.label.ljust(width)}  {analysis.mean('all', model.name):.3f}" for model in models]
-    return [*lines, verdict(analysis)] if analysis.strongest(OPPONENTS) else lines
+    return [*lines, verdict(analysis)] if analysis.strongest(*OPPONENTS) else lines

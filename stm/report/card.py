@@ -10,7 +10,7 @@ from stm.merge.card import LIMITS as GENERAL_LIMITS
 from stm.merge.card import about, front, plain, recipe_line, usage
 from stm.params.base import MERGED
 from stm.report.cautions import HUB_UNTESTED, left_in
-from stm.report.collect import Reports, dig, numbers
+from stm.report.collect import Reports, dig, entries, numbers
 from stm.report.compare import Analysis, count_of, percent, signed, verdict
 from stm.report.contaminated import Cleaned
 from stm.report.slices import robustness_view
@@ -92,7 +92,7 @@ def _data(reports: Reports) -> str:
         lines.append(f"\n{removed:,} rows that an evaluation task also holds were removed before training.")
     if sentence := left_in(reports):
         lines.append(f"\n{sentence}")
-    for name, row in sorted(dig(reports.prepare, "packages", default={}).items()):
+    for name, row in entries(reports.prepare, "packages"):
         version, licence = plain(str(dig(row, "version", default=row))), LICENCES.get(name, "licence: see the package")
         lines.append(f"* package {plain(name)} {version}: {licence}")
     lines.append("\nOther sources stand under licences of their own, which the pipeline does not know.")
@@ -102,16 +102,16 @@ def _data(reports: Reports) -> str:
 def _without_contaminated(analysis: Analysis, cleaned: Cleaned) -> str:
     if not cleaned.count or cleaned.analysis is None:
         return ""
-    own = cleaned.analysis.intervals["all"][cleaned.analysis.table.column(analysis.subject.name)]
+    own = cleaned.analysis.interval("all", analysis.subject.name)
     return (
         f"Without the test queries that training candidates held too ({cleaned.count}): {own.mean:.3f} "
         f"({own.low:.3f} to {own.high:.3f})."
     )
 
 
-def _hub_scores(hub: Analysis | None, subject: str) -> str:
+def _hub_scores(hub: Analysis | None) -> str:
     """The scores on mteb's own tasks, where the model was run on any."""
-    if hub is None or hub.subject.name != subject:
+    if hub is None:
         return ""
     return f"On tasks of mteb, by its own runner. {HUB_UNTESTED}\n\n{_scores(hub)}"
 
@@ -136,8 +136,7 @@ def model_card(analysis: Analysis, reports: Reports, cleaned: Cleaned, hub: Anal
     parts = [
         front(model), "# A merged retriever", plain(verdict(analysis)), about(model), "## Use", _usage(reports),
         "## Scores", _scores(analysis), _without_contaminated(analysis, cleaned),
-        _hub_scores(hub, analysis.subject.name),
-        "Against the other models of the run:", _rivals(analysis),
+        _hub_scores(hub), "Against the other models of the run:", _rivals(analysis),
         "## Recipe", _recipe(reports), "## Training data", _data(reports),
         "## Limits", "\n".join(f"* {limit}" for limit in _limits(analysis, reports)),
         "## Provenance", f"* SHA-256 of the evaluated model folder: `{plain(hashes)}`",

@@ -91,12 +91,11 @@ def _resolution(analysis: Analysis) -> str:
 
     Nothing where `_blind` says that no difference at all can be shown, or where a task's one query has no interval.
     """
-    rival = analysis.strongest(OPPONENTS)
-    row = analysis.against("all", rival.name) if rival else None
-    if rival is None or row is None or why_blind(analysis) or _lonely_tasks(analysis):
+    rival = analysis.strongest(*OPPONENTS)
+    if rival is None or why_blind(analysis) or _lonely_tasks(analysis):
         return ""
-    width = corrected_width(len(analysis.tested["all"]), analysis.level)
-    reach = width * (row.comparison.high - row.comparison.low) / 2
+    width, gap = corrected_width(len(analysis.tested["all"]), analysis.level), analysis.against("all", rival.name)
+    reach = width * (gap.comparison.high - gap.comparison.low) / 2
     queries = count_queries(analysis.table, "all")
     return (
         f"With these {queries:,} test queries, differences under about {reach:.3f} from {rival.label} cannot be told "

@@ -9,10 +9,12 @@ import math
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from markupsafe import Markup, escape
 
 WIDTH = 480
+LEFT = 44  # where the drawing area of curves and histograms begins
 LABEL = 150  # width of the column of labels in charts of rows
 SMALL_WIDTH, SMALL_LABEL = 300, 116  # of charts that stand four in a row
 ROW = 22
@@ -50,6 +52,17 @@ def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "", 
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{kind}"/>'
+
+
+def _polyline(points: Sequence[tuple[float, float]], kind: str) -> str:
+    listed = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return f'<polyline points="{listed}" class="{kind}"/>'
+
+
+def _legend(index: int, y: float, name: str) -> list[str]:
+    """The entry of the line with that index, in a row of three."""
+    x = LEFT + index % 3 * 145
+    return [_line(x, y - 4, x + 16, y - 4, _style(index)), _text(x + 21, y, name, kind="tick", room=120)]
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -147,28 +160,25 @@ def curves(
     longest = max(len(values) for values in lines.values())
     low, high = min(min(v) for v in lines.values()), max(max(v) for v in lines.values())
     legend_rows = math.ceil(len(lines) / 3)
-    height, left, top, bottom = 260 + 18 * legend_rows, 44, 8, 44 + 18 * legend_rows
+    height, top, bottom = 260 + 18 * legend_rows, 8, 44 + 18 * legend_rows
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - 1) / max(1, longest - 1) * (WIDTH - left - 10)
+        across = (x - 1) / max(1, longest - 1) * (WIDTH - LEFT - 10)
         down = (high - y) / ((high - low) or 1.0) * (height - top - bottom)
-        return left + across, top + down
+        return LEFT + across, top + down
 
     parts = []
     for tick in ticks(low, high):
         y = place(1, tick)[1]
-        parts += [_line(left, y, WIDTH - 10, y, "grid"), _text(left - 6, y + 4, _number(tick), "end", "tick")]
+        parts += [_line(LEFT, y, WIDTH - 10, y, "grid"), _text(LEFT - 6, y + 4, _number(tick), "end", "tick")]
     first, last = ends if ends[0] < ends[1] else (1.0, float(longest))
     for tick in ticks(first, last):
         position = 1 + (tick - first) / ((last - first) or 1.0) * (longest - 1)
         parts.append(_text(place(position, low)[0], height - bottom + 16, _number(tick), "middle", "tick"))
     parts.append(_text(WIDTH - 10, height - bottom + 30, x_label, "end", "tick"))
     for index, (name, values) in enumerate(lines.items()):
-        points = _thin([place(x, y) for x, y in enumerate(values, 1)])
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        x, y = left + (index % 3) * 145, height - 18 * legend_rows + 18 * (index // 3) + 8
-        parts.append(f'<polyline points="{path}" class="{_style(index)}"/>')
-        parts += [_line(x, y - 4, x + 16, y - 4, _style(index)), _text(x + 21, y, name, kind="tick", room=120)]
+        parts.append(_polyline(_thin([place(x, y) for x, y in enumerate(values, 1)]), _style(index)))
+        parts += _legend(index, height - 18 * legend_rows + 18 * (index // 3) + 8, name)
     return _svg(height, title, parts)
 
 
@@ -189,14 +199,12 @@ def trace(values: Sequence[float], taken: int | None, title: str) -> Markup:
     for tick in ticks(low, high):
         y = place(0, tick)[1]
         parts += [_line(left, y, WIDTH - 6, y, "grid"), _text(left - 6, y + 4, _number(tick), "end", "tick")]
-    path: list[str] = []
-    best = -math.inf
-    for index, value in enumerate(values):
-        best = max(best, value)
+    steps: list[tuple[float, float]] = []
+    for index, best in enumerate(accumulate(values, max)):
         x, y = place(index, best)
-        path += [f"{x:.1f},{path[-1].split(',')[1]}"] if path else []
-        path.append(f"{x:.1f},{y:.1f}")
-    parts.append(f'<polyline points="{" ".join(path)}" class="line s0"/>')
+        steps += [(x, steps[-1][1])] if steps else []
+        steps.append((x, y))
+    parts.append(_polyline(steps, _style(0)))
     for index, value in enumerate(values):
         x, y = place(index, value)
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" class="dot other"/>')
@@ -213,23 +221,21 @@ def histogram(series: Mapping[str, Sequence[float]], width: float, title: str) -
     if not drawn:
         return Markup("")
     count, high = max(len(values) for values in drawn.values()), max(max(values) for values in drawn.values())
-    height, left, top, bottom = 190, 44, 8, 52
+    height, top, bottom = 190, 8, 52
 
     def place(x: float, y: float) -> tuple[float, float]:
-        return left + x / count * (WIDTH - left - 10), top + (high - y) / (high or 1.0) * (height - top - bottom)
+        return LEFT + x / count * (WIDTH - LEFT - 10), top + (high - y) / (high or 1.0) * (height - top - bottom)
 
     parts = []
     for tick in ticks(0, high, 3):
         y = place(0, tick)[1]
-        parts += [_line(left, y, WIDTH - 10, y, "grid"), _text(left - 6, y + 4, f"{tick:.0%}", "end", "tick")]
+        parts += [_line(LEFT, y, WIDTH - 10, y, "grid"), _text(LEFT - 6, y + 4, f"{tick:.0%}", "end", "tick")]
     for index in range(0, count + 1, 2):
         parts.append(_text(place(index, 0)[0], height - bottom + 16, _number(index * width), "middle", "tick"))
     for number, (name, values) in enumerate(drawn.items()):
         corners = [place(index + side, value) for index, value in enumerate(values) for side in (0, 1)]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in [place(0, 0), *corners, place(len(values), 0)])
-        x, y = left + (number % 3) * 145, height - 8
-        parts.append(f'<polyline points="{path}" class="{_style(number)}"/>')
-        parts += [_line(x, y - 4, x + 16, y - 4, _style(number)), _text(x + 21, y, name, kind="tick", room=120)]
+        parts.append(_polyline([place(0, 0), *corners, place(len(values), 0)], _style(number)))
+        parts += _legend(number, height - 8, name)
     return _svg(height, title, parts)
 
 

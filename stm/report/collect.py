@@ -42,6 +42,11 @@ def dig(data: Any, *keys: str, default: Any = None) -> Any:
     return data
 
 
+def entries(data: Any, *keys: str) -> list[tuple[str, Any]]:
+    """Return the entries of the mapping under nested keys, by name; none where a step is missing."""
+    return sorted(dig(data, *keys, default={}).items())
+
+
 def is_number(value: Any) -> bool:
     """Say whether a value is a number, as a truth is not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

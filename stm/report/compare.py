@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stm.errors import ParamsError
+from stm.metrics import NDCG
+from stm.params.report import ReportParams
 from stm.report.scores import ModelInfo, Table
 from stm.significance import Comparison, Interval, Resampled, holm, resample
 
-METRIC = "ndcg_at_10"
 ALL_TASKS = "the average of all tasks"  # the family that the verdict rests on
 OPPONENTS = ("base", "warm_up", "expert", "all_data", "merged")
 
@@ -49,15 +50,19 @@ class Analysis:
     tested: Mapping[str, list[Tested]]  # against every model but the subject
     winners: Mapping[str, list[int]]  # columns of the best models, ties included
 
-    def against(self, scope: str, model: str) -> Tested | None:
-        """Return the comparison of the subject with a model in a scope, or None for the subject itself."""
-        return next((row for row in self.tested[scope] if row.model.name == model), None)
+    def against(self, scope: str, model: str) -> Tested:
+        """Return the comparison of the subject with another model in a scope."""
+        return next(row for row in self.tested[scope] if row.model.name == model)
+
+    def interval(self, scope: str, model: str) -> Interval:
+        """Return a model's nDCG@10 in a scope with its interval."""
+        return self.intervals[scope][self.table.column(model)]
 
     def mean(self, scope: str, model: str) -> float:
         """Return a model's nDCG@10 in a scope."""
-        return self.intervals[scope][self.table.column(model)].mean
+        return self.interval(scope, model).mean
 
-    def strongest(self, roles: tuple[str, ...]) -> ModelInfo | None:
+    def strongest(self, *roles: str) -> ModelInfo | None:
         """Return the model of those roles with the best average over all tasks, without the subject and the other seeds
         of its group.
         """
@@ -66,7 +71,7 @@ class Analysis:
         return max(rivals, key=lambda model: (self.mean("all", model.name), model.name), default=None)
 
 
-def choose_subject(table: Table, name: str) -> ModelInfo:
+def _choose_subject(table: Table, name: str) -> ModelInfo:
     """Return the model of that name; `ParamsError` with the names that there are for another."""
     models = {model.name: model for model in table.models}
     if name not in models:
@@ -135,16 +140,16 @@ def _correct(rows: Mapping[str, list[Tested]], family: list[str]) -> dict[str, l
     return {scope: [replace(row, p_holm=next(adjusted)) for row in rows[scope]] for scope in family}
 
 
-def analyse(table: Table, subject: str, level: float, resamples: int, seed: int) -> Analysis:
+def analyse(table: Table, params: ReportParams) -> Analysis:
     """Compare the subject with every other model, per task and on the averages, corrected within each of `families`."""
-    chosen = choose_subject(table, subject)
-    drawn = resample(table.scores[METRIC], table.column(chosen.name), resamples, seed)
+    subject, level = _choose_subject(table, params.subject), params.level
+    drawn = resample(table.scores[NDCG], table.column(subject.name), params.resamples, params.seed)
     scopes = {**table.scopes, **{task.name: [index] for index, task in enumerate(table.tasks)}}
-    raw = {scope: _test(drawn, table, chosen, positions, level) for scope, positions in scopes.items()}
+    raw = {scope: _test(drawn, table, subject, positions, level) for scope, positions in scopes.items()}
     tested = {scope: rows for family in families(table).values() for scope, rows in _correct(raw, family).items()}
     intervals = {scope: _clip(drawn.intervals(positions, level)) for scope, positions in scopes.items()}
     winners = {scope: _winners(rows) for scope, rows in intervals.items()}
-    return Analysis(table, chosen, level, resamples, intervals, tested, winners)
+    return Analysis(table, subject, level, params.resamples, intervals, tested, winners)
 
 
 def _test(drawn: Resampled, table: Table, subject: ModelInfo, positions: list[int], level: float) -> list[Tested]:
@@ -180,14 +185,12 @@ def signed(value: float) -> str:
 
 def verdict(analysis: Analysis) -> str:
     """Return one sentence: how the subject stands against the strongest other model of the run, with its interval."""
-    subject, rival = analysis.subject, analysis.strongest(OPPONENTS)
+    subject, rival = analysis.subject, analysis.strongest(*OPPONENTS)
     name, tasks = subject.label[:1].upper() + subject.label[1:], count_of(len(analysis.table.tasks), "task")
     own = f"{name} scores {analysis.mean('all', subject.name):.3f} nDCG@10 on average over {tasks}"
     if rival is None:
         return f"{own}; no other model of this run was evaluated, so there is nothing to compare it with."
     row = analysis.against("all", rival.name)
-    if row is None:  # the subject is never its own rival
-        return f"{own}."
     c = row.comparison
     interval = f"{percent(analysis.level)} interval {signed(c.low)} to {signed(c.high)}, corrected p = {row.p_holm:.3g}"
     gap = f"difference {signed(c.difference)}, {interval}"
@@ -204,7 +207,7 @@ def verdict(analysis: Analysis) -> str:
 
 def _lexical_clause(analysis: Analysis) -> str:
     """BM25 and outside models that score more; the pipeline did not make them, but a reader must know."""
-    rivals = [analysis.strongest((role,)) for role in ("lexical", "outside")]
+    rivals = [analysis.strongest(role) for role in ("lexical", "outside")]
     own = analysis.mean("all", analysis.subject.name)
     ahead = [model for model in rivals if model and analysis.mean("all", model.name) > own]
     return "".join(f"; {model.label} scores more, {analysis.mean('all', model.name):.3f}" for model in ahead)

@@ -41,29 +41,26 @@ def clean_analysis(analysis: Analysis, reports: Reports, params: ReportParams) -
     rest = without_queries(table, found)
     if not rest.tasks:
         return Cleaned(found, None)
-    return Cleaned(found, analyse(rest, analysis.subject.name, params.level, params.resamples, params.seed))
+    return Cleaned(found, analyse(rest, params))
 
 
 def contaminated_view(analysis: Analysis, cleaned: Cleaned) -> dict[str, Any]:
     """Return a row per model with its average over all and over the clean queries, and a row per touched task."""
-    subject = analysis.table.column(analysis.subject.name)
+    subject, rest = analysis.subject.name, cleaned.analysis
     tasks = [
         {"task": task.name, "queries": task.queries, "contaminated": len(cleaned.queries[task.name]),
-         "whole": analysis.intervals[task.name][subject].mean,
-         "clean": _mean(cleaned.analysis, task.name, subject)}
+         "whole": analysis.mean(task.name, subject),
+         "clean": rest.mean(task.name, subject) if rest and task.name in rest.intervals else None}
         for task in analysis.table.tasks if cleaned.queries[task.name]
     ]  # fmt: skip
     models = []
-    for row in score_rows(analysis) if cleaned.analysis and cleaned.count else ():
-        column = analysis.table.column(row["model"].name)
-        clean = cleaned.analysis.intervals["all"][column] if cleaned.analysis else None
-        models.append({**row, "whole": row["cells"][0], "clean": clean})
+    if rest and cleaned.count:
+        models = [
+            {**row, "whole": row["cells"][0], "clean": rest.interval("all", row["model"].name)}
+            for row in score_rows(analysis)
+        ]
     total = sum(task.queries for task in analysis.table.tasks)
     return {"count": cleaned.count, "total": total, "tasks": tasks, "models": models}
-
-
-def _mean(analysis: Analysis | None, task: str, column: int) -> float | None:
-    return analysis.intervals[task][column].mean if analysis and task in analysis.intervals else None
 
 
 def contaminated_metrics(cleaned: Cleaned) -> dict[str, Any]:

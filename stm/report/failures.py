@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from stm.report.compare import METRIC, Analysis
+from stm.metrics import NDCG
+from stm.report.compare import Analysis
 from stm.tasks import Task
 
 TEXT = 400  # characters of a passage that are shown
@@ -47,7 +48,7 @@ def find_failures(
     table, column = analysis.table, analysis.table.column(analysis.subject.name)
     found: list[tuple[float, str, str, int, int]] = []
     for number, task in enumerate(table.tasks):
-        scores_NM = table.scores[METRIC][number]
+        scores_NM = table.scores[NDCG][number]
         rival_N = np.argmax(scores_NM, axis=1)
         loss_N = scores_NM.max(axis=1) - scores_NM[:, column]
         worst = sorted(np.flatnonzero(loss_N > 0), key=lambda row: (-loss_N[row], table.query_ids[number][row]))
@@ -64,12 +65,11 @@ def _failure(
 ) -> Failure:
     loss, name, query_id, rival, number = row
     task, table = tasks[name], analysis.table
-    best = float(table.scores[METRIC][number][table.query_ids[number].index(query_id), rival])
+    best = float(table.scores[NDCG][number][table.query_ids[number].index(query_id), rival])
     top = evaluations[analysis.subject.name]["tasks"][name].get("top", {}).get(query_id, [])
-    relevant = [key for key, gain in task.qrels.get(query_id, {}).items() if gain > 0]
     return Failure(
         name, shorten(task.queries.get(query_id, query_id)), best + loss, table.models[rival].label, best,
-        _texts(task, relevant[:2]), _texts(task, top[:2]),
+        _texts(task, task.relevant(query_id)[:2]), _texts(task, top[:2]),
     )  # fmt: skip
 
 

@@ -27,6 +27,12 @@ BOX_WIDTH, BOX_HEIGHT, COLUMN, LINE = 116, 40, 138, 62
 UNREPORTED = {"backbone": "", "report": "this page", "promote": "comes next"}
 
 
+def _corner(stage: str) -> tuple[int, float]:
+    """The upper left corner of the stage's box."""
+    column, row = PLACES[stage]
+    return 4 + column * COLUMN, 6 + row * LINE
+
+
 def stage_files(reports: Reports) -> dict[str, list[str]]:
     """Return the report files of each stage, relative to the folder of reports."""
     each: dict[str, Mapping[str, object]] = {
@@ -65,10 +71,10 @@ def draw_graph(states: Mapping[str, str]) -> Markup:
     for first, second in EDGES:
         if (first, second) not in both or first < second:
             parts.append(_edge(first, second, (first, second) in both))
-    for stage, (column, row) in PLACES.items():
+    for stage in PLACES:
         state = states.get(stage, "")
         kind = "ran" if state.startswith("ran") or " ran" in state else "absent" if state == "not run" else "kept"
-        x, y = 4 + column * COLUMN, 6 + row * LINE
+        x, y = _corner(stage)
         parts.append(f'<rect x="{x}" y="{y:.0f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="6" class="box {kind}"/>')
         parts += [_label(x, y + (17 if state else 24), stage, "strong"), _label(x, y + 32, state, "tick")]
     words = ", ".join(f"{stage}: {states[stage]}" for stage in PLACES if states.get(stage))
@@ -85,16 +91,13 @@ def _label(x: float, y: float, text: str, kind: str) -> str:
 
 
 def _edge(first: str, second: str, is_both: bool) -> str:
-    (column, row), (to_column, to_row) = PLACES[first], PLACES[second]
-    if column == to_column:
-        x = 4 + column * COLUMN + BOX_WIDTH / 2
-        down = row < to_row
-        ends = (x, 6 + row * LINE + (BOX_HEIGHT if down else 0), x, 6 + to_row * LINE + (0 if down else BOX_HEIGHT))
+    (x, y), (to_x, to_y) = _corner(first), _corner(second)
+    if x == to_x:
+        out, into = (BOX_HEIGHT, 0) if y < to_y else (0, BOX_HEIGHT)
+        ends = (x + BOX_WIDTH / 2, y + out, x + BOX_WIDTH / 2, to_y + into)
     else:
-        ahead = column < to_column
-        start = 4 + column * COLUMN + (BOX_WIDTH if ahead else 0)
-        end = 4 + to_column * COLUMN + (0 if ahead else BOX_WIDTH)
-        ends = (start, 6 + row * LINE + BOX_HEIGHT / 2, end, 6 + to_row * LINE + BOX_HEIGHT / 2)
+        out, into = (BOX_WIDTH, 0) if x < to_x else (0, BOX_WIDTH)
+        ends = (x + out, y + BOX_HEIGHT / 2, to_x + into, to_y + BOX_HEIGHT / 2)
     heads = [_head(*ends)] + ([_head(*ends[2:], *ends[:2])] if is_both else [])
     x1, y1, x2, y2 = (f"{value:.1f}" for value in ends)
     return f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" class="edge"/>' + "".join(heads)

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stm.metrics import METRICS, NDCG
 from stm.params.report import ReportParams
 from stm.report.collect import Reports, dig
 from stm.report.compare import Analysis, analyse
-from stm.report.scores import METRICS, build_table, keep_shared, name_rerun
+from stm.report.scores import build_table, keep_shared, name_rerun
 from stm.report.views import score_columns, score_rows
 
 Row = Mapping[str, Any]
@@ -44,7 +45,7 @@ def join_parts(rows: Mapping[str, Row]) -> dict[str, Row]:
 
 def _join(parts: Sequence[Row]) -> Row:
     per_query = {metric: _weigh([part["per_query"][metric] for part in parts]) for metric in METRICS}
-    queries, passages = len(per_query[METRICS[0]]), max(part["passages"] for part in parts)
+    queries, passages = len(per_query[NDCG]), max(part["passages"] for part in parts)
     sizes = {"queries": queries, "full_queries": queries, "passages": passages, "full_passages": passages}
     return {**parts[0], **sizes, "per_query": per_query}
 
@@ -65,8 +66,7 @@ def hub_analysis(reports: Reports, params: ReportParams) -> Analysis | None:
     rows = {name: {**reports.evaluation[name], "tasks": tasks} for name, tasks in _tasks(reports).items() if tasks}
     if params.subject not in rows:
         return None
-    table = build_table(keep_shared(rows, params.subject), params.subject)
-    return analyse(table, params.subject, params.level, params.resamples, params.seed)
+    return analyse(build_table(keep_shared(rows, params.subject), params.subject), params)
 
 
 def _tasks(reports: Reports) -> dict[str, dict[str, Row]]:

@@ -8,9 +8,9 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from stm.report.collect import Reports, dig, is_number
+from stm.metrics import METRICS, NDCG
+from stm.report.collect import Reports, dig, entries, is_number
 from stm.report.compare import Analysis
-from stm.report.scores import METRICS
 
 DECIMALS = 6
 HALVES = ("search", "holdout")  # of the dev queries, as reports/merge.json names them
@@ -46,7 +46,7 @@ def dev_json(reports: Reports) -> dict[str, Any]:
     """
     taken, select = dig(reports.merge, "decision", "taken", default={}), reports.select
     merged = {half: dig(taken, half) for half in HALVES}
-    trained = {name: dig(row, "mean") for name, row in sorted(dig(select, "experts", default={}).items())}
+    trained = {name: dig(row, "mean") for name, row in entries(select, "experts")}
     trained[str(dig(select, "baseline", "name", default="all"))] = dig(select, "baseline", "mean")
     return {kind: {name: round(value, DECIMALS) for name, value in found.items() if is_number(value)}
             for kind, found in (("merge", merged), ("select", trained))}  # fmt: skip
@@ -89,7 +89,7 @@ def scores_csv(analysis: Analysis, hub: Analysis | None) -> str:
         for scope, intervals in (found.intervals.items() if found else ())
         for model, row in zip(found.table.models if found else (), intervals, strict=True)
     ]
-    return _csv(("model", "task", "ndcg_at_10", "low", "high"), rows)
+    return _csv(("model", "task", NDCG, "low", "high"), rows)
 
 
 def training_csv(losses: Mapping[str, Sequence[float]]) -> str:
@@ -104,7 +104,7 @@ def merge_csv(trials: Sequence[Any]) -> str:
     """Return a row per trial of the merge search: scores on both halves and the best so far."""
     best, rows = float("-inf"), []
     for number, trial in enumerate(trials, 1):
-        if isinstance(trial, Mapping) and isinstance(trial.get("search"), (int, float)):
+        if is_number(dig(trial, "search")):
             best = max(best, trial["search"])
             rows.append((number, trial.get("method", ""), trial["search"], trial.get("holdout", ""), best))
     return _csv(("trial", "method", "search", "holdout", "best"), rows)

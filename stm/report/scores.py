@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stm.errors import DataError
+from stm.metrics import METRICS, NDCG
+from stm.tasks import SCOPES
 
-METRICS = ("ndcg_at_10", "recall_at_10")
-SCOPES = ("all", "medical", "general")
 Signature = tuple[tuple[str, str, tuple[str, ...]], ...]
 ROLES = ("merged", "all_data", "expert", "warm_up", "base", "lexical", "outside")
 
@@ -94,7 +94,7 @@ def without_queries(table: Table, left_out: Mapping[str, Collection[str]]) -> Ta
 def _signature(evaluation: Mapping[str, Any]) -> Signature:
     """What makes two evaluations comparable: the same tasks, data and queries."""
     rows = sorted(evaluation["tasks"].items())
-    return tuple((name, str(row.get("data")), tuple(sorted(row["per_query"][METRICS[0]]))) for name, row in rows)
+    return tuple((name, str(row.get("data")), tuple(sorted(row["per_query"][NDCG]))) for name, row in rows)
 
 
 def _signatures(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Signature]:

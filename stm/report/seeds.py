@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from stm.report.compare import METRIC, Analysis
+from stm.metrics import NDCG
+from stm.report.compare import Analysis
 from stm.report.metrics import DECIMALS
 from stm.significance import seed_difference, seed_interval
 
@@ -26,7 +27,7 @@ def groups(analysis: Analysis) -> dict[str, list[int]]:
 
 def _averages(analysis: Analysis, columns: Sequence[int], scope: str) -> list[float]:
     """A group's average nDCG@10 over the tasks of a scope, per seed."""
-    means_TM = analysis.table.task_means(METRIC)[analysis.table.scopes[scope]]
+    means_TM = analysis.table.task_means(NDCG)[analysis.table.scopes[scope]]
     return [float(value) for value in means_TM[:, list(columns)].mean(axis=0)]
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stm.metrics import NDCG
 from stm.report.charts import Span, small_bars, spans
 from stm.report.collect import numbers
-from stm.report.compare import METRIC, Analysis
+from stm.report.compare import Analysis
 from stm.report.scores import ModelInfo
 from stm.tasks import Task
 from stm.words import words_of
@@ -35,7 +36,7 @@ def overlap(query: str, passages: Sequence[str]) -> float:
 
 def shown_models(analysis: Analysis) -> list[ModelInfo]:
     """Return the subject and the strongest of each other kind."""
-    rivals = [analysis.strongest((role,)) for role in ("expert", "all_data", "merged", "base", "lexical")]
+    rivals = [analysis.strongest(role) for role in ("expert", "all_data", "merged", "base", "lexical")]
     return [analysis.subject, *(model for model in rivals if model)]
 
 
@@ -50,10 +51,9 @@ def _features(analysis: Analysis, tasks: Mapping[str, Task]) -> tuple[Floats, Fl
         task = tasks[info.name]
         for row, query_id in enumerate(analysis.table.query_ids[number]):
             query = task.queries.get(query_id, "")
-            positives = [key for key, gain in task.qrels.get(query_id, {}).items() if gain > 0]
             lengths.append(len(words_of(query)))
-            overlaps.append(overlap(query, [task.corpus[key].full_text() for key in positives]))
-            scores.append(analysis.table.scores[METRIC][number][row])
+            overlaps.append(overlap(query, [task.corpus[key].full_text() for key in task.relevant(query_id)]))
+            scores.append(analysis.table.scores[NDCG][number][row])
     return np.array(lengths), np.array(overlaps), np.array(scores)
 
 
@@ -94,18 +94,17 @@ def _changes(found: Any) -> dict[str, dict[str, float]]:
     return {kind: {task: value - plain[task] for task, value in row.items() if task in plain} for kind, row in kinds}
 
 
+def _means(changes: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The means over tasks by kind of change."""
+    return {kind: sum(row.values()) / len(row) for kind, row in sorted(changes.items()) if row}
+
+
 def robustness_view(analysis: Analysis, evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what changed queries cost each model, as means over tasks, and a chart for the subject."""
     by_model = {model: _changes(evaluations[model.name].get("robustness")) for model in analysis.table.models}
-    rows = [
-        {"model": model, "means": {kind: sum(row.values()) / len(row) for kind, row in sorted(changes.items()) if row}}
-        for model, changes in by_model.items()
-        if changes
-    ]
-    own = {kind: row for kind, row in sorted(by_model[analysis.subject].items()) if row}
+    rows = [{"model": model, "means": _means(changes)} for model, changes in by_model.items() if changes]
+    own = by_model[analysis.subject]
     kinds = sorted({kind for changes in by_model.values() for kind in changes})
     title = f"Change of nDCG@10 of {analysis.subject.label}: mean over tasks, the line from the worst to the best task"
-    drawn = [
-        Span(kind, sum(row.values()) / len(row), min(row.values()), max(row.values())) for kind, row in own.items()
-    ]
+    drawn = [Span(kind, mean, min(own[kind].values()), max(own[kind].values())) for kind, mean in _means(own).items()]
     return {"rows": rows, "kinds": kinds, "chart": spans(drawn, title, zero=True), "title": title}

@@ -9,20 +9,19 @@ from typing import Any
 
 from stm.merge.card import LAYERED, list_parameters, made_from
 from stm.report.charts import bars, curves, trace
-from stm.report.collect import Reports, dig, is_number, numbers
+from stm.report.collect import Reports, dig, entries, is_number, numbers
 
 LEVELS = 6  # lines of an interaction plot
+SPENT = ("seconds", "tokens", "tokens_in", "tokens_out", "cost")  # what the reports count, cost in money
 
 
 def data_view(reports: Reports) -> dict[str, Any]:
     """Return pairs per split and source, and the tasks."""
     splits = []
-    for name, split in sorted(dig(reports.prepare, "splits", default={}).items()):
-        sources = [
-            {"name": key, "kept": dig(row, "kept")} for key, row in sorted(dig(split, "sources", default={}).items())
-        ]
+    for name, split in entries(reports.prepare, "splits"):
+        sources = [{"name": key, "kept": dig(row, "kept")} for key, row in entries(split, "sources")]
         splits.append({"name": name, "pairs": dig(split, "pairs"), "sources": sources})
-    packages = [(name, _versions(row)) for name, row in sorted(dig(reports.prepare, "packages", default={}).items())]
+    packages = [(name, _versions(row)) for name, row in entries(reports.prepare, "packages")]
     return {"splits": splits, "packages": packages, "warm_up": dig(reports.prepare, "warm_up", "pairs")}
 
 
@@ -46,33 +45,35 @@ def contamination_view(reports: Reports) -> dict[str, Any]:
     total = dig(reports.prepare, "contamination", default={})
     rows = [
         {"split": split, "source": source, **_counts(dig(row, "contamination"))}
-        for split, part in sorted(dig(reports.prepare, "splits", default={}).items())
-        for source, row in sorted(dig(part, "sources", default={}).items())
+        for split, part in entries(reports.prepare, "splits")
+        for source, row in entries(part, "sources")
     ]
     found = _counts(total) if total else {}
     return {"total": found, "rows": rows, "by_task": numbers(dig(total, "found_by_task"))}
 
 
-def losses(report: Mapping[str, Any]) -> list[float]:
-    """Return the loss of each step of a training report."""
-    history = report.get("history")
-    rows = [row for row in history if isinstance(row, Mapping)] if isinstance(history, list) else []
-    return [float(row["loss"]) for row in rows if isinstance(row.get("loss"), (int, float))]
-
-
-def trainings(reports: Reports) -> dict[str, Mapping[str, Any]]:
-    """Return every training report by name: warm-up, experts, all-data."""
+def _trainings(reports: Reports) -> dict[str, Mapping[str, Any]]:
+    """Every training report by name: warm-up, experts, all-data."""
     found = {"warm-up": reports.warm_up, **reports.train, "all data": reports.train_all}
     return {name: report for name, report in found.items() if report}
 
 
+def losses(reports: Reports) -> dict[str, list[float]]:
+    """Return the loss of each step of every training, by its name."""
+    return {name: _losses(report.get("history")) for name, report in _trainings(reports).items()}
+
+
+def _losses(history: Any) -> list[float]:
+    found = [dig(row, "loss") for row in history] if isinstance(history, list) else []
+    return [float(loss) for loss in found if is_number(loss)]
+
+
 def training_view(reports: Reports) -> dict[str, Any]:
     """Return the loss curves and a row of totals per training."""
-    history = {name: losses(report) for name, report in trainings(reports).items()}
-    rows = []
-    for name, values in history.items():
-        ends = {"first": values[0], "last": _last(values)} if values else {}
-        totals = {key: trainings(reports)[name].get(key) for key in ("rows", "steps", "tokens", "seconds")}
+    history, rows = losses(reports), []
+    for name, report in _trainings(reports).items():
+        ends = {"first": history[name][0], "last": _last(history[name])} if history[name] else {}
+        totals = {key: report.get(key) for key in ("rows", "steps", "tokens", "seconds")}
         rows.append({"name": name, "first": None, "last": None, **ends, **totals})
     return {"chart": curves(history, "Training loss, running mean", "step"), "rows": rows}
 
@@ -94,7 +95,7 @@ def prompts_view(reports: Reports) -> list[dict[str, Any]]:
              "is_chosen": row.get("index") == report.get("chosen")}
             for row in tried
         ]  # fmt: skip
-        scores = [row["search"] for row in candidates if isinstance(row["search"], (int, float))]
+        scores = [row["search"] for row in candidates if is_number(row["search"])]
         chosen = next((index for index, row in enumerate(candidates) if row["is_chosen"]), None)
         chart = trace(scores, chosen, f"Search of an instruction for {split}, nDCG@10 on the search half")
         rows.append({
@@ -130,7 +131,7 @@ def merge_view(reports: Reports) -> dict[str, Any]:
     taken = dig(report, "decision", "taken", default={})
     parameters = dig(taken, "parameters")
     trials = [row for row in report.get("trials", []) if isinstance(row, Mapping)]
-    values = [row["search"] for row in trials if isinstance(row.get("search"), (int, float))]
+    values = [row["search"] for row in trials if is_number(row.get("search"))]
     position = next((index for index, row in enumerate(trials) if _same_recipe(row, taken)), None)
     ranked = sorted(trials, key=lambda row: -float(row.get("search") or 0))
     return {
@@ -141,7 +142,7 @@ def merge_view(reports: Reports) -> dict[str, Any]:
         "parameters": list_parameters(parameters) if isinstance(parameters, Mapping) else "",
         "reason": dig(report, "decision", "reason", default=""), "search": dig(taken, "search"),
         "holdout": dig(taken, "holdout"), "uniform": dig(report, "decision", "uniform", default={}),
-        "trials": ranked[:10], "count": len(trials), "experts": sorted(dig(report, "experts", default={}).items()),
+        "trials": ranked[:10], "count": len(trials), "experts": entries(report, "experts"),
         "chart": trace(values, position, "Merge search, nDCG@10 on the search half of the dev tasks"),
         "prompt": dig(report, "prompts", "chosen", "query", default=""), "interaction": interaction_view(report),
     }  # fmt: skip
@@ -167,7 +168,7 @@ def interaction_view(report: Mapping[str, Any]) -> dict[str, Any]:
         "experts": experts, "columns": [values[index] for index in columns],
         "rows": [(value, [row[index] for index in columns]) for value, row in zip(values, scores, strict=True)],
         "source": dig(found, "source", default=""), "share": share if is_number(share) else None,
-        "held": numbers(dig(found, "held", default={})),
+        "held": numbers(dig(found, "held")),
     }  # fmt: skip
 
 
@@ -188,18 +189,14 @@ def cost_view(reports: Reports) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for name, listed in parts:
         given = [report for report in listed if report]
-        rows.append({
-            "stage": name, "runs": len(given), "seconds": _total(given, "seconds"), "tokens": _total(given, "tokens"),
-            "tokens_in": _total(given, "tokens_in"), "tokens_out": _total(given, "tokens_out"),
-            "money": _total(given, "cost"),
-        })  # fmt: skip
-    sums = {key: _sum(row[key] for row in rows) for key in ("seconds", "tokens", "tokens_in", "tokens_out", "money")}
+        rows.append({"stage": name, "runs": len(given), **{key: _total(given, key) for key in SPENT}})
+    sums = {key: _sum(row[key] for row in rows) for key in SPENT}
     return [*rows, {"stage": "all stages", "runs": sum(row["runs"] for row in rows), **sums}]
 
 
 def _total(reports: Iterable[Mapping[str, Any]], key: str) -> float | None:
     places = ((key,), ("cost", key), ("llm", key), ("judges", "llm", key))
-    found = [next((v for v in (dig(r, *p) for p in places) if isinstance(v, (int, float))), None) for r in reports]
+    found = [next((v for v in (dig(r, *p) for p in places) if is_number(v)), None) for r in reports]
     return _sum(found)
 
 
@@ -226,6 +223,6 @@ def _sources(reports: Reports) -> list[dict[str, str]]:
         {"split": split, "source": source, "kind": str(dig(row, "kind", default="")),
          "path": str(dig(row, "path", default="")),
          "version": str(dig(row, "revision", default="") or dig(row, "sha256", default=""))}
-        for split, part in sorted(dig(reports.prepare, "splits", default={}).items())
-        for source, row in sorted(dig(part, "sources", default={}).items())
+        for split, part in entries(reports.prepare, "splits")
+        for source, row in entries(part, "sources")
     ]  # fmt: skip

@@ -5,6 +5,7 @@ Takes the analysis and returns plain values that a template can print; decides w
 
 from typing import Any
 
+from stm.metrics import RECALL
 from stm.report.charts import Span, spans
 from stm.report.compare import Analysis, Tested, count_of, percent, signed, why_blind
 from stm.report.scores import TaskInfo
@@ -39,18 +40,17 @@ def score_rows(analysis: Analysis) -> list[dict[str, Any]]:
 
 
 def _cell(analysis: Analysis, scope: str, index: int) -> dict[str, Any]:
-    interval = analysis.intervals[scope][index]
-    tested = analysis.against(scope, analysis.table.models[index].name)
+    model, interval = analysis.table.models[index], analysis.intervals[scope][index]
     mark = ""
-    if tested and tested.is_significant:
-        mark = "below" if tested.comparison.difference > 0 else "above"
+    if model != analysis.subject and (row := analysis.against(scope, model.name)).is_significant:
+        mark = "below" if row.comparison.difference > 0 else "above"
     return {"mean": interval.mean, "low": interval.low, "high": interval.high, "mark": mark,
             "is_best": index in analysis.winners[scope]}  # fmt: skip
 
 
 def recall_rows(analysis: Analysis) -> list[dict[str, Any]]:
     """Return Recall@10 per model and task, models in the order of `score_rows`."""
-    means_TM = analysis.table.task_means("recall_at_10")
+    means_TM = analysis.table.task_means(RECALL)
     rows = []
     for row in score_rows(analysis):
         index = analysis.table.column(row["model"].name)
@@ -92,15 +92,15 @@ def headline(analysis: Analysis) -> list[dict[str, str]]:
     a claim in words.
     """
     subject = analysis.subject
-    own, level = analysis.intervals["all"][analysis.table.column(subject.name)], percent(analysis.level)
+    own, level = analysis.interval("all", subject.name), percent(analysis.level)
     cards = [{"title": subject.label, "value": f"{own.mean:.3f}", "claim": "average nDCG@10", "rival": "",
               "note": f"{own.low:.3f} to {own.high:.3f} ({level})"}]  # fmt: skip
     kinds = {"base": "the backbone", "expert": "the best expert", "all_data": "training on all data",
              "merged": "the best merged model", "lexical": "BM25"}  # fmt: skip
     for role, title in kinds.items():
-        rival = analysis.strongest((role,))
-        row = analysis.against("all", rival.name) if rival else None
-        if rival and row:
+        rival = analysis.strongest(role)
+        if rival:
+            row = analysis.against("all", rival.name)
             c = row.comparison
             cards.append({
                 "title": f"against {title}", "value": signed(c.difference), "claim": _claim(row, analysis),

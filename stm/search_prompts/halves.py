@@ -6,6 +6,7 @@ instructions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from stm.errors import DataError
 from stm.files import sha256_text
@@ -21,7 +22,10 @@ class Item:
     query_id: str
 
 
-def split_halves(tasks: Sequence[Task], queries: int, seed: int) -> tuple[list[Item], list[Item]]:
+Halves = tuple[list[Item], list[Item]]  # search, guard
+
+
+def split_halves(tasks: Sequence[Task], queries: int, seed: int) -> Halves:
     """Return (search half, guard half): disjoint, at most `queries` each, spread evenly over the tasks.
 
     Within a task the queries are ordered by a hash of seed, task and id and dealt out as `cut_in_halves` does.
@@ -45,5 +49,4 @@ def split_halves(tasks: Sequence[Task], queries: int, seed: int) -> tuple[list[I
 
 
 def _interleave(lists: Sequence[Sequence[Item]]) -> list[Item]:
-    longest = max(map(len, lists), default=0)
-    return [items[index] for index in range(longest) for items in lists if index < len(items)]
+    return [item for turn in zip_longest(*lists) for item in turn if item is not None]

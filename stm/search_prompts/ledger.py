@@ -8,15 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from stm.errors import EndpointError
-from stm.llm.answers import Answer, Budget, Failure, Request
+from stm.llm.answers import Answer, Budget, Failure, Outcome, Request
 from stm.progress import say
 
-Ask = Callable[
-    [Sequence[Request]], Sequence[Answer | Failure]
-]  # answers in the order of the requests; raises EndpointError
+Ask = Callable[[Sequence[Request]], Sequence[Outcome]]  # in the order of the requests; raises EndpointError
 
 
-def _reply(outcome: Answer | Failure) -> str:
+def _reply(outcome: Outcome) -> str:
     """The text of an answer, up to its last whole sentence where the token limit cut it; "" for a failure."""
     if isinstance(outcome, Failure):
         return ""
@@ -91,11 +89,11 @@ class Ledger:
 
     def as_report(self) -> dict[str, object]:
         """The sums as plain data."""
-        sums: dict[str, object] = {
+        return {
             "requests": self.requests,
             "tokens_in": self.tokens_in,
             "tokens_out": self.tokens_out,
             "cost": round(self._budget.cost(), 6),
             "is_budget_exhausted": self.is_spent,
+            "failures": dict(sorted(self.failures.items())),
         }
-        return {**sums, "failures": dict(sorted(self.failures.items()))}

@@ -42,8 +42,12 @@ class Pool:
 
     def as_report(self) -> dict[str, object]:
         """Counts, and a few refused replies with their reasons."""
-        counts = {"asked": self.asked, "kept": len(self.instructions)}
-        return {**counts, "refused": dict(sorted(self.refused.items())), "refused_samples": self.samples}
+        return {
+            "asked": self.asked,
+            "kept": len(self.instructions),
+            "refused": dict(sorted(self.refused.items())),
+            "refused_samples": self.samples,
+        }
 
     def refuse(self, reply: str, reason: str) -> None:
         """Count a reply that gave nothing."""
@@ -59,9 +63,8 @@ def _combinations(seed: int) -> list[tuple[str, str, str]]:
 
 
 def _take(reply: str, pool: Pool, keys: set[str]) -> None:
-    candidates = extract(reply)
     reason = "empty"
-    for text in candidates:
+    for text in extract(reply):
         reason = generic_fault(text) or ("a near-duplicate" if key_of(text) in keys else "")
         if not reason:
             keys.add(key_of(text))

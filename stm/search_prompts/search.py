@@ -15,13 +15,13 @@ from stm.progress import say
 from stm.search_prompts.adapter import RetrievalAdapter, run_gepa
 from stm.search_prompts.budgets import BUDGETS
 from stm.search_prompts.copying import CopyGuard
-from stm.search_prompts.halves import split_halves
+from stm.search_prompts.halves import Halves, split_halves
 from stm.search_prompts.instructions import key_of
 from stm.search_prompts.ledger import Ledger
 from stm.search_prompts.pool import Pool, write_pool
 from stm.search_prompts.proposer import Proposer
 from stm.search_prompts.scoring import PassageEncoder, Scorer
-from stm.search_prompts.trajectory import Candidate, Halves, tell
+from stm.search_prompts.trajectory import Candidate, tell
 from stm.tasks import Task
 
 
@@ -48,15 +48,19 @@ def search_instruction(
     search half replaces the seed only if it also beats the seed on the guard half by more than `params.min_gain`.
     Raises `DataError` for tasks with fewer than two usable queries, and what the endpoint raises.
     """
-    halves = split_halves(tasks, BUDGETS[params.budget].queries, params.seed)
+    budget = BUDGETS[params.budget]
+    halves = split_halves(tasks, budget.queries, params.seed)
     _say_shortfall(params, len(halves[0]))
     pool = write_pool(params.pool_size, params.seed, params.pool_rounds, ledger)
     copied = CopyGuard(tasks, seed_instruction, params.copy_words).copied
     scorer = Scorer(tasks, encoder, render)
-    candidates, start = _screen(seed_instruction, pool.instructions, copied, scorer, halves, params)
-    proposer = _proposer(pool.instructions, candidates, copied, ledger, params)
+    candidates = _screened(seed_instruction, pool.instructions, copied, budget.screened)
+    start = best_of(candidates, scorer, halves)
+    tried = {key_of(candidate.instruction) for candidate in candidates}
+    spare = deque(text for text in pool.instructions if key_of(text) not in tried)
+    proposer = Proposer(ledger, params.samples, copied, spare, tried)
     adapter = RetrievalAdapter(scorer, proposer, params.feedback_characters)
-    gepa = run_gepa(start.instruction, halves[0], adapter, BUDGETS[params.budget], params.seed)
+    gepa = run_gepa(start.instruction, halves[0], adapter, budget, params.seed)
     attempts = proposer.attempts
     candidates += [Candidate(a.proposal, a.origin, a.parent) for a in attempts if a.proposal is not None]
     winner, reason = judge(candidates, scorer, halves, params.min_gain)
@@ -90,32 +94,13 @@ def _say_shortfall(params: SearchPromptsParams, queries: int) -> None:
             say(f"search_prompts: the budget {params.budget} allows {wants} {what}, of which there are {has} ({where})")
 
 
-def _screen(
-    seed_instruction: str,
-    pool: Sequence[str],
-    copied: Callable[[str], str | None],
-    scorer: Scorer,
-    halves: Halves,
-    params: SearchPromptsParams,
-) -> tuple[list[Candidate], Candidate]:
-    """Return the seed and the first pool instructions as candidates, and the best of them, from which GEPA starts."""
+def _screened(
+    seed_instruction: str, pool: Sequence[str], copied: Callable[[str], str | None], count: int
+) -> list[Candidate]:
+    """The candidates that are scored before GEPA starts: the seed, and the first `count` usable pool instructions."""
     seed_key = key_of(seed_instruction)
     usable = [text for text in pool if key_of(text) != seed_key and not copied(text)]
-    screened = usable[: BUDGETS[params.budget].screened]
-    candidates = [Candidate(seed_instruction, "seed"), *(Candidate(text, "pool") for text in screened)]
-    return candidates, best_of(candidates, scorer, halves)
-
-
-def _proposer(
-    pool: Sequence[str],
-    candidates: Sequence[Candidate],
-    copied: Callable[[str], str | None],
-    ledger: Ledger,
-    params: SearchPromptsParams,
-) -> Proposer:
-    known = {key_of(candidate.instruction) for candidate in candidates}
-    spare = deque(text for text in pool if key_of(text) not in known)
-    return Proposer(ledger, params.samples, copied, spare, known)
+    return [Candidate(seed_instruction, "seed"), *(Candidate(text, "pool") for text in usable[:count])]
 
 
 def best_of(candidates: Sequence[Candidate], scorer: Scorer, halves: Halves) -> Candidate:

@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stm.search_prompts.halves import Item
+from stm.search_prompts.halves import Halves
 from stm.search_prompts.proposer import Attempt
 from stm.search_prompts.scoring import Scorer
 from stm.tasks import Task
-
-Halves = tuple[list[Item], list[Item]]  # search, guard
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from stm.synthesize.queries import plan_queries
 
 def describe_cost(requests: Iterable[Request], rows: pl.DataFrame, params: SynthesizeParams) -> str:
     """Requests, tokens and money of the first attempts; the judge and the written queries are in it."""
-    endpoint, count, tokens_in = params.endpoint, 0, 0
-    for request in requests:
-        count, tokens_in = count + 1, tokens_in + estimate_prompt(request.messages)
+    endpoint, prompts = params.endpoint, [estimate_prompt(request.messages) for request in requests]
+    count, tokens_in = len(prompts), sum(prompts)
     planned = plan_queries(rows, params.queries, params.max_passage_chars, params.prompt)
     asked = [request for *_, request in planned]
     if count:  # each written query may become a row that is asked for too

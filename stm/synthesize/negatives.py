@@ -57,28 +57,22 @@ def synthesize(
     mined negatives and the report says so.
     """
     started = time.monotonic()
-    budget = Budget.of(params)
-    similarity, taken = _open_similarity(rows, params), _place(rows, released or {})
-    job = _Job(rows, _choose(rows, params, taken), params, store, budget, similarity)
+    released = released or {}
+    budget, similarity = Budget.of(params), _open_similarity(rows, params)
+    job = _Job(rows, released, params, store, budget, similarity)
     say(f"synthesize {name}: {describe_cost(job.requests(job.places), rows, params)}")
     queries: dict[str, Any] = {}
     if params.queries.rows:
         rows, queries = _write_queries(rows, params, store, budget, similarity, tasks)
-        taken = _place(rows, released or {})
-        job = _Job(rows, _choose(rows, params, taken), params, store, budget, similarity)
+        job = _Job(rows, released, params, store, budget, similarity)
     job.run()
-    texts = taken | job.accepted
-    report = {**job.report(), "released": len(taken), "hardness": job.hardness(texts)}
+    texts = job.released | job.accepted
+    report = {**job.report(), "released": len(job.released), "hardness": job.hardness(texts)}
     report |= {"queries": queries} if queries else {}
     report["seconds"] = round(time.monotonic() - started, 3)
     for line in describe_outcome(report):
         say(f"synthesize {name}: {line}")
     return Result(_with_synthetic(rows, texts), report)
-
-
-def _choose(rows: pl.DataFrame, params: SynthesizeParams, taken: Mapping[int, str]) -> list[int]:
-    """The places of the rows that get a synthetic negative and have none."""
-    return [place for place in range(params.rows or rows.height) if place < rows.height and place not in taken]
 
 
 def _write_queries(
@@ -103,15 +97,6 @@ def released_negatives(pairs: pl.DataFrame) -> dict[str, str]:
     return dict(synthetic.select("id", "negatives").iter_rows())
 
 
-def _place(rows: pl.DataFrame, released: Mapping[str, str]) -> dict[int, str]:
-    ids = enumerate(rows["id"]) if released else ()
-    return {place: released[row_id] for place, row_id in ids if row_id in released}
-
-
-def _triplet(row: Mapping[str, Any]) -> Triplet:
-    return Triplet(row["instruction"], row["anchor"], row["positive"], row["negatives"][0] if row["negatives"] else "")
-
-
 def _open_similarity(rows: pl.DataFrame, params: SynthesizeParams) -> Similarity:
     if params.validation.dense_model:
         return DenseSimilarity(params.validation.dense_model, params.validation.dense_revision)
@@ -131,11 +116,13 @@ class _Job:
     """The rounds of one split; rows are named by their place."""
 
     def __init__(
-        self, rows: pl.DataFrame, places: Sequence[int], params: SynthesizeParams, store: AnswerStore, budget: Budget,
-        similarity: Similarity,
+        self, rows: pl.DataFrame, released: Mapping[str, str], params: SynthesizeParams, store: AnswerStore,
+        budget: Budget, similarity: Similarity,
     ) -> None:  # fmt: skip
-        self.rows, self.places, self.params, self.store = rows, places, params, store
-        self.budget, self.similarity = budget, similarity
+        self.rows, self.params, self.store, self.budget, self.similarity = rows, params, store, budget, similarity
+        self.released = {place: released[key] for place, key in enumerate(rows["id"]) if key in released}
+        asked = range(min(params.rows or rows.height, rows.height))
+        self.places = [place for place in asked if place not in self.released]
         self.opinions = Opinions(params.endpoint, store, budget, params.max_passage_chars)
         self.tally = Tally(params.samples)
         self.accepted: dict[int, str] = {}
@@ -144,7 +131,9 @@ class _Job:
 
     def triplet(self, place: int) -> Triplet:
         """What the LLM is told of a row."""
-        return _triplet(self.rows.row(place, named=True))
+        row = self.rows.row(place, named=True)
+        mined = row["negatives"][0] if row["negatives"] else ""
+        return Triplet(row["instruction"], row["anchor"], row["positive"], mined)
 
     def requests(self, places: Sequence[int], attempt: int = 0) -> Iterator[Request]:
         """The requests of rows; each attempt has a seed of its own."""

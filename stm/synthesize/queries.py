@@ -12,9 +12,9 @@ from typing import Any
 
 import polars as pl
 
-from stm.bm25 import NOTHING, Index
-from stm.llm.answers import Answer, Budget, Failure, Request
-from stm.llm.client import Outcome, complete_all
+from stm.bm25 import Index
+from stm.llm.answers import Answer, Budget, Failure, Outcome, Request
+from stm.llm.client import complete_all
 from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
 from stm.params.synthesize import QueryParams
@@ -81,6 +81,16 @@ FULL = """<passage>{passage}</passage>
 Write {ask}, in other words than the text. Give only that, without title, quotes, comment or tags."""
 
 
+@dataclass
+class Draft:
+    """A query that was asked for the passage of `row`, and why it is refused; empty while nothing speaks against it."""
+
+    row: dict[str, Any]
+    kind: str
+    text: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class Written:
     """New rows, the report, and the known answers of queries that have several: normal forms by normal form."""
@@ -121,38 +131,28 @@ def write_queries(
     the endpoint does not work.
     """
     planned = plan_queries(rows, params, max_passage_chars, style)
-    jobs = [(row, kind) for row, kind, _ in planned]
     requests, outcomes, most = [request for *_, request in planned], list[Outcome](), endpoint.requests_at_once
     for start in range(0, len(requests), most):
         outcomes += complete_all(requests[start : start + most], endpoint, store, "write queries", budget)
-    texts = [tidy_query(o.text, o.finish_reason == "length") if isinstance(o, Answer) else "" for o in outcomes]
-    reasons = [
-        _check_outcome(outcome, text) or check_query(text, row["positive"], params, KINDS[kind].is_personal)
-        for outcome, text, (row, kind) in zip(outcomes, texts, jobs, strict=True)
-    ]
+    drafts = [_draft(row, kind, found, params) for (row, kind, _), found in zip(planned, outcomes, strict=True)]
     if known is not None:
-        for place in known.match(pl.Series(texts, dtype=pl.String))["index"].unique():
-            reasons[place] = reasons[place] or "in_evaluation"
-    _check_round_trips(rows, jobs, texts, reasons, params)
-    answers = _known_answers(rows, jobs, texts, reasons)
-    kept = [_row(row, kind, text) for (row, kind), text, reason in zip(jobs, texts, reasons, strict=True) if not reason]
-    tally = Counter(reason or "accepted" for reason in reasons)
-    report = {"asked": len(jobs), "accepted": len(kept), "outcomes": dict(sorted(tally.items()))}
+        for place in known.match(pl.Series([draft.text for draft in drafts], dtype=pl.String))["index"].unique():
+            drafts[place].reason = drafts[place].reason or "in_evaluation"
+    _check_round_trips(rows, drafts, params)
+    answers = _known_answers(rows, drafts)
+    kept = [_row(draft) for draft in drafts if not draft.reason]
+    tally = Counter(draft.reason or "accepted" for draft in drafts)
+    report = {"asked": len(drafts), "accepted": len(kept), "outcomes": dict(sorted(tally.items()))}
     return Written(drop_answers(pl.DataFrame(kept, schema=ROWS), answers), report, answers)
 
 
 def drop_answers(rows: pl.DataFrame, answers: Mapping[str, set[str]]) -> pl.DataFrame:
     """Rows without the negatives that are known to answer their query, as `Written` knows them."""
-    forms = {text: answers.get(normalise(text), set()) for text in rows["anchor"].unique()}
-    long = explode_negatives(rows.filter(pl.col("anchor").is_in([text for text in forms if forms[text]])), "anchor")
-    wrong = long.filter(
-        [normalise(text) in forms[query] for query, text in long.select("anchor", "negatives").iter_rows()]
-    )
-    if not wrong.height:
-        return rows
-    return replace_negatives(
-        rows, explode_negatives(rows).join(wrong, on=["id", "negatives"], how="anti", maintain_order="left")
-    )
+    long = explode_negatives(rows, "anchor")
+    forms = {query: answers.get(normalise(query), set()) for query in long["anchor"].unique()}
+    lines = long.select("anchor", "negatives").iter_rows()
+    is_open = [not forms[query] or normalise(text) not in forms[query] for query, text in lines]
+    return replace_negatives(rows, long.filter(pl.Series(is_open, dtype=pl.Boolean)))
 
 
 def drop_too_close(rows: pl.DataFrame, similarity: Similarity, max_ratio: float) -> tuple[pl.DataFrame, int]:
@@ -188,22 +188,28 @@ def _request(passage: str, kind: str, params: QueryParams, style: Style) -> Requ
     return Request(messages, max_tokens=params.max_tokens)
 
 
-def _known_answers(
-    rows: pl.DataFrame, jobs: Sequence[tuple[dict[str, Any], str]], texts: Sequence[str], reasons: Sequence[str]
-) -> dict[str, set[str]]:
+def _draft(row: dict[str, Any], kind: str, outcome: Outcome, params: QueryParams) -> Draft:
+    """What came of a request, after all checks that look at this query alone."""
+    text = tidy_query(outcome.text, outcome.finish_reason == "length") if isinstance(outcome, Answer) else ""
+    reason = _check_outcome(outcome, text) or check_query(text, row["positive"], params, KINDS[kind].is_personal)
+    return Draft(row, kind, text, reason)
+
+
+def _known_answers(rows: pl.DataFrame, drafts: Sequence[Draft]) -> dict[str, set[str]]:
     """By the form of a query that finds several passages, written for them or not: the forms of these."""
     known: dict[str, set[str]] = defaultdict(set)
     for anchor, positive in rows.select("anchor", "positive").iter_rows():
         known[normalise(anchor)].add(normalise(positive))
-    for (row, _), text, reason in zip(jobs, texts, reasons, strict=True):
-        if reason in ("", "duplicate"):
-            known[normalise(text)].add(normalise(row["positive"]))
+    for draft in drafts:
+        if draft.reason in ("", "duplicate"):
+            known[normalise(draft.text)].add(normalise(draft.row["positive"]))
     return {query: passages for query, passages in known.items() if len(passages) > 1}
 
 
-def _row(row: dict[str, Any], kind: str, text: str) -> dict[str, Any]:
-    written = {"anchor": text, "instruction": KINDS[kind].instruction, "source": SOURCE}
-    return {**row, "id": f"{row['id']}-{kind}", **written, "answers": []}  # those were the other query's
+def _row(draft: Draft) -> dict[str, Any]:
+    written = {"anchor": draft.text, "instruction": KINDS[draft.kind].instruction, "source": SOURCE}
+    row = {**draft.row, "id": f"{draft.row['id']}-{draft.kind}", **written}
+    return {**row, "answers": []}  # those were the other query's
 
 
 def tidy_query(text: str, is_cut: bool = False) -> str:
@@ -219,7 +225,7 @@ def tidy_query(text: str, is_cut: bool = False) -> str:
     return tidy(text, is_cut=False)
 
 
-def _check_outcome(outcome: Answer | Failure, text: str) -> str:
+def _check_outcome(outcome: Outcome, text: str) -> str:
     """Why there is no whole query, or the empty string."""
     if isinstance(outcome, Failure):
         return outcome.reason
@@ -248,27 +254,21 @@ def check_query(text: str, passage: str, params: QueryParams, is_personal: bool 
     return ""
 
 
-def _check_round_trips(
-    rows: pl.DataFrame,
-    jobs: Sequence[tuple[dict[str, Any], str]],
-    texts: Sequence[str],
-    reasons: list[str],
-    params: QueryParams,
-) -> None:
+def _check_round_trips(rows: pl.DataFrame, drafts: Sequence[Draft], params: QueryParams) -> None:
     """Give a reason to every open query that does not find its passage, and to those that repeat another one or, where
     it stays, the passage's own.
     """
     passages = rows["positive"].unique(maintain_order=True).to_list()
     place = {passage: position for position, passage in enumerate(passages)}
-    open_ = [index for index, reason in enumerate(reasons) if not reason]
-    found_QK, _ = Index(passages).search([texts[index] for index in open_], params.max_rank)
+    open_ = [draft for draft in drafts if not draft.reason]
+    found_QK, _ = Index(passages).search([draft.text for draft in open_], params.max_rank)
     seen: set[str] = set()
     own = set() if params.replace_rows else {(normalise(a), p) for a, p in rows.select("anchor", "positive").rows()}
-    for index, found_K in zip(open_, found_QK.tolist(), strict=True):
-        form, passage = normalise(texts[index]), jobs[index][0]["positive"]
-        if place[passage] not in [position for position in found_K if position != NOTHING]:
-            reasons[index] = "round_trip"
+    for draft, found_K in zip(open_, found_QK.tolist(), strict=True):
+        form, passage = normalise(draft.text), draft.row["positive"]
+        if place[passage] not in found_K:
+            draft.reason = "round_trip"
         elif form in seen or (form, passage) in own:
-            reasons[index] = "duplicate"
+            draft.reason = "duplicate"
         else:
             seen.add(form)

@@ -71,8 +71,5 @@ class Tally:
             "rejected": {reason: count for reason, count in sorted(self.outcomes.items()) if reason != "accepted"},
             "failed": dict(sorted(self.failures.items())),
             "samples": dict(sorted(self.samples.items())),
-            "tokens_in": budget.tokens_in,
-            "tokens_out": budget.tokens_out,
-            "cost": round(budget.cost(), 6),
-            "is_budget_exhausted": budget.is_exhausted,
+            **budget.as_report(),
         }

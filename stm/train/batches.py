@@ -144,6 +144,7 @@ def _form(text: str) -> str:
 
 
 def _number(values: Sequence[str]) -> list[int]:
+    """The place of each value among the distinct ones, in the order in which they first occur."""
     seen: dict[str, int] = {}
     return [seen.setdefault(value, len(seen)) for value in values]
 
@@ -160,11 +161,10 @@ def _answers_in(examples: Sequence[Example], numbers: Mapping[str, int]) -> Tens
 
 def make_batch(examples: Sequence[Example]) -> Batch:
     """Collect the distinct texts of the examples, so that a text that occurs twice is encoded once."""
-    negatives = [text for example in examples for text in example.negatives]
-    candidates = [example.positive for example in examples] + negatives
-    places: dict[str, int] = {}
-    for text in [*(example.query for example in examples), *candidates]:
-        places.setdefault(text, len(places))
+    count = len(examples)
+    texts = [example.query for example in examples] + [example.positive for example in examples]
+    texts += [text for example in examples for text in example.negatives]
+    places = torch.tensor(_number(texts))
     concepts = _number([example.concept for example in examples])
     known = [number if example.concept else -1 for number, example in zip(concepts, examples, strict=True)]
     forms = [_form(example.anchor) for example in examples]
@@ -172,10 +172,7 @@ def make_batch(examples: Sequence[Example]) -> Batch:
     forms += [example.form(text) for example in examples for text in example.negatives]
     numbers = _number(forms)
     answers = _answers_in(examples, dict(zip(forms, numbers, strict=True)))
-    texts = torch.tensor(numbers)
-    ids = BatchIds(texts[: len(examples)], texts[len(examples) :], torch.tensor(known), answers)
-    queries = torch.tensor([places[example.query] for example in examples])
-    where = torch.tensor([places[text] for text in candidates])
-    rows = range(len(examples))
-    owners = torch.tensor([*rows, *(row for row in rows for _ in examples[row].negatives)])
-    return Batch(list(places), queries, where, owners, ids, [example.id for example in examples])
+    ids = BatchIds(torch.tensor(numbers[:count]), torch.tensor(numbers[count:]), torch.tensor(known), answers)
+    owners = [*range(count), *(row for row, example in enumerate(examples) for _ in example.negatives)]
+    row_ids = [example.id for example in examples]
+    return Batch(list(dict.fromkeys(texts)), places[:count], places[count:], torch.tensor(owners), ids, row_ids)

@@ -8,7 +8,6 @@ import random
 from collections.abc import Mapping, Sequence
 
 from scipy.cluster.hierarchy import DisjointSet
-from torch import Tensor
 
 from stm.errors import DataError
 from stm.train.batches import Example
@@ -106,8 +105,3 @@ def why_unlearned(history: History) -> str:
         "lower learning rate where the loss rose or a higher one where it hardly moved, or use fewer layers "
         "(backbone.layers)"
     )
-
-
-def snapshot(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A copy of the parameters as they are."""
-    return {name: parameter.detach().clone() for name, parameter in parameters.items()}

@@ -26,7 +26,7 @@ from stm.params.train import TrainParams
 from stm.progress import Meter, say
 from stm.train.batches import Example, make_batch, plan_together
 from stm.train.checkpoint import State, load_checkpoint, save_checkpoint
-from stm.train.dev import DEV_LOSS, best_step, hold_out, is_stale, snapshot, why_unlearned
+from stm.train.dev import DEV_LOSS, best_step, hold_out, is_stale, why_unlearned
 from stm.train.lora import attach, trainable
 from stm.train.processes import Processes
 from stm.train.step import Ready, Step
@@ -118,7 +118,7 @@ def measure(step: Step, dev: Ready, state: State, parameters: Mapping[str, Tenso
     state.history[-1][DEV_LOSS] = measured = step.measure(dev)
     refuse_infinite({"loss on held-out rows": measured}, step, dev)
     if best_step(state.history) == state.steps:
-        state.best = snapshot(parameters)
+        state.best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
 
 def load_in_turn(base: Path, params: TrainParams, processes: Processes) -> tuple[SentenceTransformer, PeftModel]:

@@ -3,7 +3,6 @@
 Attaches, reads and saves the factors through peft. Does not know what is trained or on which data.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from stm.compiled import compile_layers
-from stm.files import write_json
+from stm.files import read_json, write_json
 from stm.model_hash import ADAPTER_CONFIG
 from stm.models import compute_in
 from stm.params.train import TrainParams
@@ -182,7 +181,6 @@ def save_adapter(adapted: PeftModel, base: str, folder: Path) -> None:
     adapted.peft_config["default"].base_model_name_or_path = base
     adapted.save_pretrained(str(folder))
     path = folder / ADAPTER_CONFIG
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["target_modules"] = sorted(config["target_modules"])
-    write_json(path, config)
+    config = read_json(path)
+    write_json(path, config | {"target_modules": sorted(config["target_modules"])})
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card

@@ -22,7 +22,7 @@ HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title=
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("page")
     made.write_reports(root)
-    tasks = {name: made.task(name) for name in made.TASKS}
+    tasks = made.tasks()
     target = root / "index.html"
     target.write_text(build_report(collect(root / "reports"), tasks, made.params()).page, encoding="utf-8")
     return target

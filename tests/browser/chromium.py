@@ -34,7 +34,7 @@ def _scheme(is_dark: bool) -> list[str]:
     return [f"--blink-settings=preferredColorScheme={0 if is_dark else 1}"]
 
 
-def probe(page: Path, script: str, work: Path, width: int = 1280, is_dark: bool = False) -> tuple[Any, list[str]]:
+def probe(page: Path, script: str, work: Path, is_dark: bool = False) -> tuple[Any, list[str]]:
     """Load a copy of the page with `script` at its end; return the value of its promise, and the console's messages.
 
     The script is the body of an async function. It runs under the page's own content security policy.
@@ -48,7 +48,7 @@ def probe(page: Path, script: str, work: Path, width: int = 1280, is_dark: bool 
     text = page.read_text(encoding="utf-8")
     head, _, tail = text.rpartition("</body>")
     copy.write_text(f"{head}{inserted}</body>{tail}", encoding="utf-8")
-    flags = ["--dump-dom", f"--window-size={width},900", "--virtual-time-budget=20000", *_scheme(is_dark)]
+    flags = ["--dump-dom", "--window-size=1280,900", "--virtual-time-budget=20000", *_scheme(is_dark)]
     done = _run(copy, work / "profile", *flags)
     found = re.search(rf'{RESULT}="([^"]*)"', done.stdout)
     if found is None:

@@ -98,14 +98,9 @@ class WarmDvc:
         self._out = process.stdout.fileno()
         self._rest = b""
 
-    def run(
-        self, folder: Path, *arguments: str, kill_after: float | None = None, environment: dict[str, str] | None = None
-    ) -> Ended:
+    def run(self, folder: Path, *arguments: str, kill_after: float | None = None) -> Ended:
         """Run `dvc ARGUMENTS`; after `kill_after` seconds its whole process group is killed, unless it has ended."""
-        order = {
-            "folder": str(folder), "arguments": list(arguments), "log": str(self._log),
-            "environment": environment or {},
-        }  # fmt: skip
+        order = {"folder": str(folder), "arguments": list(arguments), "log": str(self._log)}
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         self._process.stdin.flush()
         group = int(self._line(None) or b"")

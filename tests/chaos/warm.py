@@ -2,8 +2,8 @@
 
 Importing torch anew in each of two dozen stages would take minutes. What is replaced is only how a stage's command
 starts: instead of `python -m stages.NAME`, a fork of the dvc process runs the same module, in dvc's process group, so
-that a kill of the group takes both. Reads one JSON object per line on stdin (`folder`, `arguments`, `log`,
-`environment`), answers with the pid of dvc, which leads its group, and later with its exit code.
+that a kill of the group takes both. Reads one JSON object per line on stdin (`folder`, `arguments`, `log`), answers
+with the pid of dvc, which leads its group, and later with its exit code.
 """
 
 import json
@@ -70,7 +70,6 @@ def _repro(order: dict[str, Any]) -> int:
     for stream in (1, 2):
         os.dup2(log, stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.environ.update(order["environment"])
     os.chdir(order["folder"])
     import dvc.cli
     import dvc.stage.run
