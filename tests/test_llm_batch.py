@@ -1,5 +1,6 @@
 """Batch files against a small batch API on loopback: submit, collect, resume, error lines, refusals."""
 
+import dataclasses
 import json
 import re
 import threading
@@ -339,6 +340,19 @@ def test_error_lines_are_retried_and_rejections_are_not(store: AnswerStore) -> N
     assert [isinstance(o, Answer) for o in outcomes] == [True, True, False, False, True]
     assert [outcomes[2].reason, outcomes[3].reason] == ["rejected", "expired"]
     assert "too long" in outcomes[2].detail
+
+
+@pytest.mark.parametrize("limit", [Budget(), Budget(max_tokens=2000)], ids=["no limit", "a limit"])
+def test_a_refusal_of_a_batch_is_replayed_without_the_endpoint(store: AnswerStore, limit: Budget) -> None:
+    def judge(text: str, number: int) -> dict[str, Any]:
+        refusal = {"response": {"status_code": 400, "body": {"error": "too long"}}, "error": None}
+        return refusal if text == "q2" else good(text)
+
+    with batch_api(judge) as (_, endpoint):
+        outcomes = complete_all(ask(5), endpoint, store, budget=dataclasses.replace(limit))
+    again = complete_all(ask(5), endpoint, store, budget=dataclasses.replace(limit))
+    assert again[2] == outcomes[2]
+    assert [isinstance(o, Answer) and o.is_replayed for o in again] == [True, True, False, True, True]
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,17 @@ import dataclasses
 import json
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stm.errors import DataError, EndpointError
 from stm.llm import client
-from stm.llm.answers import Answer, Budget, Failure, Request, canonical_request
+from stm.llm.answers import Answer, Budget, Failure, Outcome, Request, canonical_request, request_key
 from stm.llm.client import complete_all
 from stm.llm.faults import FaultError, parse_retry_after, read_answer
-from stm.llm.store import AnswerStore
+from stm.llm.store import AnswerStore, tracked_answers
 from stm.params.llm import Endpoint
 from tests.fault_server import FaultServer, completion, fault_server
 
@@ -207,6 +208,41 @@ def test_refusals_beside_answers_of_the_job_are_failures_of_their_own(store: Ans
         # A job asks once more for what was refused, and has had answers before.
         outcomes = complete_all(bad, endpoint, store, budget=budget)
         assert {outcome.reason for outcome in outcomes} == {"rejected"}
+
+
+@pytest.mark.parametrize("limit", [Budget(), Budget(max_tokens=400)], ids=["no limit", "a limit"])
+def test_a_replay_elsewhere_ends_as_the_job_did_where_requests_were_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: Budget, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests, path = ask(*(f"{'bad' if i % 4 == 1 else 'q'}{i}" for i in range(50))), tmp_path / "answers.parquet"
+    keys = [request_key(canonical_request(request, Endpoint(model="m", max_tokens=5))) for request in requests]
+
+    def run(machine: str, endpoint: Endpoint) -> list[Outcome]:
+        (tmp_path / machine).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / machine)
+        with tracked_answers(path) as store:
+            outcomes = complete_all(requests, endpoint, store, budget=dataclasses.replace(limit))
+        with AnswerStore() as others:
+            known = {type(outcome) for outcome in others.get(keys).values()}
+        assert known == {Answer}, "no other job is bound by a refusal"
+        return [dataclasses.replace(o, is_replayed=False) if isinstance(o, Answer) else o for o in outcomes]
+
+    with fault_server(lambda n, body: "400" if "bad" in body["messages"][0]["content"] else "ok") as server:
+        endpoint = endpoint_of(server, max_tokens=5)
+        outcomes = run("here", endpoint)
+        reasons = {"rejected", "budget"} if limit.max_tokens else {"rejected"}
+        assert {o.reason for o in outcomes if isinstance(o, Failure)} == reasons
+        written, asked = path.read_bytes(), len(server.asked)
+        run("here", endpoint)
+        assert len(server.asked) == asked, "what was refused is not asked again"
+    refused = sum(isinstance(o, Failure) and o.is_refusal for o in outcomes)
+    assert f"refused {refused} of the requests in" in capsys.readouterr().err
+    assert run("elsewhere", endpoint) == outcomes
+    assert path.read_bytes() == written
+    path.unlink()
+    with fault_server() as mended:
+        again = run("here", endpoint_of(mended, max_tokens=5))
+    assert isinstance(again[1], Answer), "without the file they are asked again"
 
 
 def test_a_wrong_key_costs_one_call_beside_stored_answers_too(store: AnswerStore) -> None:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from stm.errors import DataError, EndpointError, ParamsError, STMError
 from stm.files import sha256_file
 from stm.llm import server
+from stm.llm.answer_file import COLUMNS
 from stm.llm.answers import Answer, Budget, request_key
 from stm.llm.pace import Pace
-from stm.llm.store import COLUMNS, AnswerStore, tracked_answers
+from stm.llm.store import AnswerStore, tracked_answers
 from stm.params.base import parse_section
 from stm.params.llm import Endpoint
 

@@ -51,9 +51,14 @@ class Failure:
     detail: str
 
     @property
+    def is_refusal(self) -> bool:
+        """Whether the endpoint took the request and refused it, as a filter does, or a limit of the model's length."""
+        return self.reason == "rejected"
+
+    @property
     def is_final(self) -> bool:
         """Whether asking again would change nothing: the endpoint refused it, or the budget is at its end."""
-        return self.reason in ("rejected", "budget")
+        return self.is_refusal or self.reason == "budget"
 
 
 Outcome = Answer | Failure

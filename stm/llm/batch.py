@@ -48,12 +48,12 @@ WORTH_A_BATCH = 0.1  # share of a limit that must be left for one more batch: ea
 
 
 def complete_batch(
-    asked: Mapping[str, Request], stored: Mapping[str, Answer], endpoint: Endpoint, store: AnswerStore, budget: Budget
+    asked: Mapping[str, Request], stored: Mapping[str, Outcome], endpoint: Endpoint, store: AnswerStore, budget: Budget
 ) -> dict[str, Outcome]:
-    """Answer through the batch API what the budget allows; `stored` are the answers that are there already.
+    """Answer through the batch API what the budget allows; `stored` are the outcomes that are there already.
 
     What did not fit beside the reservations of a batch follows once that is answered, unless little is left then. Under
-    a limit stored answers take their part in such a round like those that it waits for: so it is made up of the same
+    a limit stored outcomes take their part in such a round like those that it waits for: so it is made up of the same
     requests after a restart, which thereby finds the batches that were paid for, and in a replay.
     """
     outcomes: dict[str, Outcome] = {} if budget.is_limited else take_known(asked, stored, endpoint, budget)
@@ -94,9 +94,9 @@ def _complete(requests: Mapping[str, Request], endpoint: Endpoint, store: Answer
         return {}
     with open_client(endpoint) as client:
         outcomes: dict[str, Outcome] = dict(run_batches(requests, client, endpoint, store))
-    for key, answer in store.get(list(requests)).items():
-        # It was asked for just now, or in a batch of this job before a restart.
-        outcomes[key] = dataclasses.replace(answer, is_replayed=False)
+    for key, outcome in store.get(list(requests)).items():
+        if isinstance(outcome, Answer):  # asked for just now, or in a batch of this job before a restart
+            outcomes[key] = dataclasses.replace(outcome, is_replayed=False)
     return outcomes
 
 
@@ -113,7 +113,7 @@ def run_batches(
     try:
         while missing := _missing(requests, store):
             recorded = {key for record in _own(requests, endpoint, store) for key in record.requests}
-            settled = recorded | {key for key, failure in failures.items() if failure.reason == "rejected"}
+            settled = recorded | {key for key, failure in failures.items() if failure.is_refusal}
             fresh = [key for key in missing if key not in settled and tries[key] <= endpoint.retries]
             if not (fresh or recorded):
                 break

@@ -39,7 +39,7 @@ from stm.llm.store import AnswerStore
 from stm.params.llm import Endpoint
 from stm.progress import Meter
 
-Queue = Iterator[tuple[int, tuple[Request, Answer | None]]]
+Queue = Iterator[tuple[int, tuple[Request, Outcome | None]]]
 OUTAGES = ("connection", "rate_limited")  # which no single request is at fault for
 REFUSALS = 8  # refused requests before any answer, after which the requests as such are taken to be wrong
 
@@ -69,14 +69,16 @@ def complete_all(
     else:
         outcomes = _complete_live(asked, stored, endpoint, store, description, budget)
     answered = [key for key, outcome in outcomes.items() if isinstance(outcome, Answer)]
+    refused = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, Failure) and outcome.is_refusal}
+    store.keep_refusals({canonical_request(asked[key], endpoint): refusal for key, refusal in refused.items()})
+    store.mark_used([*answered, *refused])
     budget.counted.update(answered)
-    store.mark_used(answered)
     outcomes |= before
     return [outcomes[key] for key in keys]
 
 
 def _complete_live(
-    asked: Mapping[str, Request], stored: Mapping[str, Answer], endpoint: Endpoint, store: AnswerStore,
+    asked: Mapping[str, Request], stored: Mapping[str, Outcome], endpoint: Endpoint, store: AnswerStore,
     description: str, budget: Budget,
 ) -> dict[str, Outcome]:  # fmt: skip
     """What the store and a live endpoint answer, by key. Without a limit the job sees only what is not stored."""
@@ -119,8 +121,8 @@ class _Job:
         self.answered = self.tokens = self.broken = self.refused = self.in_flight = 0
         self.stop: FaultError | None = None
 
-    async def run(self, todo: Sequence[tuple[Request, Answer | None]]) -> None:
-        """Settle the requests; those with a stored answer take their turn, and are not sent."""
+    async def run(self, todo: Sequence[tuple[Request, Outcome | None]]) -> None:
+        """Settle the requests; those with a stored outcome take their turn, and are not sent."""
         self.outcomes = [Failure("stopped", "not asked")] * len(todo)
         self.pace = Pace(self.endpoint.concurrency)
         self.turn, self.freed = asyncio.Lock(), asyncio.Event()
@@ -156,20 +158,20 @@ class _Job:
         self.meter.advance(note=f"{self.tokens} tokens")
         return True
 
-    async def _settle(self, request: Request, stored: Answer | None) -> Outcome:
+    async def _settle(self, request: Request, stored: Outcome | None) -> Outcome:
         reserved = reservation(request, self.endpoint)
         if not await self._reserve(reserved):
             return Failure("budget", BUDGET_REACHED)
-        answer = stored
+        outcome = stored
         try:
-            answer = answer or await self._answer(request)
+            outcome = outcome or await self._answer(request)
         except FaultError as fault:
             return self._fail(fault)
         finally:
-            self.budget.settle(reserved, answer)
+            self.budget.settle(reserved, outcome)
             self.in_flight -= 1
             self.freed.set()
-        return answer
+        return outcome
 
     async def _answer(self, request: Request) -> Answer:
         """Ask, and store what comes."""

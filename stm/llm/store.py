@@ -1,7 +1,8 @@
 """Answers that were paid for, kept under the key of their request in one SQLite file.
 
 Every answer is committed when it arrives, so a killed job loses none; Parquet export and import let a team or CI replay
-without any endpoint. Does not know how answers are made.
+without any endpoint. What the endpoint refused in a job that came to its end is in the job's own file alone, so that a
+replay ends as the job did and no other job is bound by it. Does not know how answers are made.
 """
 
 import contextlib
@@ -17,27 +18,18 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stm.errors import DataError, STMError
+from stm.errors import STMError
 from stm.files import atomic_file
-from stm.llm.answers import Answer, request_key
+from stm.llm.answer_file import ARROW, COLUMNS, REFUSED, ROW_GROUP, read_answers
+from stm.llm.answers import Answer, Failure, Outcome, request_key
+from stm.progress import say
 from stm.root import project_root
 
 STORE_FILE = Path(".stm/llm.sqlite")  # from the project's root
-COLUMNS: pl.Schema = pl.Schema(
-    {
-        "key": pl.String,
-        "request": pl.String,  # canonical JSON
-        "text": pl.String,
-        "finish_reason": pl.String,
-        "tokens_in": pl.Int64,
-        "tokens_out": pl.Int64,
-    }
-)
-ARROW = pa.schema([(name, pa.int64() if kind == pl.Int64 else pa.string()) for name, kind in COLUMNS.items()])
 ROW = """(key TEXT PRIMARY KEY NOT NULL, request TEXT NOT NULL, text TEXT NOT NULL, finish_reason TEXT NOT NULL,
 tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL)"""
 CREATE = f"CREATE TABLE IF NOT EXISTS answers {ROW}"
-# Answers that win over `answers` for this opening alone: other stages use the file at the same time.
+# Answers and refusals that win over `answers` for this opening alone: other stages use the file at the same time.
 CREATE_PREFERRED = f"CREATE TEMP TABLE preferred {ROW}"
 CREATE_BATCHES = """CREATE TABLE IF NOT EXISTS open_batches (tag TEXT PRIMARY KEY, base_url TEXT NOT NULL,
 batch_id TEXT NOT NULL, requests TEXT NOT NULL)"""
@@ -48,7 +40,6 @@ INSERT_PREFERRED = "INSERT OR REPLACE INTO preferred VALUES (?, ?, ?, ?, ?, ?)"
 INSERT_USED = "INSERT OR IGNORE INTO used VALUES (?)"
 WAIT_SECONDS = 60.0  # several stages may write at once
 BATCH = 500  # keys per query
-ROW_GROUP = 10_000  # rows of an exported file, and keys of answers used, that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -101,7 +92,7 @@ class AnswerStore:
             return [key for (key,) in self._db.execute("SELECT key FROM used ORDER BY key")]
 
     def mark_used(self, keys: Iterable[str]) -> None:
-        """Remember the answers that work has used; others may be read, or come too late for a limit."""
+        """Remember the answers and refusals that work has used; others may be read, or come too late for a limit."""
         with self._use():
             self._just_used.extend((key,) for key in keys)
             if len(self._just_used) >= ROW_GROUP:
@@ -113,22 +104,25 @@ class AnswerStore:
             self._db.executemany(INSERT_USED, self._just_used)
         self._just_used.clear()
 
-    def get(self, keys: Sequence[str]) -> dict[str, Answer]:
-        """Return the answers that are there, as replays."""
-        found: dict[str, Answer] = {}
+    def get(self, keys: Sequence[str]) -> dict[str, Outcome]:
+        """Return the answers that are there, as replays, and the refusals of this opening."""
+        found: dict[str, Outcome] = {}
         for start in range(0, len(keys), BATCH):
             batch = keys[start : start + BATCH]
             with self._use():
                 found.update(self._select(batch))
         return found
 
-    def _select(self, keys: Sequence[str]) -> dict[str, Answer]:
-        """The answers to at most `BATCH` keys; the lock is held by the caller."""
-        marks, found = ",".join("?" * len(keys)), dict[str, Answer]()
+    def _select(self, keys: Sequence[str]) -> dict[str, Outcome]:
+        """What is known of at most `BATCH` keys; the lock is held by the caller."""
+        marks, found = ",".join("?" * len(keys)), dict[str, Outcome]()
         for table in ("answers", "preferred"):  # the later one wins
             query = f"SELECT key, text, finish_reason, tokens_in, tokens_out FROM {table} WHERE key IN ({marks})"
             for key, text, finish_reason, tokens_in, tokens_out in self._db.execute(query, keys):
-                found[key] = Answer(text, finish_reason, tokens_in, tokens_out, is_replayed=True)
+                if finish_reason == REFUSED:
+                    found[key] = Failure("rejected", text)
+                else:
+                    found[key] = Answer(text, finish_reason, tokens_in, tokens_out, is_replayed=True)
         return found
 
     def put(self, canonical: str, answer: Answer) -> Answer:
@@ -146,8 +140,15 @@ class AnswerStore:
         )
         with self._use():
             is_first = self._db.execute(INSERT, row).rowcount == 1
-            stays = answer if is_first else self._select(row[:1])[row[0]]
+            known = answer if is_first else self._select(row[:1])[row[0]]
+            stays = known if isinstance(known, Answer) else answer
             return dataclasses.replace(stays, is_replayed=answer.is_replayed)
+
+    def keep_refusals(self, refused: Mapping[str, Failure]) -> None:
+        """Keep what the endpoint refused, by canonical request, for this opening and its export alone."""
+        rows = [(request_key(text), text, failure.detail, REFUSED, 0, 0) for text, failure in refused.items()]
+        with self._use(), self._transaction():
+            self._db.executemany(INSERT_PREFERRED, rows)
 
     def open_batch(self, tag: str, base_url: str, requests: Mapping[str, str]) -> None:
         """Record a batch, its canonical requests by key, before it is submitted."""
@@ -219,28 +220,33 @@ class AnswerStore:
         return count
 
     def import_parquet(self, path: Path | str) -> int:
-        """Add the answers of an exported file, all or none; return how many rows it holds.
+        """Add the answers of an exported file, all or none; return how many.
 
         Answers that are there already stay. `DataError` for another form.
         """
-        return self._import(path, INSERT)
+        return self._import(path, is_preferred=False)
 
-    def prefer_parquet(self, path: Path | str) -> int:
-        """Import an exported file whose answers win over those that are there, but for this opening alone."""
-        return self._import(path, INSERT, INSERT_PREFERRED)
+    def prefer_parquet(self, path: Path | str) -> None:
+        """Import an exported file whose answers and refusals win over what is there, but for this opening alone."""
+        self._import(path, is_preferred=True)
+        with self._use():
+            query = "SELECT count(*) FROM preferred WHERE finish_reason = ?"
+            refused = int(self._db.execute(query, (REFUSED,)).fetchone()[0])
+        if refused:
+            say(
+                f"the endpoint refused {refused} of the requests in {path}, and they are not asked again; to ask them, "
+                "delete that file, whose answers are in the store by now"
+            )
 
-    def _import(self, path: Path | str, *statements: str) -> int:
+    def _import(self, path: Path | str, *, is_preferred: bool) -> int:
         count = 0
         with self._use(), self._transaction():
-            for frame in _read_answers(path):
-                for key, canonical in frame.select("key", "request").iter_rows():
-                    if key != request_key(canonical):
-                        raise DataError(
-                            f"{path}: the key {key[:12]}... is not that of its request; export the answers again"
-                        )
-                for statement in statements:
-                    self._db.executemany(statement, frame.iter_rows())
-                count += frame.height
+            for frame in read_answers(path):
+                answers = frame.filter(pl.col("finish_reason") != REFUSED)
+                self._db.executemany(INSERT, answers.iter_rows())
+                if is_preferred:
+                    self._db.executemany(INSERT_PREFERRED, frame.iter_rows())
+                count += answers.height
         return count
 
 
@@ -248,27 +254,11 @@ class AnswerStore:
 def tracked_answers(path: Path) -> Iterator[AnswerStore]:
     """The project's store with the answers of the Parquet file `path` added, where there is one.
 
-    The file's answers win over those that this machine has of its own, so that the work comes out as where the file was
-    made. In the end `path` holds the answers that were used: with it another machine replays without any endpoint.
+    The file's answers and refusals win over what this machine has of its own, so that the work comes out as where the
+    file was made. In the end `path` holds those that were used: with it another machine replays without any endpoint.
     """
     with AnswerStore() as store:
         if path.exists():
             store.prefer_parquet(path)
         yield store
         store.export_parquet(path, store.used)
-
-
-def _read_answers(path: Path | str) -> Iterator[pl.DataFrame]:
-    """The rows of an exported file, `ROW_GROUP` at a time; `DataError` for another form."""
-    wrong = f"{path} holds no exported answers; expected the columns {list(COLUMNS)} without nulls"
-    try:
-        if dict(pl.read_parquet_schema(path)) != dict(COLUMNS):
-            raise DataError(wrong)
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(ROW_GROUP):
-                frame = pl.DataFrame(pa.Table.from_batches([batch]))
-                if any(frame.null_count().row(0)):
-                    raise DataError(wrong)
-                yield frame.select(list(COLUMNS))
-    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
-        raise DataError(f"cannot read the answers in {path}: {error}; export them again") from error

@@ -164,7 +164,7 @@ class _Job:
         for place, outcome in zip(pending, outcomes, strict=True):
             if isinstance(outcome, Failure):
                 self.tally.failures[outcome.reason] += 1
-                if outcome.reason == "rejected":
+                if outcome.is_refusal:
                     self.refused.add(place)
             else:
                 answered.append((place, outcome))
