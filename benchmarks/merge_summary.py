@@ -1,7 +1,8 @@
 """Score tables of several seeds in, figures out: averages with intervals, comparisons, and what each model gains where.
 
 Used by `benchmarks.merge_seeds`. A table is `tables[model][part][task][query] = nDCG@10`, one per seed. Intervals: over
-seeds (Student's t), and over queries (bootstrap of the scores averaged over seeds).
+seeds (Student's t), and over queries (bootstrap of the scores averaged over seeds; each query by itself, since in
+samples of 60 hardly any share answers).
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,13 +1,14 @@
 """How far a difference between retrievers can be trusted: intervals, tests, corrections, effect sizes.
 
 Takes scores per query, one array per task with a column per model, and returns figures; knows nothing of models,
-files or metrics. Queries are the unit that is resampled, tasks are strata: every task keeps its number of queries,
-and an average over tasks weighs each task the same.
+files or metrics. Tasks are strata, and an average over tasks weighs each task the same. What is resampled are groups of
+queries: those that ask for the same answers succeed and fail together, and say less than as many others would. Where
+no groups are given, each query is one.
 
-Legend of shapes: N queries of a task, M columns (models or differences), R resamples.
+Legend of shapes: N queries of a task, G groups of them, M columns (models or differences), R resamples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ from scipy import stats
 from stm.errors import DataError
 
 Array = npt.NDArray[np.float64]
-Draw = Callable[[np.random.Generator, int, int], npt.NDArray[Any]]  # of weights [R, N] from a generator, R and N
+Groups = npt.NDArray[np.int64]  # [N]: the group of each query of a task, counted from 0
+Draw = Callable[[np.random.Generator, int, int], npt.NDArray[Any]]  # of weights [R, G] from a generator, R and G
 CELLS_PER_BLOCK = 4_000_000  # resampling weights held at once: 32 MB of float64
 
 
@@ -52,33 +54,55 @@ def _check_strata(strata: Sequence[Array]) -> None:
         raise DataError("scores to compare hold NaN or infinity; evaluate the models again")
 
 
-def bootstrap_means(strata: Sequence[Array], resamples: int, seed: int) -> list[Array]:
-    """Return bootstrap means [R, M] per stratum [N, M], the same resampled queries for all columns.
+def group_alike(labels: Iterable[Hashable]) -> Groups:
+    """Return the group of each label: equal ones are in one, counted from 0 as they first occur."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int64)
 
-    Deviations are widened by sqrt(N / (N - 1)): the plain bootstrap uses the biased variance and covers too rarely on
-    few queries (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 3.2).
+
+def count_groups(strata: Sequence[Array], groups: Sequence[Groups] | None) -> list[int]:
+    """Return G of each stratum."""
+    return [len(values_NM) for values_NM in strata] if groups is None else [len(np.unique(row_N)) for row_N in groups]
+
+
+def bootstrap_means(
+    strata: Sequence[Array], resamples: int, seed: int, groups: Sequence[Groups] | None = None
+) -> list[Array]:
+    """Return bootstrap means [R, M] per stratum [N, M], the same resampled groups for all columns.
+
+    Groups are drawn whole (the cluster bootstrap; Davison and Hinkley 1997, section 3.8), so a resample of groups of
+    several sizes may hold more or fewer queries. Deviations are widened by sqrt(G / (G - 1)): the plain bootstrap uses
+    the biased variance and covers too rarely on few queries (Hesterberg 2015, "What Teachers Should Know About the
+    Bootstrap", section 3.2).
     """
 
     def draw(rng: np.random.Generator, size: int, count: int) -> npt.NDArray[np.int64]:
         return rng.multinomial(count, np.full(count, 1 / count), size=size)
 
-    widened = []
-    for values_NM, means_RM in zip(strata, _weighted_means(strata, resamples, seed, draw), strict=True):
-        count, centre_M = len(values_NM), values_NM.mean(axis=0)
+    widened, counts = [], count_groups(strata, groups)
+    drawn = _weighted_means(strata, groups, resamples, seed, draw)
+    for values_NM, count, means_RM in zip(strata, counts, drawn, strict=True):
+        centre_M = values_NM.mean(axis=0)
         widened.append(centre_M + (means_RM - centre_M) * np.sqrt(count / max(1, count - 1)))
     return widened
 
 
-def _weighted_means(strata: Sequence[Array], rounds: int, seed: int, draw: Draw) -> list[Array]:
-    """Means [R, M] per stratum [N, M], its rows weighted by what `draw` gives for (generator, R, N); in blocks."""
+def _weighted_means(
+    strata: Sequence[Array], groups: Sequence[Groups] | None, rounds: int, seed: int, draw: Draw
+) -> list[Array]:
+    """Means [R, M] per stratum [N, M], its groups weighted by what `draw` gives for (generator, R, G); in blocks."""
     _check_strata(strata)
     rng = np.random.default_rng(seed)
     drawn = []
-    for values_NM in strata:
-        count = len(values_NM)
-        block = max(1, CELLS_PER_BLOCK // count)
-        sizes = [min(block, rounds - start) for start in range(0, rounds, block)]
-        drawn.append(np.concatenate([draw(rng, size, count) @ values_NM / count for size in sizes]))
+    for values_NM, groups_N in zip(strata, groups or [np.arange(len(values_NM)) for values_NM in strata], strict=True):
+        sizes_G, totals_GM = np.bincount(groups_N), np.zeros((groups_N.max() + 1, values_NM.shape[1]))
+        np.add.at(totals_GM, groups_N, values_NM)
+        block = max(1, CELLS_PER_BLOCK // len(sizes_G))
+        blocks = []
+        for start in range(0, rounds, block):
+            weights_RG = draw(rng, min(block, rounds - start), len(sizes_G))
+            blocks.append(weights_RG @ totals_GM / (np.abs(weights_RG) @ sizes_G)[:, None])
+        drawn.append(np.concatenate(blocks))
     return drawn
 
 
@@ -96,19 +120,23 @@ def percentile_intervals(centre_M: Array, means_RM: Array, level: float) -> list
     return [Interval(float(c), float(lo), float(hi)) for c, lo, hi in zip(centre_M, low_M, high_M, strict=True)]
 
 
-def mean_intervals(strata: Sequence[Array], resamples: int, seed: int, level: float = 0.95) -> list[Interval]:
+def mean_intervals(
+    strata: Sequence[Array], resamples: int, seed: int, level: float = 0.95, groups: Sequence[Groups] | None = None
+) -> list[Interval]:
     """Return per column the mean over strata with its stratified bootstrap interval."""
-    means_RM = np.mean(bootstrap_means(strata, resamples, seed), axis=0)
+    means_RM = np.mean(bootstrap_means(strata, resamples, seed, groups), axis=0)
     return percentile_intervals(macro_mean(strata), means_RM, level)
 
 
-def randomised_means(strata: Sequence[Array], rounds: int, seed: int) -> list[Array]:
-    """Return means [R, M] per stratum of paired differences [N, M] with each query's sign flipped at random."""
+def randomised_means(
+    strata: Sequence[Array], rounds: int, seed: int, groups: Sequence[Groups] | None = None
+) -> list[Array]:
+    """Return means [R, M] per stratum of paired differences [N, M] with each group's sign flipped at random."""
 
     def flip(rng: np.random.Generator, size: int, count: int) -> npt.NDArray[Any]:
         return rng.integers(0, 2, size=(size, count), dtype=np.int8) * 2.0 - 1.0
 
-    return _weighted_means(strata, rounds, seed, flip)
+    return _weighted_means(strata, groups, rounds, seed, flip)
 
 
 def p_values(observed_M: Array, randomised_RM: Array) -> Array:
@@ -119,12 +147,12 @@ def p_values(observed_M: Array, randomised_RM: Array) -> Array:
     return values
 
 
-def least_p_value(rounds: int, queries: int) -> float:
-    """Return the least p-value that so many rounds, and so many queries whose signs are flipped, can give.
+def least_p_value(rounds: int, flipped: int) -> float:
+    """Return the least p-value that so many rounds, and so many groups whose signs are flipped, can give.
 
-    Of the 2^N ways to flip, at least two are as far from 0 as what was observed: it and its mirror image.
+    Of the 2^G ways to flip, at least two are as far from 0 as what was observed: it and its mirror image.
     """
-    return max(1 / (rounds + 1), 2.0 ** (1 - queries))
+    return max(1 / (rounds + 1), 2.0 ** (1 - flipped))
 
 
 def seed_interval(values: Sequence[float], level: float = 0.95) -> Interval:
@@ -183,11 +211,12 @@ class Resampled:
     """All resamples that a table of scores needs, drawn once: any scope of tasks reads its figures from them.
 
     `column` is the model that the others are compared with. The paired randomisation test (Fisher; for retrieval
-    Smucker, Allan and Carterette 2007) takes the sign of each query's difference for a coin toss if two models are
+    Smucker, Allan and Carterette 2007) takes the sign of each group's difference for a coin toss if two models are
     the same.
     """
 
     strata: list[Array]  # [N, M] per task
+    counts: list[int]  # G per task
     column: int
     bootstrapped: list[Array]  # [R, M] per task: resampled means
     randomised: list[Array]  # [R, M] per task: means of differences under the null hypothesis
@@ -205,8 +234,9 @@ class Resampled:
         intervals = percentile_intervals(centre_M, means_RM[:, [self.column]] - means_RM, level)
         randomised_RM = np.mean([self.randomised[task] for task in tasks], axis=0)
         effects_M, all_NM = _effects(differences), np.concatenate(differences)
-        # On few queries the rounds estimate a p-value too coarsely, and could fall below what is possible.
-        chance_M = np.maximum(p_values(centre_M, randomised_RM), least_p_value(len(randomised_RM), len(all_NM)))
+        # On few groups the rounds estimate a p-value too coarsely, and could fall below what is possible.
+        least = least_p_value(len(randomised_RM), sum(self.counts[task] for task in tasks))
+        chance_M = np.maximum(p_values(centre_M, randomised_RM), least)
         return [
             Comparison(
                 row.mean, row.low, row.high, float(chance_M[index]), float(effects_M[index]),
@@ -217,10 +247,13 @@ class Resampled:
         ]  # fmt: skip
 
 
-def resample(strata: Sequence[Array], column: int, rounds: int, seed: int) -> Resampled:
+def resample(
+    strata: Sequence[Array], column: int, rounds: int, seed: int, groups: Sequence[Groups] | None = None
+) -> Resampled:
     """Draw the resamples of scores [N, M] per task; the same seed gives the same figures."""
     _check_strata(strata)
     differences = [values_NM[:, [column]] - values_NM for values_NM in strata]
     return Resampled(
-        list(strata), column, bootstrap_means(strata, rounds, seed), randomised_means(differences, rounds, seed + 1)
-    )
+        list(strata), count_groups(strata, groups), column, bootstrap_means(strata, rounds, seed, groups),
+        randomised_means(differences, rounds, seed + 1, groups),
+    )  # fmt: skip

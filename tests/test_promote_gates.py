@@ -1,5 +1,6 @@
 """Gates: pure verdicts on planted scores."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,13 @@ from tests.registry_project import promote_params
 
 def model(name: str, role: str, medical: list[float], general: list[float]) -> Evaluation:
     """An evaluation with one medical and one general task."""
-    tasks = {
-        "med": TaskScores("medical", "m", {f"q{index}": score for index, score in enumerate(medical)}),
-        "gen": TaskScores("general", "g", {f"q{index}": score for index, score in enumerate(general)}),
-    }
-    return Evaluation(name, role, tasks)
+    return Evaluation(name, role, {"med": task("medical", "m", medical), "gen": task("general", "g", general)})
+
+
+def task(domain: str, digest: str, scores: list[float], times: int = 1) -> TaskScores:
+    """Scores of a task whose queries ask for the same passages `times` times in a row."""
+    same_as = {f"q{index}": f"q{index - index % times}" for index in range(len(scores)) if index % times}
+    return TaskScores(domain, digest, {f"q{index}": score for index, score in enumerate(scores)}, same_as)
 
 
 def rule(**changes: object) -> Comparison:
@@ -92,13 +95,13 @@ def test_an_opponent_that_is_not_there_or_could_not_run_fails_the_gate() -> None
 def test_one_query_has_no_confidence_bound() -> None:
     mine, other = model("m", "merged", [0.9], [0.9, 0.8]), model("a", "expert", [0.1], [0.1, 0.1])
     assert run(rule(significance=0), mine, other).passed
-    assert "a task has one query" in run(rule(), mine, other).detail
+    assert "the queries of a task ask for one answer" in run(rule(), mine, other).detail
 
 
 @pytest.mark.parametrize(("level", "needed"), [(0.05, 5), (0.25, 2), (0.01, 7), (0.4, 2)])
 def test_a_bound_takes_as_many_queries_as_can_reach_its_level(level: float, needed: int) -> None:
     def judge_on(queries: int) -> Verdict:
-        mine, other = (Evaluation(n, n, {"t": TaskScores("medical", "d", dict.fromkeys(map(str, range(queries)), s))})
+        mine, other = (Evaluation(n, n, {"t": task("medical", "d", [s] * queries)})
                        for n, s in (("merged", 0.9), ("expert", 0.1)))  # fmt: skip
         return run(rule(significance=level), mine, other)
 
@@ -106,16 +109,41 @@ def test_a_bound_takes_as_many_queries_as_can_reach_its_level(level: float, need
     assert 2.0**-needed <= level < 2.0 ** (1 - needed)
     if needed > 2:
         assert judge_on(needed - 1).detail == (
-            f"the tasks have {needed - 1} queries (average all), of which no confidence bound at level {level:g} can "
-            f"be had; that takes at least {needed}"
+            f"the tasks ask for {needed - 1} different answers (average all), of which no confidence bound at level "
+            f"{level:g} can be had; that takes at least {needed}"
         )
         assert judge_on(needed - 1).holds
+
+
+def test_asking_again_for_the_same_answers_makes_no_gain_surer() -> None:
+    def judge_on(times: int, again: int) -> Verdict:
+        found = {"merged": [0.9, 0.5, 0.6, 0.2, 0.7, 0.5, 0.4, 0.6], "expert": [0.2, 0.6, 0.5, 0.3, 0.2, 0.6, 0.3, 0.5]}
+        mine, other = (Evaluation(n, n, {"t": task("medical", "d", [v for v in s for _ in range(again)], times)})
+                       for n, s in found.items())  # fmt: skip
+        return run(rule(), mine, other)
+
+    once, often, independent = judge_on(1, 1), judge_on(20, 20), judge_on(1, 20)
+    assert once.figures["lower_bound"] == often.figures["lower_bound"]
+    assert not often.passed
+    assert independent.passed
+
+
+def test_an_evaluation_of_before_answers_were_recorded_gives_no_bound() -> None:
+    old = Evaluation("merged", "merged", {n: replace(t, same_as=None) for n, t in MERGED.tasks.items()})
+    other = model("a", "expert", [0.1] * 40, [0.1] * 40)
+    verdict = run(rule(), old, other)
+    assert not verdict.passed
+    assert verdict.detail == (
+        "the evaluation does not say which queries of gen ask for the same passages; make it again with `dvc repro -f "
+        "-s evaluate`"
+    )
+    assert run(rule(significance=0), old, other).passed
 
 
 def test_the_queries_of_all_tasks_of_the_average_count_together() -> None:
     mine, other = model("m", "merged", [0.9] * 3, [0.9] * 2), model("a", "expert", [0.1] * 3, [0.1] * 2)
     assert run(rule(), mine, other).passed
-    assert "the tasks have 3 queries (average medical)" in run(rule(average="medical"), mine, other).detail
+    assert "the tasks ask for 3 different answers (average medical)" in run(rule(average="medical"), mine, other).detail
     assert run(rule(average="medical", significance=0), mine, other).passed
 
 
@@ -163,7 +191,7 @@ def test_a_model_is_never_its_own_opponent() -> None:
 def test_models_evaluated_on_other_queries_or_data_cannot_be_compared() -> None:
     fewer = model("a", "expert", [0.1] * 39, [0.1] * 40)
     assert "cannot be compared" in run(rule(), MERGED, fewer).detail
-    tasks = {**MERGED.tasks, "med": TaskScores("medical", "changed", MERGED.tasks["med"].scores)}
+    tasks = {**MERGED.tasks, "med": replace(MERGED.tasks["med"], digest="changed")}
     assert not run(rule(), MERGED, Evaluation("a", "expert", tasks)).passed
 
 
@@ -237,7 +265,7 @@ def test_a_figure_that_was_not_measured_does_not_pass() -> None:
 def test_the_bound_never_exceeds_a_uniform_gain_and_meets_it(scores: list[float], gain: float) -> None:
     low, high = model("a", "expert", scores, scores), model("merged", "merged", scores, scores)
     tasks = {
-        name: TaskScores(task.domain, task.digest, {key: score + gain for key, score in task.scores.items()})
+        name: replace(task, scores={key: score + gain for key, score in task.scores.items()})
         for name, task in high.tasks.items()
     }
     verdict = run(rule(), Evaluation("merged", "merged", tasks), low)

@@ -332,23 +332,54 @@ def test_a_task_of_one_query_is_a_caution_in_place_of_a_resolution() -> None:
             per_query = {metric: dict(list(found.items())[:count]) for metric, found in row["per_query"].items()}
             row |= {"queries": count, "per_query": per_query}
     found = cautions(made.analysis(evaluations, resamples=1000), Reports({}), [])
-    assert [row for row in found if row.startswith("One query alone")] == [
-        "One query alone, of which no spread is known, makes up 1 task (gen-wiki): intervals of averages are too "
-        "narrow, and how small a difference can be shown is not known. Add queries."
+    assert [row for row in found if row.startswith("Queries for a single answer")] == [
+        "Queries for a single answer, of which no spread is known, make up 1 task (gen-wiki): intervals of averages "
+        "are too narrow, and how small a difference can be shown is not known. Add queries."
     ]
     assert not [row for row in found if "cannot be told from chance" in row]
 
 
-def test_a_task_that_asks_for_the_same_answers_again_is_a_caution() -> None:
-    evaluations = made.evaluations()
+def _asking_again(times: int) -> dict[str, dict[str, Any]]:
+    """Evaluations of med-lay alone, each of whose queries is asked that many times, with the same score."""
+    evaluations = made.evaluations("merged", "all")
     for evaluation in evaluations.values():
-        evaluation["tasks"]["med-lay"]["answers"] = 35
-        evaluation["tasks"]["gen-wiki"]["answers"] = 36
-    found = cautions(made.analysis(evaluations, resamples=1000), Reports({}), [])
-    assert [row for row in found if "same answers" in row] == [
-        "Several queries ask for the same answers in med-lay (40 queries for 35). They count as independent, so that "
-        "intervals of these tasks are somewhat too narrow."
-    ]
+        row = evaluation["tasks"]["med-lay"]
+        keys = [(f"q{i}", f"q{i}-{again}") for i in range(made.QUERIES) for again in range(times)]
+        row["per_query"] = {m: {new: scores[key] for key, new in keys} for m, scores in row["per_query"].items()}
+        row["same_as"] = {new: f"{key}-0" for key, new in keys if new != f"{key}-0"}
+        row["queries"] = len(keys)
+        evaluation["tasks"] = {"med-lay": row}
+    return evaluations
+
+
+def test_queries_that_ask_for_the_same_answers_again_make_no_difference_surer() -> None:
+    once, often = (made.analysis(_asking_again(times), resamples=4000) for times in (1, 4))
+    assert [task.answers for task in often.table.tasks] == [task.answers for task in once.table.tasks] == [40]
+    first, again = (found.against("med-lay", "all").comparison for found in (once, often))
+    assert (again.low, again.high, again.p_value) == pytest.approx((first.low, first.high, first.p_value), abs=1e-9)
+    assert again.wins == 4 * first.wins
+    [sentence] = [row for row in cautions(often, Reports({}), []) if "test quer" in row]
+    assert sentence.startswith("With these 160 test queries for 40 different answers, differences under about")
+
+
+def test_too_few_answers_leave_nothing_to_show_however_many_queries_ask_for_them() -> None:
+    evaluations = _asking_again(3)
+    for evaluation in evaluations.values():
+        row = evaluation["tasks"]["med-lay"]
+        kept = [f"q{i}-{again}" for i in range(5) for again in range(3)]
+        row |= {"queries": 15, "per_query": {m: {k: s[k] for k in kept} for m, s in row["per_query"].items()}}
+    found = made.analysis(evaluations, resamples=10_000)
+    assert ", with too few queries (15 for 5 different answers) to show any difference from all (" in verdict(found)
+    assert cautions(found, Reports({}), [])[0].startswith("With 15 test queries for 5 different answers no difference")
+    assert "until there are at least 6 answers for each." in cautions(found, Reports({}), [])[0]
+
+
+def test_an_evaluation_that_does_not_say_what_its_queries_ask_for_is_refused() -> None:
+    evaluations = made.evaluations("merged", "all")
+    for evaluation in evaluations.values():
+        del evaluation["tasks"]["med-lay"]["same_as"]
+    with pytest.raises(DataError, match="which queries ask for the same answers; run `dvc repro -f -s evaluate`"):
+        made.analysis(evaluations)
 
 
 @pytest.mark.parametrize("others", [1, 2, 5, 8])

@@ -224,19 +224,21 @@ def test_a_task_of_mteb_that_the_subject_or_most_models_lack_leaves_the_others_c
 
 
 def test_splits_and_languages_of_a_task_of_mteb_count_as_one_task() -> None:
-    def part(scores: dict[str, float]) -> dict[str, Any]:
+    def part(scores: dict[str, float], **same_as: str) -> dict[str, Any]:
         metrics = {"ndcg_at_10": scores, "recall_at_10": scores}
         means = {metric: float(np.mean(list(scores.values()))) for metric in metrics}
         return {**means, "task": "CUREv1", "domain": "medical", "queries": len(scores), "passages": 9, "data": "r",
-                "per_query": metrics}  # fmt: skip
+                "per_query": metrics, "same_as": same_as}  # fmt: skip
 
     skin, eye = {"q1": 1.0, "q2": 0.5, "q3": 0.0}, {"q4": 0.2}
-    rows = {f"CUREv1 ({name})": part(scores) for name, scores in {"skin": skin, "eye": eye, "all": skin | eye}.items()}
+    parts = {"skin": part(skin, q3="q2"), "eye": part(eye), "all": part(skin | eye, q4="q3")}
+    rows = {f"CUREv1 ({name})": row for name, row in parts.items()}
     rows["SCIDOCS"] = {**part({"s1": 0.9, "s2": 0.7}), "task": "SCIDOCS", "domain": "general"}
     joined = join_parts(rows)
     assert list(joined) == ["CUREv1", "SCIDOCS"]
     assert joined["SCIDOCS"] == rows["SCIDOCS"]
     assert joined["CUREv1"]["queries"] == 4
+    assert joined["CUREv1"]["same_as"] == {"q3": "q2", "q4": "q2"}
     scores = joined["CUREv1"]["per_query"]["ndcg_at_10"]
     mean = np.mean([0.5, 0.2, 1.7 / 4])
     assert np.mean(list(scores.values())) == pytest.approx(mean)

@@ -12,6 +12,7 @@ from stm.significance import (
     Comparison,
     bootstrap_means,
     corrected_width,
+    group_alike,
     holm,
     least_p_value,
     macro_mean,
@@ -176,3 +177,56 @@ def test_refuses_what_cannot_be_compared() -> None:
         macro_mean([])
     with pytest.raises(DataError, match="NaN"):
         mean_intervals([np.array([[np.nan]])], 10, 0)
+
+
+def _alike(rng: np.random.Generator, answers: int, columns: int) -> tuple[Array, list[int]]:
+    """Scores of queries for so many answers, one to six each, half of whose variance is the answer's; and the answer
+    of each query.
+    """
+    asked = [answer for answer in range(answers) for _ in range(rng.integers(1, 7))]
+    own, common = rng.normal(0, 0.2, (len(asked), columns)), rng.normal(0, 0.2, (answers, columns))
+    return own + common[asked], asked
+
+
+def test_queries_for_the_same_answers_are_drawn_together_and_intervals_cover() -> None:
+    rng = np.random.default_rng(11)
+    (first, one), (second, two) = _alike(rng, 40, 400), _alike(rng, 25, 400)
+    groups = [group_alike(one), group_alike(two)]
+    covered, alone = (
+        np.mean([row.low <= 0 <= row.high for row in mean_intervals([first, second], 1000, 0, groups=found)])
+        for found in (groups, None)
+    )
+    assert 0.925 <= covered <= 0.975
+    assert alone < 0.88
+
+
+def test_without_a_difference_queries_for_the_same_answers_reject_at_the_level() -> None:
+    rng = np.random.default_rng(12)
+    differences, asked = _alike(rng, 40, 500)
+    observed = macro_mean([differences])
+    together, alone = (
+        p_values(observed, randomised_means([differences], 999, 0, groups)[0])
+        for groups in ([group_alike(asked)], None)
+    )
+    assert 0.03 <= np.mean(together <= 0.05) <= 0.07
+    assert np.mean(alone <= 0.05) > 0.12
+
+
+def test_a_resample_of_groups_is_the_mean_of_the_queries_that_were_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, groups = np.array([[1.0], [0.0], [0.5]]), group_alike("bab")
+    assert groups.tolist() == [0, 1, 0]
+    means = bootstrap_means([values], 500, 1, [groups])[0][:, 0]
+    plain = (means - 0.5) / 2**0.5 + 0.5  # without the widening for two groups
+    assert {round(float(mean), 9) for mean in plain} == {0.0, 0.5, 0.75}  # a twice, each once, b twice
+    monkeypatch.setattr("stm.significance.CELLS_PER_BLOCK", 20)  # ten resamples a block
+    assert np.array_equal(bootstrap_means([values], 500, 1, [groups])[0][:, 0], means)
+
+
+def test_signs_change_by_group_and_few_groups_bound_the_p_value() -> None:
+    differences, groups = np.array([[1.0], [1.0], [-0.5], [0.5]]), group_alike([3, 3, 1, 1])
+    found = randomised_means([differences], 200, 0, [groups])[0]
+    assert {abs(float(mean)) for mean in found[:, 0]} == {0.5}  # the second group's difference is 0 either way
+    scores = np.hstack([np.ones((9, 1)), np.zeros((9, 1))])
+    three = resample([scores], 0, 999, 0, [group_alike([0, 1, 2] * 3)])
+    assert three.comparisons([0], 0.95)[1].p_value == pytest.approx(1 / 4, abs=0.05)
+    assert three.comparisons([0], 0.95)[1].p_value >= 1 / 4

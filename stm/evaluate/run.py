@@ -6,7 +6,7 @@ the nDCG@10 that mteb reports, or the run fails. Knows nothing of files but a sc
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +43,10 @@ class TaskScores:
     ndcg_at_10: float
     recall_at_10: float
     queries: int
-    answers: int  # distinct sets of relevant passages among them
     passages: int
     missing: int  # queries for which nothing was retrieved; they score 0
     per_query: Mapping[str, Mapping[str, float]]  # metric -> query id -> score
+    same_as: Mapping[str, str]  # query id -> an earlier query that asks for the same passages, where there is one
     top: Mapping[str, list[str]]  # query id -> ids of the first passages
     seconds: float
 
@@ -73,13 +73,22 @@ def _score(task: AbsTaskRetrieval, found: Run, split: str, subset: str, seconds:
     qrels = data["relevant_docs"]
     run = {query_id: _drop(task, query_id, scores) for query_id, scores in found.items()}
     ndcg, recall = ndcg_at_k(qrels, run), recall_at_k(qrels, run)
-    answers = {frozenset(passage for passage, score in qrels[query_id].items() if score > 0) for query_id in ndcg}
     return TaskScores(
-        ndcg_at_10=mean(ndcg), recall_at_10=mean(recall), queries=len(ndcg), answers=len(answers),
+        ndcg_at_10=mean(ndcg), recall_at_10=mean(recall), queries=len(ndcg),
         passages=len(data["corpus"]), missing=len(missing_queries(qrels, run)),
-        per_query={NDCG: ndcg, RECALL: recall},
+        per_query={NDCG: ndcg, RECALL: recall}, same_as=_find_same(qrels, ndcg),
         top={query_id: order_passages(run.get(query_id, {}), TOP) for query_id in ndcg}, seconds=seconds,
     )  # fmt: skip
+
+
+def _find_same(qrels: Mapping[str, Mapping[str, int]], query_ids: Iterable[str]) -> dict[str, str]:
+    first: dict[frozenset[str], str] = {}
+    same: dict[str, str] = {}
+    for query_id in query_ids:
+        relevant = frozenset(passage_id for passage_id, gain in qrels[query_id].items() if gain > 0)
+        if relevant and (earlier := first.setdefault(relevant, query_id)) != query_id:
+            same[query_id] = earlier
+    return same
 
 
 def _check(scores: TaskScores, found: Run, reported: float, name: str) -> None:

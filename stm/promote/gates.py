@@ -109,17 +109,24 @@ def _incomparable(rule: Comparison, candidate: Evaluation, rivals: Sequence[Eval
 def _too_few(rule: Comparison, candidate: Evaluation) -> str:
     """Why there are too few queries for a bound; empty where there are enough.
 
-    If two models are the same, all of N queries favour one of them with a probability of 2^-N. Where that is above the
-    level, no outcome could reach it, but the bootstrap, which is too sure of so few queries, would still let some pass.
+    If two models are the same, the queries for all of N answers favour one of them with a probability of 2^-N. Where
+    that is above the level, no outcome could reach it, but the bootstrap, which is too sure of so few, would still let
+    some pass.
     """
-    counts = [len(task.scores) for task in candidate.within(rule.average).values()]
+    tasks = candidate.within(rule.average)
+    if old := [name for name, task in tasks.items() if task.same_as is None]:
+        return (
+            f"the evaluation does not say which queries of {old[0]} ask for the same passages; make it again with "
+            "`dvc repro -f -s evaluate`"
+        )
+    counts = [len(np.unique(task.groups)) for task in tasks.values()]
     if min(counts) < 2:
-        return "a task has one query, of which no confidence bound can be had"
+        return "the queries of a task ask for one answer, of which no confidence bound can be had"
     needed = math.ceil(math.log2(1 / rule.significance))
     if sum(counts) < needed:
         return (
-            f"the tasks have {sum(counts)} queries (average {rule.average}), of which no confidence bound at level "
-            f"{rule.significance:g} can be had; that takes at least {needed}"
+            f"the tasks ask for {sum(counts)} different answers (average {rule.average}), of which no confidence bound "
+            f"at level {rule.significance:g} can be had; that takes at least {needed}"
         )
     return ""
 
@@ -147,7 +154,8 @@ def _compare_two(
 
 
 def _lower_bound(rule: Comparison, mine: Evaluation, rival: Evaluation, resamples: int, seed: int) -> float:
-    """One-sided lower confidence bound of the gain; queries are paired, tasks are strata.
+    """One-sided lower confidence bound of the gain; queries are paired and, where they ask for the same passages, drawn
+    together; tasks are strata.
 
     A one-sided bound at level a is the lower end of the two-sided interval of confidence 1 - 2a.
     """
@@ -155,7 +163,8 @@ def _lower_bound(rule: Comparison, mine: Evaluation, rival: Evaluation, resample
         np.array([[score - rival.tasks[name].scores[key]] for key, score in sorted(task.scores.items())])
         for name, task in mine.within(rule.average).items()
     ]
-    return mean_intervals(strata, resamples, seed, 1 - 2 * rule.significance)[0].low
+    groups = [task.groups for task in mine.within(rule.average).values()]
+    return mean_intervals(strata, resamples, seed, 1 - 2 * rule.significance, groups)[0].low
 
 
 def judge_tasks(rule: Limit, candidate: Evaluation, champion: Evaluation | None) -> Verdict:

@@ -10,10 +10,11 @@ from stm.report.compare import (
     OPPONENTS,
     Analysis,
     count_of,
-    count_queries,
+    for_answers,
     needed_queries,
     needed_resamples,
     percent,
+    queries_of,
     why_blind,
 )
 from stm.report.hub import NotRun
@@ -22,7 +23,6 @@ from stm.report.stages import contamination_view
 from stm.significance import corrected_width
 
 MUCH_CUT = 0.1  # share of a task's passages
-FEW_ANSWERS = 0.9  # distinct ones per query, below which it is worth a word that queries are not independent
 HUB_UNTESTED = (
     "Training data was compared with the pipeline's own evaluation tasks, not with mteb's: what it shares with those "
     "is not known, and not removed."
@@ -38,7 +38,6 @@ def cautions(analysis: Analysis, reports: Reports, not_run: list[NotRun], hub: A
         *_blind(analysis),
         _resolution(analysis),
         _lonely(analysis),
-        _repeated(analysis),
         left_in(reports),
     ]
     found += [_cut(analysis, reports), _reduced(analysis)]
@@ -67,10 +66,10 @@ def _blind(analysis: Analysis, source: str = "") -> list[str]:
     """Where the test has too few queries or resamples to find any difference."""
     found = []
     if needed := needed_queries(analysis):
-        count = count_queries(analysis.table, "all")
+        count, same = queries_of(analysis.table), for_answers(analysis.table)
         found.append(
-            f"With {count:,} test {'query' if count == 1 else 'queries'} {_nothing(analysis, needed, source)}: add "
-            f"queries until there are at least {max(needed.values()):,} for each."
+            f"With {count:,} test {'query' if count == 1 else 'queries'}{same} {_nothing(analysis, needed, source)}: "
+            f"add queries until there are at least {max(needed.values()):,}{' answers' if same else ''} for each."
         )
     if needed := needed_resamples(analysis):
         found.append(
@@ -89,24 +88,23 @@ def _resolution(analysis: Analysis) -> str:
     """How small a difference these queries can show: half the interval against the strongest rival, which is widened
     since what the page calls better or worse has to pass Holm's correction over all comparisons with the subject.
 
-    Nothing where `_blind` says that no difference at all can be shown, or where a task's one query has no interval.
+    Nothing where `_blind` says that no difference at all can be shown, or where a task's one answer has no interval.
     """
     rival = analysis.strongest(*OPPONENTS)
     if rival is None or why_blind(analysis) or _lonely_tasks(analysis):
         return ""
     width, gap = corrected_width(len(analysis.tested["all"]), analysis.level), analysis.against("all", rival.name)
     reach = width * (gap.comparison.high - gap.comparison.low) / 2
-    queries = count_queries(analysis.table, "all")
     return (
-        f"With these {queries:,} test queries, differences under about {reach:.3f} from {rival.label} cannot be told "
-        "from chance, and even larger ones cannot where a model does well on other queries."
+        f"With these {queries_of(analysis.table):,} test queries{for_answers(analysis.table)}, differences under about "
+        f"{reach:.3f} from {rival.label} cannot be told from chance, and even larger ones cannot where a model does "
+        "well on other queries."
     )
 
 
 def _lonely_tasks(analysis: Analysis) -> list[str]:
-    """The tasks of one query."""
-    table = analysis.table
-    return [task.name for task, ids in zip(table.tasks, table.query_ids, strict=True) if len(ids) == 1]
+    """The tasks whose queries all ask for the same."""
+    return [task.name for task in analysis.table.tasks if task.answers == 1]
 
 
 def _lonely(analysis: Analysis) -> str:
@@ -115,20 +113,9 @@ def _lonely(analysis: Analysis) -> str:
     if not names or why_blind(analysis):
         return ""
     return (
-        f"One query alone, of which no spread is known, makes up {count_of(len(names), 'task')} ({', '.join(names)}): "
-        "intervals of averages are too narrow, and how small a difference can be shown is not known. Add queries."
-    )
-
-
-def _repeated(analysis: Analysis) -> str:
-    """Tasks that ask for the same answers more than once, in queries that all intervals take for independent."""
-    found = [task for task in analysis.table.tasks if task.answers < FEW_ANSWERS * task.queries]
-    if not found:
-        return ""
-    named = ", ".join(f"{task.name} ({task.queries:,} queries for {task.answers:,})" for task in found)
-    return (
-        f"Several queries ask for the same answers in {named}. They count as independent, so that intervals of these "
-        "tasks are somewhat too narrow."
+        f"Queries for a single answer, of which no spread is known, make up {count_of(len(names), 'task')} "
+        f"({', '.join(names)}): intervals of averages are too narrow, and how small a difference can be shown is not "
+        "known. Add queries."
     )
 
 

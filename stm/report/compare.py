@@ -108,12 +108,13 @@ def needed_resamples(analysis: Analysis) -> dict[str, int]:
 
 def needed_queries(analysis: Analysis) -> dict[str, int]:
     """Return the families in which, for want of queries, no difference could be significant, however large, with the
-    queries that it takes. The least p-value is 2^(1 - N), for N queries of a task or of all tasks of an average.
+    queries that it takes. The least p-value is 2^(1 - G), for G different answers to the queries of a task or of all
+    tasks of an average.
     """
     found, sizes = {}, family_sizes(analysis)
     for name, scopes in families(analysis.table).items():
         needed = int(2 + math.log2(max(1, sizes[name]) / (1 - analysis.level)))
-        if sizes[name] and max(count_queries(analysis.table, scope) for scope in scopes) < needed:
+        if sizes[name] and max(count_answers(analysis.table, scope) for scope in scopes) < needed:
             found[name] = needed
     return found
 
@@ -123,14 +124,25 @@ def why_blind(analysis: Analysis) -> str:
     where nothing is.
     """
     if ALL_TASKS in needed_queries(analysis):
-        return f"too few queries ({count_queries(analysis.table, 'all'):,})"
+        return f"too few queries ({queries_of(analysis.table):,}{for_answers(analysis.table)})"
     return f"too few resamples ({analysis.resamples:,})" if ALL_TASKS in needed_resamples(analysis) else ""
 
 
-def count_queries(table: Table, scope: str) -> int:
-    """The queries of a task, or of all tasks of an average."""
+def count_answers(table: Table, scope: str) -> int:
+    """Return how many different answers the queries of a task, or of all tasks of an average, ask for."""
     positions = table.scopes.get(scope) or [index for index, task in enumerate(table.tasks) if task.name == scope]
-    return sum(len(table.query_ids[index]) for index in positions)
+    return sum(task.answers for index, task in enumerate(table.tasks) if index in positions)
+
+
+def queries_of(table: Table) -> int:
+    """Return how many queries all tasks have."""
+    return sum(map(len, table.query_ids))
+
+
+def for_answers(table: Table) -> str:
+    """Return the words that follow a number of queries where some ask for the same; empty where none do."""
+    count = count_answers(table, "all")
+    return f" for {count:,} different answers" if count < queries_of(table) else ""
 
 
 def _correct(rows: Mapping[str, list[Tested]], family: list[str]) -> dict[str, list[Tested]]:
@@ -143,11 +155,11 @@ def _correct(rows: Mapping[str, list[Tested]], family: list[str]) -> dict[str, l
 def analyse(table: Table, params: ReportParams) -> Analysis:
     """Compare the subject with every other model, per task and on the averages, corrected within each of `families`."""
     subject, level = _choose_subject(table, params.subject), params.level
-    drawn = resample(table.scores[NDCG], table.column(subject.name), params.resamples, params.seed)
+    drawn = resample(table.scores[NDCG], table.column(subject.name), params.resamples, params.seed, table.groups)
     scopes = {**table.scopes, **{task.name: [index] for index, task in enumerate(table.tasks)}}
     raw = {scope: _test(drawn, table, subject, positions, level) for scope, positions in scopes.items()}
     tested = {scope: rows for family in families(table).values() for scope, rows in _correct(raw, family).items()}
-    intervals = {scope: _clip(drawn.intervals(positions, level)) for scope, positions in scopes.items()}
+    intervals = {scope: clip(drawn.intervals(positions, level)) for scope, positions in scopes.items()}
     winners = {scope: _winners(rows) for scope, rows in intervals.items()}
     return Analysis(table, subject, level, params.resamples, intervals, tested, winners)
 
@@ -157,8 +169,8 @@ def _test(drawn: Resampled, table: Table, subject: ModelInfo, positions: list[in
     return [Tested(model, row, row.p_value, level) for model, row in rows if model.name != subject.name]
 
 
-def _clip(rows: list[Interval]) -> list[Interval]:
-    """A score lies in [0, 1], and so do its limits; the widened resamples may pass them by a little."""
+def clip(rows: list[Interval]) -> list[Interval]:
+    """Return the intervals of scores with limits in [0, 1], as scores lie there; an estimate may pass by a little."""
     return [Interval(row.mean, max(0.0, row.low), min(1.0, row.high)) for row in rows]
 
 

@@ -6,9 +6,11 @@ a task that could not be run is named with its reason.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from scipy.cluster.hierarchy import DisjointSet
 
 from stm.metrics import METRICS, NDCG
 from stm.params.report import ReportParams
@@ -47,7 +49,16 @@ def _join(parts: Sequence[Row]) -> Row:
     per_query = {metric: _weigh([part["per_query"][metric] for part in parts]) for metric in METRICS}
     queries, passages = len(per_query[NDCG]), max(part["passages"] for part in parts)
     sizes = {"queries": queries, "full_queries": queries, "passages": passages, "full_passages": passages}
-    return {**parts[0], **sizes, "per_query": per_query}
+    return {**parts[0], **sizes, "per_query": per_query, "same_as": _join_same(per_query[NDCG], parts)}
+
+
+def _join_same(query_ids: Iterable[str], parts: Sequence[Row]) -> dict[str, str]:
+    """Per query an earlier one that asks for the same in any part, over other queries or directly."""
+    sets = DisjointSet(query_ids)
+    for part in parts:
+        for query_id, other in part["same_as"].items():
+            sets.merge(query_id, other)
+    return {query_id: min(alike) for alike in sets.subsets() for query_id in sorted(alike - {min(alike)})}
 
 
 def _weigh(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -15,9 +15,11 @@ import numpy.typing as npt
 
 from stm.errors import DataError
 from stm.metrics import METRICS, NDCG
+from stm.significance import Groups, group_alike
 from stm.tasks import SCOPES
 
 Signature = tuple[tuple[str, str, tuple[str, ...]], ...]
+AGAIN = "run `dvc repro -f -s evaluate` for new ones"
 ROLES = ("merged", "all_data", "expert", "warm_up", "base", "lexical", "outside")
 
 
@@ -60,6 +62,7 @@ class Table:
     query_ids: list[list[str]]
     scores: Mapping[str, list[npt.NDArray[np.float64]]]
     left_out: Mapping[str, str]  # model -> why it is not in the table
+    groups: list[Groups]  # per task: queries of one group ask for the same answers
 
     @property
     def scopes(self) -> dict[str, list[int]]:
@@ -83,10 +86,15 @@ def without_queries(table: Table, left_out: Mapping[str, Collection[str]]) -> Ta
         for task, ids in zip(table.tasks, table.query_ids, strict=True)
     ]
     stays = [index for index, kept in enumerate(rows) if kept]
+    groups = [group_alike(table.groups[index][rows[index]]) for index in stays]
     return replace(
         table,
-        tasks=[replace(table.tasks[index], queries=len(rows[index])) for index in stays],
+        tasks=[
+            replace(table.tasks[index], queries=len(rows[index]), answers=int(found.max()) + 1)
+            for index, found in zip(stays, groups, strict=True)
+        ],
         query_ids=[[table.query_ids[index][row] for row in rows[index]] for index in stays],
+        groups=groups,
         scores={name: [arrays[index][rows[index]] for index in stays] for name, arrays in table.scores.items()},
     )
 
@@ -101,7 +109,7 @@ def _signatures(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Signa
     try:
         return {name: _signature(data) for name, data in evaluations.items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError("an evaluation lacks scores per query; run `dvc repro -f -s evaluate` for new ones") from error
+        raise DataError(f"an evaluation lacks scores per query; {AGAIN}") from error
 
 
 def keep_shared(evaluations: Mapping[str, Mapping[str, Any]], subject: str) -> dict[str, dict[str, Any]]:
@@ -145,14 +153,15 @@ def build_table(evaluations: Mapping[str, Mapping[str, Any]], subject: str) -> T
         raise DataError("the evaluations hold no task; name test tasks under prepare.tasks in params.yaml")
     kept = {name: data for name, data in evaluations.items() if signatures[name] == wanted}
     models = _distinct_labels(sorted((_model_info(name, data) for name, data in kept.items()), key=_order))
-    tasks = [_task_info(name, kept[models[0].name]["tasks"][name]) for name, _, _ in wanted]
-    order = sorted(range(len(tasks)), key=lambda index: (tasks[index].domain != "medical", tasks[index].name))
-    query_ids = [list(wanted[index][2]) for index in order]
-    tasks = [tasks[index] for index in order]
+    rows = kept[models[0].name]["tasks"]
+    ordered = sorted(wanted, key=lambda found: (rows[found[0]].get("domain", "general") != "medical", found[0]))
+    query_ids = [list(ids) for _, _, ids in ordered]
+    groups = [_groups(rows[name], ids) for name, _, ids in ordered]
+    tasks = [_task_info(name, rows[name], found) for (name, _, _), found in zip(ordered, groups, strict=True)]
     scores = {metric: _arrays(kept, models, tasks, query_ids, metric) for metric in METRICS}
     left_out = {name: _stale(name, data) for name, data in sorted(evaluations.items()) if name not in kept}
     left_out |= {name: f"not run; {why}" for name, why in not_run.items()}
-    return Table(models, tasks, query_ids, scores, left_out)
+    return Table(models, tasks, query_ids, scores, left_out, groups)
 
 
 def _stale(name: str, data: Mapping[str, Any]) -> str:
@@ -168,13 +177,19 @@ def _distinct_labels(models: Sequence[ModelInfo]) -> list[ModelInfo]:
     return [replace(m, label=f"{m.label} ({m.name})") if counts[m.label] > 1 else m for m in models]
 
 
-def _task_info(name: str, row: Mapping[str, Any]) -> TaskInfo:
+def _task_info(name: str, row: Mapping[str, Any], groups_N: Groups) -> TaskInfo:
     queries, passages = int(row.get("queries", 0)), int(row.get("passages", 0))
     return TaskInfo(
         name, str(row.get("domain", "general")), queries, passages,
-        int(row.get("full_queries", queries)), int(row.get("full_passages", passages)),
-        int(row.get("answers", queries)),
+        int(row.get("full_queries", queries)), int(row.get("full_passages", passages)), int(groups_N.max()) + 1,
     )  # fmt: skip
+
+
+def _groups(row: Mapping[str, Any], query_ids: Sequence[str]) -> Groups:
+    try:
+        return group_alike(row["same_as"].get(query_id, query_id) for query_id in query_ids)
+    except (KeyError, AttributeError) as error:
+        raise DataError(f"an evaluation does not say which queries ask for the same answers; {AGAIN}") from error
 
 
 def _arrays(

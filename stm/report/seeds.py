@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stm.metrics import NDCG
-from stm.report.compare import Analysis
+from stm.report.compare import Analysis, clip
 from stm.report.metrics import DECIMALS
 from stm.significance import seed_difference, seed_interval
 
@@ -39,7 +39,7 @@ def seed_rows(analysis: Analysis) -> list[dict[str, Any]]:
         for scope in analysis.table.scopes:
             values = _averages(analysis, columns, scope)
             deviation = float(np.std(values, ddof=1))
-            cells[scope] = {"interval": seed_interval(values, analysis.level), "deviation": deviation}
+            cells[scope] = {"interval": clip([seed_interval(values, analysis.level)])[0], "deviation": deviation}
         names = [analysis.table.models[column].name for column in columns]
         rows.append({"group": group, "seeds": names, "cells": cells})
     return rows
