@@ -245,7 +245,7 @@ def main() -> None:
     parser.add_argument("--dev-queries", type=int, default=0, help="of these, per dev task, that are scored; 0: all")
     parser.add_argument("--test-queries", type=int, default=0, help="per test task")
     parser.add_argument(
-        "--score-passages", type=int, default=0, help="per task, and whatever is judged for the queries"
+        "--score-passages", type=int, default=0, help="per task, judged ones included; more where those are more"
     )
     parser.add_argument("--search-queries", type=int, default=24, help="per dev task, both halves, for the searches")
     parser.add_argument("--search-passages", type=int, default=30)

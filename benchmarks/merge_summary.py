@@ -1,8 +1,8 @@
 """Score tables of several seeds in, figures out: averages with intervals, comparisons, and what each model gains where.
 
 Used by `benchmarks.merge_seeds`. A table is `tables[model][part][task][query] = nDCG@10`, one per seed. Intervals: over
-seeds (Student's t), and over queries (bootstrap of the scores averaged over seeds; each query by itself, since in
-samples of 60 hardly any share answers).
+seeds (Student's t), and over queries (bootstrap of the scores averaged over seeds; each query by itself, though
+some share answers: 60 of the lay terms ask for 55 on test, of the other embedded tasks at most one answer is shared).
 """
 
 from collections.abc import Mapping, Sequence

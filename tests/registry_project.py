@@ -91,7 +91,7 @@ def evaluation(
         rows[task] = {
             "domain": "medical" if task.startswith("med") else "general", "data": "d" * 64, "ndcg_at_10": mean,
             "recall_at_10": mean, "per_query": {"ndcg_at_10": scores, "recall_at_10": scores}, "queries": QUERIES,
-            "same_as": {},
+            "same_answers": {},
         }  # fmt: skip
     hashes = {"model": sha256_tree(model or pico())}
     return {"model": name, "role": role, "tasks": rows, "averages": {"all": {"ndcg_at_10": level}}, "hashes": hashes}

@@ -51,7 +51,7 @@ def evaluation(name: str, seed: int = 0) -> dict[str, Any]:
             "full_queries": 1500, "full_passages": 2767, "seconds": 1.5,
             "ndcg_at_10": sum(ndcg.values()) / QUERIES, "recall_at_10": sum(recall.values()) / QUERIES,
             "per_query": {"ndcg_at_10": ndcg, "recall_at_10": recall},
-            "top": {key: ["p3", "p4", "p5"] for key in ndcg}, "same_as": {},
+            "top": {key: ["p3", "p4", "p5"] for key in ndcg}, "same_answers": {},
         }  # fmt: skip
     slices = {"as it is": 0.4, "typos": 0.3, "capitals": 0.35, "no prompt": 0.38}
     return {

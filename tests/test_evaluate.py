@@ -143,7 +143,10 @@ def test_bm25_runs_as_a_model_and_counts_queries_without_a_hit() -> None:
     assert scores.per_query["ndcg_at_10"]["odd"] == 0.0
     assert scores.top["q3"][0] == "p3"
     assert scores.queries == 7
-    assert scores.same_as == {"odd": "q0"}
+    assert scores.same_answers == {"odd": "q0"}
+    vain = {"odd": {"p0": 0}, "even": {"p1": 0}}
+    unanswered = Task(odd.name, odd.domain, odd.corpus, {**queries, "even": "zzz"}, {**task.qrels, **vain})
+    assert run_task(LexicalModel("bm25"), LocalTask(unanswered, "r"))[0][SPLIT, SUBSET].same_answers == {}
 
 
 def test_a_corpus_of_one_passage_and_a_very_long_query(dense: DenseModel) -> None:

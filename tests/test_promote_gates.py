@@ -26,8 +26,8 @@ def model(name: str, role: str, medical: list[float], general: list[float]) -> E
 
 def task(domain: str, digest: str, scores: list[float], times: int = 1) -> TaskScores:
     """Scores of a task whose queries ask for the same passages `times` times in a row."""
-    same_as = {f"q{index}": f"q{index - index % times}" for index in range(len(scores)) if index % times}
-    return TaskScores(domain, digest, {f"q{index}": score for index, score in enumerate(scores)}, same_as)
+    same_answers = {f"q{index}": f"q{index - index % times}" for index in range(len(scores)) if index % times}
+    return TaskScores(domain, digest, {f"q{index}": score for index, score in enumerate(scores)}, same_answers)
 
 
 def rule(**changes: object) -> Comparison:
@@ -128,8 +128,17 @@ def test_asking_again_for_the_same_answers_makes_no_gain_surer() -> None:
     assert independent.passed
 
 
+@pytest.mark.parametrize(
+    ("times", "reason"), [(20, "the tasks ask for 3 different answers"), (60, "ask for one answer")]
+)
+def test_many_queries_for_few_answers_have_no_confidence_bound(times: int, reason: str) -> None:
+    mine, other = (Evaluation(n, n, {"t": task("medical", "d", [s] * 60, times)})
+                   for n, s in (("merged", 0.9), ("expert", 0.1)))  # fmt: skip
+    assert reason in run(rule(), mine, other).detail
+
+
 def test_an_evaluation_of_before_answers_were_recorded_gives_no_bound() -> None:
-    old = Evaluation("merged", "merged", {n: replace(t, same_as=None) for n, t in MERGED.tasks.items()})
+    old = Evaluation("merged", "merged", {n: replace(t, same_answers=None) for n, t in MERGED.tasks.items()})
     other = model("a", "expert", [0.1] * 40, [0.1] * 40)
     verdict = run(rule(), old, other)
     assert not verdict.passed
@@ -341,6 +350,14 @@ def test_a_decision_says_who_is_champion_and_why(
 def test_a_gate_that_is_not_required_never_holds() -> None:
     outcome = decide([Verdict("g", False, False, "d")], 2, 1, "m", force="", dry_run=False)
     assert outcome.decision == "promoted"
+
+
+@pytest.mark.parametrize("same", [["q1"], "q0", 3, None])
+def test_same_answers_of_another_form_are_refused(tmp_path: Path, same: object) -> None:
+    tasks = {"t": {"per_query": {"ndcg_at_10": {"q0": 1.0, "q1": 0.5}}, "same_answers": same}}
+    write_json(tmp_path / "m.json", {"model": "m", "role": "merged", "tasks": tasks})
+    with pytest.raises(DataError, match="make it again with"):
+        read_evaluation(tmp_path / "m.json")
 
 
 @pytest.mark.parametrize("score", [-0.1, 1.1])

@@ -30,9 +30,9 @@ from stm.report.charts import Span, bars, curves, cut_middle, histogram, small_b
 from stm.report.collect import Reports, collect
 from stm.report.compare import ALL_TASKS, Analysis, analyse, count_of, needed_queries, percent, signed, verdict
 from stm.report.failures import find_failures
-from stm.report.hub import NotRun
+from stm.report.hub import NotRun, hub_analysis
 from stm.report.render import format_count, format_plain, format_score
-from stm.report.scores import build_table
+from stm.report.scores import build_table, without_queries
 from stm.report.slices import overlap, robustness_view, shown_models, slice_view
 from stm.report.stages import select_view, training_view
 from stm.report.views import headline, task_note
@@ -346,7 +346,7 @@ def _asking_again(times: int) -> dict[str, dict[str, Any]]:
         row = evaluation["tasks"]["med-lay"]
         keys = [(f"q{i}", f"q{i}-{again}") for i in range(made.QUERIES) for again in range(times)]
         row["per_query"] = {m: {new: scores[key] for key, new in keys} for m, scores in row["per_query"].items()}
-        row["same_as"] = {new: f"{key}-0" for key, new in keys if new != f"{key}-0"}
+        row["same_answers"] = {new: f"{key}-0" for key, new in keys if new != f"{key}-0"}
         row["queries"] = len(keys)
         evaluation["tasks"] = {"med-lay": row}
     return evaluations
@@ -374,11 +374,35 @@ def test_too_few_answers_leave_nothing_to_show_however_many_queries_ask_for_them
     assert "until there are at least 6 answers for each." in cautions(found, Reports({}), [])[0]
 
 
-def test_an_evaluation_that_does_not_say_what_its_queries_ask_for_is_refused() -> None:
+def test_queries_for_one_answer_are_a_caution_however_many_they_are() -> None:
     evaluations = made.evaluations("merged", "all")
     for evaluation in evaluations.values():
-        del evaluation["tasks"]["med-lay"]["same_as"]
-    with pytest.raises(DataError, match="which queries ask for the same answers; run `dvc repro -f -s evaluate`"):
+        row = evaluation["tasks"]["med-lay"]
+        row["same_answers"] = {f"q{i}": "q0" for i in range(1, made.QUERIES)}
+        evaluation["hub"]["tasks"] = {"SCIDOCS": row, "NFCorpus": evaluation["tasks"]["gen-wiki"]}
+    hub = hub_analysis(Reports(evaluations), made.params())
+    found = cautions(made.analysis(evaluations, resamples=1000), Reports({}), [], hub)
+    assert [row.split(", of which")[1].split(":")[0] for row in found if row.startswith("Queries for a single")] == [
+        " no spread is known, make up 1 task (med-lay)", " no spread is known, make up 1 task of mteb (SCIDOCS)",
+    ]  # fmt: skip
+
+
+def test_of_contaminated_queries_the_others_of_their_answers_stay_together() -> None:
+    table = made.analysis(_asking_again(3)).table
+    rest = without_queries(table, {"med-lay": ["q0-0", "q1-0", "q1-1", "q1-2"]})
+    assert rest.groups[0][:4].tolist() == [0, 0, 1, 1]
+    assert (rest.tasks[0].queries, rest.tasks[0].answers) == (116, 39)
+
+
+def test_evaluations_none_of_which_says_what_its_queries_ask_for_are_refused() -> None:
+    evaluations = made.evaluations("merged", "all", "bm25")
+    del evaluations["bm25"]["tasks"]["med-lay"]["same_answers"]
+    evaluations["merged"]["tasks"]["med-lay"]["same_answers"] = None
+    assert made.analysis(evaluations)
+    del evaluations["all"]["tasks"]["med-lay"]["same_answers"]
+    with pytest.raises(
+        DataError, match="of med-lay ask for the same answers; run `dvc repro -f -s evaluate@all bm25 evaluate@merged`"
+    ):
         made.analysis(evaluations)
 
 

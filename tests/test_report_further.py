@@ -81,6 +81,17 @@ def test_seed_intervals_of_equal_or_single_seeds() -> None:
         seed_difference([0.5, 0.6], [0.5])
 
 
+def test_limits_over_seeds_lie_between_0_and_1() -> None:
+    rows = seeded()
+    for row in rows.values():
+        for task in row["tasks"].values():
+            level = 0.9 if row["model"].endswith("2") else 1.0
+            task["per_query"] = {metric: dict.fromkeys(scores, level) for metric, scores in task["per_query"].items()}
+    found = seed_metrics(made.analysis(rows))["merged"]["all"]
+    assert found["high"] == 1.0
+    assert found["low"] < found["mean"] < 1.0
+
+
 def test_seeds_are_on_the_page(tmp_path: Path) -> None:
     for name, row in seeded().items():
         write_json(tmp_path / "evaluation" / f"{name}.json", row)
@@ -224,21 +235,24 @@ def test_a_task_of_mteb_that_the_subject_or_most_models_lack_leaves_the_others_c
 
 
 def test_splits_and_languages_of_a_task_of_mteb_count_as_one_task() -> None:
-    def part(scores: dict[str, float], **same_as: str) -> dict[str, Any]:
+    def part(scores: dict[str, float], **same_answers: str) -> dict[str, Any]:
         metrics = {"ndcg_at_10": scores, "recall_at_10": scores}
         means = {metric: float(np.mean(list(scores.values()))) for metric in metrics}
         return {**means, "task": "CUREv1", "domain": "medical", "queries": len(scores), "passages": 9, "data": "r",
-                "per_query": metrics, "same_as": same_as}  # fmt: skip
+                "per_query": metrics, "same_answers": same_answers}  # fmt: skip
 
     skin, eye = {"q1": 1.0, "q2": 0.5, "q3": 0.0}, {"q4": 0.2}
-    parts = {"skin": part(skin, q3="q2"), "eye": part(eye), "all": part(skin | eye, q4="q3")}
+    # What skin says of q1 and q2, the part of all does not; q4 and q3 stand together in it alone.
+    parts = {"skin": part(skin, q2="q1"), "eye": part(eye), "all": part(skin | eye, q4="q3")}
     rows = {f"CUREv1 ({name})": row for name, row in parts.items()}
     rows["SCIDOCS"] = {**part({"s1": 0.9, "s2": 0.7}), "task": "SCIDOCS", "domain": "general"}
     joined = join_parts(rows)
     assert list(joined) == ["CUREv1", "SCIDOCS"]
     assert joined["SCIDOCS"] == rows["SCIDOCS"]
     assert joined["CUREv1"]["queries"] == 4
-    assert joined["CUREv1"]["same_as"] == {"q3": "q2", "q4": "q2"}
+    assert joined["CUREv1"]["same_answers"] == {"q4": "q3"}
+    agreed = {"a": part(skin, q2="q1", q3="q1"), "b": part(skin | eye, q3="q2", q4="q2")}
+    assert join_parts(agreed)["CUREv1"]["same_answers"] == {"q3": "q2", "q4": "q2"}
     scores = joined["CUREv1"]["per_query"]["ndcg_at_10"]
     mean = np.mean([0.5, 0.2, 1.7 / 4])
     assert np.mean(list(scores.values())) == pytest.approx(mean)

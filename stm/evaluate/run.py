@@ -46,7 +46,7 @@ class TaskScores:
     passages: int
     missing: int  # queries for which nothing was retrieved; they score 0
     per_query: Mapping[str, Mapping[str, float]]  # metric -> query id -> score
-    same_as: Mapping[str, str]  # query id -> an earlier query that asks for the same passages, where there is one
+    same_answers: Mapping[str, str]  # query id -> an earlier query that asks for the same passages, where there is one
     top: Mapping[str, list[str]]  # query id -> ids of the first passages
     seconds: float
 
@@ -76,7 +76,7 @@ def _score(task: AbsTaskRetrieval, found: Run, split: str, subset: str, seconds:
     return TaskScores(
         ndcg_at_10=mean(ndcg), recall_at_10=mean(recall), queries=len(ndcg),
         passages=len(data["corpus"]), missing=len(missing_queries(qrels, run)),
-        per_query={NDCG: ndcg, RECALL: recall}, same_as=_find_same(qrels, ndcg),
+        per_query={NDCG: ndcg, RECALL: recall}, same_answers=_find_same(qrels, ndcg),
         top={query_id: order_passages(run.get(query_id, {}), TOP) for query_id in ndcg}, seconds=seconds,
     )  # fmt: skip
 

@@ -39,7 +39,7 @@ class Decision:
 
 
 def compare(ours: Scores, theirs: Scores, half: str) -> dict[str, float]:
-    """Difference of the means over tasks, and its standard error from the per-query differences within tasks."""
+    """Difference of the means over tasks, and its standard error from single queries' differences within tasks."""
     difference = ours.mean(half) - theirs.mean(half)
     variance = 0.0
     for task, scores in ours.per_query.items():

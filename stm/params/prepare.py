@@ -213,7 +213,7 @@ class PrepareParams(Section):
     )
     tasks: TaskTable = Field(description="Evaluation tasks.")
     max_queries: int = Field(ge=0, description="Queries kept per task; 0 keeps all.")
-    max_passages: int = Field(ge=0, description="Passages kept per task, beside all judged ones; 0 keeps all.")
+    max_passages: int = Field(ge=0, description="Passages kept per task, all judged ones among them; 0 keeps all.")
 
     @model_validator(mode="before")
     @classmethod

@@ -18,20 +18,20 @@ from stm.significance import Groups, group_alike
 
 @dataclass(frozen=True)
 class TaskScores:
-    """nDCG@10 of one model on one task; `scores[query_id]` lies in [0, 1], and `same_as[query_id]` is an earlier query
-    that asks for the same passages.
+    """nDCG@10 of one model on one task; `scores[query_id]` lies in [0, 1], and `same_answers[query_id]` is an earlier
+    query that asks for the same passages.
     """
 
     domain: str
     digest: str
     scores: Mapping[str, float]
-    same_as: Mapping[str, str] | None = None  # None: an evaluation of before it was recorded
+    same_answers: Mapping[str, str] | None = None  # None: an evaluation of before it was recorded
 
     @property
     def groups(self) -> Groups:
         """The groups [N] of the queries, in the order of their ids, that ask for the same passages."""
-        same_as = self.same_as or {}
-        return group_alike(same_as.get(query_id, query_id) for query_id in sorted(self.scores))
+        same_answers = self.same_answers or {}
+        return group_alike(same_answers.get(query_id, query_id) for query_id in sorted(self.scores))
 
     @property
     def mean(self) -> float:
@@ -95,7 +95,8 @@ def _task(task: Mapping[str, Any]) -> TaskScores:
     scores = {str(query_id): float(score) for query_id, score in task["per_query"][NDCG].items()}
     if wrong := [query_id for query_id, score in scores.items() if not 0 <= score <= 1]:  # NaN is wrong as well
         raise ValueError(f"the score of query {wrong[0]!r} is {scores[wrong[0]]}")
-    return TaskScores(str(task.get("domain", "")), str(task.get("data", "")), scores, task.get("same_as"))
+    same = None if "same_answers" not in task else {str(q): str(other) for q, other in task["same_answers"].items()}
+    return TaskScores(str(task.get("domain", "")), str(task.get("data", "")), scores, same)
 
 
 def read_evaluations(folder: Path, names: Collection[str] | None = None) -> dict[str, Evaluation]:

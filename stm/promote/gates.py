@@ -114,7 +114,7 @@ def _too_few(rule: Comparison, candidate: Evaluation) -> str:
     some pass.
     """
     tasks = candidate.within(rule.average)
-    if old := [name for name, task in tasks.items() if task.same_as is None]:
+    if old := [name for name, task in tasks.items() if task.same_answers is None]:
         return (
             f"the evaluation does not say which queries of {old[0]} ask for the same passages; make it again with "
             "`dvc repro -f -s evaluate`"

@@ -20,7 +20,7 @@ from stm.params.base import PARAMS_FILE
 from stm.params.rows import known_reports
 
 # Parts of reports that belong to the artifact alone: they are large and hold a row per query or text.
-BULKY = frozenset({"per_query", "same_as", "top", "samples", "pool", "not_run"})
+BULKY = frozenset({"per_query", "same_answers", "top", "samples", "pool", "not_run"})
 OWN_REPORT = "promotion.json"
 MAX_KEYS = 400
 MAX_WORDS = 2000

@@ -47,7 +47,7 @@ def cautions(analysis: Analysis, reports: Reports, not_run: list[NotRun], hub: A
         count = len({row.task for row in not_run})
         found.append(f"{count} of mteb's tasks could not be run. They are named below the table, with reasons.")
     if hub is not None:
-        found += [HUB_UNTESTED, *_blind(hub, " of mteb")]
+        found += [HUB_UNTESTED, *_blind(hub, " of mteb"), _lonely(hub, " of mteb")]
     if analysis.subject.group not in groups(analysis):
         found.append("One training each, with one seed: no interval on this page covers the luck of a seed.")
     return [sentence for sentence in found if sentence]
@@ -107,13 +107,13 @@ def _lonely_tasks(analysis: Analysis) -> list[str]:
     return [task.name for task in analysis.table.tasks if task.answers == 1]
 
 
-def _lonely(analysis: Analysis) -> str:
+def _lonely(analysis: Analysis, source: str = "") -> str:
     """Tasks whose luck no interval covers: one value shows no spread."""
     names = _lonely_tasks(analysis)
     if not names or why_blind(analysis):
         return ""
     return (
-        f"Queries for a single answer, of which no spread is known, make up {count_of(len(names), 'task')} "
+        f"Queries for a single answer, of which no spread is known, make up {count_of(len(names), 'task')}{source} "
         f"({', '.join(names)}): intervals of averages are too narrow, and how small a difference can be shown is not "
         "known. Add queries."
     )

@@ -6,7 +6,7 @@ a task that could not be run is named with its reason.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,16 +49,25 @@ def _join(parts: Sequence[Row]) -> Row:
     per_query = {metric: _weigh([part["per_query"][metric] for part in parts]) for metric in METRICS}
     queries, passages = len(per_query[NDCG]), max(part["passages"] for part in parts)
     sizes = {"queries": queries, "full_queries": queries, "passages": passages, "full_passages": passages}
-    return {**parts[0], **sizes, "per_query": per_query, "same_as": _join_same(per_query[NDCG], parts)}
+    joined = {**parts[0], **sizes, "per_query": per_query}
+    same = [part.get("same_answers") for part in parts]
+    return joined | {"same_answers": _join_same(parts) if all(isinstance(found, Mapping) for found in same) else None}
 
 
-def _join_same(query_ids: Iterable[str], parts: Sequence[Row]) -> dict[str, str]:
-    """Per query an earlier one that asks for the same in any part, over other queries or directly."""
-    sets = DisjointSet(query_ids)
-    for part in parts:
-        for query_id, other in part["same_as"].items():
-            sets.merge(query_id, other)
-    return {query_id: min(alike) for alike in sets.subsets() for query_id in sorted(alike - {min(alike)})}
+def _join_same(parts: Sequence[Row]) -> dict[str, str]:
+    """Per query the first by id of those that ask for the same, in every part that holds both of a pair.
+
+    A part alone does not decide: languages may number their queries apart (Belebele), and what one of them joins by
+    chance would chain through the others.
+    """
+    answers = [{query_id: part["same_answers"].get(query_id, query_id) for query_id in part["per_query"][NDCG]}
+               for part in parts]  # fmt: skip
+    sets = DisjointSet(query_id for row in answers for query_id in row)
+    for pair in sorted({pair for row in answers for pair in row.items() if pair[0] != pair[1]}):
+        found = [[row[query_id] for query_id in pair] for row in answers if row.keys() >= set(pair)]
+        if all(first == second for first, second in found):
+            sets.merge(*pair)
+    return {query_id: first for first, *others in map(sorted, sets.subsets()) for query_id in others}
 
 
 def _weigh(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:

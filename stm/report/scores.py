@@ -19,7 +19,6 @@ from stm.significance import Groups, group_alike
 from stm.tasks import SCOPES
 
 Signature = tuple[tuple[str, str, tuple[str, ...]], ...]
-AGAIN = "run `dvc repro -f -s evaluate` for new ones"
 ROLES = ("merged", "all_data", "expert", "warm_up", "base", "lexical", "outside")
 
 
@@ -109,7 +108,7 @@ def _signatures(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Signa
     try:
         return {name: _signature(data) for name, data in evaluations.items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"an evaluation lacks scores per query; {AGAIN}") from error
+        raise DataError("an evaluation lacks scores per query; run `dvc repro -f -s evaluate` for new ones") from error
 
 
 def keep_shared(evaluations: Mapping[str, Mapping[str, Any]], subject: str) -> dict[str, dict[str, Any]]:
@@ -156,7 +155,7 @@ def build_table(evaluations: Mapping[str, Mapping[str, Any]], subject: str) -> T
     rows = kept[models[0].name]["tasks"]
     ordered = sorted(wanted, key=lambda found: (rows[found[0]].get("domain", "general") != "medical", found[0]))
     query_ids = [list(ids) for _, _, ids in ordered]
-    groups = [_groups(rows[name], ids) for name, _, ids in ordered]
+    groups = [_groups(kept, name, ids) for name, ids in zip((name for name, _, _ in ordered), query_ids, strict=True)]
     tasks = [_task_info(name, rows[name], found) for (name, _, _), found in zip(ordered, groups, strict=True)]
     scores = {metric: _arrays(kept, models, tasks, query_ids, metric) for metric in METRICS}
     left_out = {name: _stale(name, data) for name, data in sorted(evaluations.items()) if name not in kept}
@@ -185,11 +184,15 @@ def _task_info(name: str, row: Mapping[str, Any], groups_N: Groups) -> TaskInfo:
     )  # fmt: skip
 
 
-def _groups(row: Mapping[str, Any], query_ids: Sequence[str]) -> Groups:
-    try:
-        return group_alike(row["same_as"].get(query_id, query_id) for query_id in query_ids)
-    except (KeyError, AttributeError) as error:
-        raise DataError(f"an evaluation does not say which queries ask for the same answers; {AGAIN}") from error
+def _groups(evaluations: Mapping[str, Mapping[str, Any]], task: str, query_ids: Sequence[str]) -> Groups:
+    """Which queries ask for the same, by any of the evaluations: they share the task's data."""
+    for evaluation in evaluations.values():
+        same = evaluation["tasks"][task].get("same_answers")
+        if isinstance(same, Mapping):
+            return group_alike(str(same.get(query_id, query_id)) for query_id in query_ids)
+    raise DataError(
+        f"no evaluation says which queries of {task} ask for the same answers; run `{name_rerun(evaluations)}`"
+    )
 
 
 def _arrays(
