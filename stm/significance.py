@@ -60,9 +60,13 @@ def group_alike(labels: Iterable[Hashable]) -> Groups:
     return np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int64)
 
 
-def count_groups(strata: Sequence[Array], groups: Sequence[Groups] | None) -> list[int]:
-    """Return G of each stratum."""
-    return [len(values_NM) for values_NM in strata] if groups is None else [len(np.unique(row_N)) for row_N in groups]
+def count_groups(groups_N: Groups) -> int:
+    """Return G."""
+    return int(groups_N.max()) + 1
+
+
+def _each_alone(strata: Sequence[Array]) -> list[Groups]:
+    return [np.arange(len(values_NM)) for values_NM in strata]
 
 
 def bootstrap_means(
@@ -79,23 +83,23 @@ def bootstrap_means(
     def draw(rng: np.random.Generator, size: int, count: int) -> npt.NDArray[np.int64]:
         return rng.multinomial(count, np.full(count, 1 / count), size=size)
 
-    widened, counts = [], count_groups(strata, groups)
+    groups, widened = groups or _each_alone(strata), []
     drawn = _weighted_means(strata, groups, resamples, seed, draw)
-    for values_NM, count, means_RM in zip(strata, counts, drawn, strict=True):
-        centre_M = values_NM.mean(axis=0)
+    for values_NM, groups_N, means_RM in zip(strata, groups, drawn, strict=True):
+        count, centre_M = count_groups(groups_N), values_NM.mean(axis=0)
         widened.append(centre_M + (means_RM - centre_M) * np.sqrt(count / max(1, count - 1)))
     return widened
 
 
 def _weighted_means(
-    strata: Sequence[Array], groups: Sequence[Groups] | None, rounds: int, seed: int, draw: Draw
+    strata: Sequence[Array], groups: Sequence[Groups], rounds: int, seed: int, draw: Draw
 ) -> list[Array]:
     """Means [R, M] per stratum [N, M], its groups weighted by what `draw` gives for (generator, R, G); in blocks."""
     _check_strata(strata)
     rng = np.random.default_rng(seed)
     drawn = []
-    for values_NM, groups_N in zip(strata, groups or [np.arange(len(values_NM)) for values_NM in strata], strict=True):
-        sizes_G, totals_GM = np.bincount(groups_N), np.zeros((groups_N.max() + 1, values_NM.shape[1]))
+    for values_NM, groups_N in zip(strata, groups, strict=True):
+        sizes_G, totals_GM = np.bincount(groups_N), np.zeros((count_groups(groups_N), values_NM.shape[1]))
         np.add.at(totals_GM, groups_N, values_NM)
         block = max(1, CELLS_PER_BLOCK // len(sizes_G))
         blocks = []
@@ -136,7 +140,7 @@ def randomised_means(
     def flip(rng: np.random.Generator, size: int, count: int) -> npt.NDArray[Any]:
         return rng.integers(0, 2, size=(size, count), dtype=np.int8) * 2.0 - 1.0
 
-    return _weighted_means(strata, groups, rounds, seed, flip)
+    return _weighted_means(strata, groups or _each_alone(strata), rounds, seed, flip)
 
 
 def p_values(observed_M: Array, randomised_RM: Array) -> Array:
@@ -216,7 +220,7 @@ class Resampled:
     """
 
     strata: list[Array]  # [N, M] per task
-    counts: list[int]  # G per task
+    groups: list[Groups]  # per task
     column: int
     bootstrapped: list[Array]  # [R, M] per task: resampled means
     randomised: list[Array]  # [R, M] per task: means of differences under the null hypothesis
@@ -235,7 +239,7 @@ class Resampled:
         randomised_RM = np.mean([self.randomised[task] for task in tasks], axis=0)
         effects_M, all_NM = _effects(differences), np.concatenate(differences)
         # On few groups the rounds estimate a p-value too coarsely, and could fall below what is possible.
-        least = least_p_value(len(randomised_RM), sum(self.counts[task] for task in tasks))
+        least = least_p_value(len(randomised_RM), sum(count_groups(self.groups[task]) for task in tasks))
         chance_M = np.maximum(p_values(centre_M, randomised_RM), least)
         return [
             Comparison(
@@ -253,7 +257,8 @@ def resample(
     """Draw the resamples of scores [N, M] per task; the same seed gives the same figures."""
     _check_strata(strata)
     differences = [values_NM[:, [column]] - values_NM for values_NM in strata]
+    groups = groups or _each_alone(strata)
     return Resampled(
-        list(strata), count_groups(strata, groups), column, bootstrap_means(strata, rounds, seed, groups),
+        list(strata), list(groups), column, bootstrap_means(strata, rounds, seed, groups),
         randomised_means(differences, rounds, seed + 1, groups),
     )  # fmt: skip

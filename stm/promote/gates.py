@@ -15,7 +15,7 @@ import numpy as np
 from stm.params.promote import CHAMPION, Comparison, Gates, Limit
 from stm.promote.evidence import Evaluation
 from stm.promote.lineage import name_files
-from stm.significance import mean_intervals
+from stm.significance import count_groups, mean_intervals
 
 DIGITS = 6  # decimals to which figures out of scores are rounded before they are compared and recorded
 
@@ -119,7 +119,7 @@ def _too_few(rule: Comparison, candidate: Evaluation) -> str:
             f"the evaluation does not say which queries of {old[0]} ask for the same passages; make it again with "
             "`dvc repro -f -s evaluate`"
         )
-    counts = [len(np.unique(task.groups)) for task in tasks.values()]
+    counts = [count_groups(task.groups) for task in tasks.values()]
     if min(counts) < 2:
         return "the queries of a task ask for one answer, of which no confidence bound can be had"
     needed = math.ceil(math.log2(1 / rule.significance))

@@ -10,11 +10,11 @@ from stm.report.compare import (
     OPPONENTS,
     Analysis,
     count_of,
+    count_queries,
     for_answers,
     needed_queries,
     needed_resamples,
     percent,
-    queries_of,
     why_blind,
 )
 from stm.report.hub import NotRun
@@ -66,7 +66,7 @@ def _blind(analysis: Analysis, source: str = "") -> list[str]:
     """Where the test has too few queries or resamples to find any difference."""
     found = []
     if needed := needed_queries(analysis):
-        count, same = queries_of(analysis.table), for_answers(analysis.table)
+        count, same = count_queries(analysis.table), for_answers(analysis.table)
         found.append(
             f"With {count:,} test {'query' if count == 1 else 'queries'}{same} {_nothing(analysis, needed, source)}: "
             f"add queries until there are at least {max(needed.values()):,}{' answers' if same else ''} for each."
@@ -96,9 +96,9 @@ def _resolution(analysis: Analysis) -> str:
     width, gap = corrected_width(len(analysis.tested["all"]), analysis.level), analysis.against("all", rival.name)
     reach = width * (gap.comparison.high - gap.comparison.low) / 2
     return (
-        f"With these {queries_of(analysis.table):,} test queries{for_answers(analysis.table)}, differences under about "
-        f"{reach:.3f} from {rival.label} cannot be told from chance, and even larger ones cannot where a model does "
-        "well on other queries."
+        f"With these {count_queries(analysis.table):,} test queries{for_answers(analysis.table)}, differences under "
+        f"about {reach:.3f} from {rival.label} cannot be told from chance, and even larger ones cannot where a model "
+        "does well on other queries."
     )
 
 

@@ -124,17 +124,17 @@ def why_blind(analysis: Analysis) -> str:
     where nothing is.
     """
     if ALL_TASKS in needed_queries(analysis):
-        return f"too few queries ({queries_of(analysis.table):,}{for_answers(analysis.table)})"
+        return f"too few queries ({count_queries(analysis.table):,}{for_answers(analysis.table)})"
     return f"too few resamples ({analysis.resamples:,})" if ALL_TASKS in needed_resamples(analysis) else ""
 
 
 def count_answers(table: Table, scope: str) -> int:
     """Return how many different answers the queries of a task, or of all tasks of an average, ask for."""
     positions = table.scopes.get(scope) or [index for index, task in enumerate(table.tasks) if task.name == scope]
-    return sum(task.answers for index, task in enumerate(table.tasks) if index in positions)
+    return sum(table.tasks[index].answers for index in positions)
 
 
-def queries_of(table: Table) -> int:
+def count_queries(table: Table) -> int:
     """Return how many queries all tasks have."""
     return sum(map(len, table.query_ids))
 
@@ -142,7 +142,7 @@ def queries_of(table: Table) -> int:
 def for_answers(table: Table) -> str:
     """Return the words that follow a number of queries where some ask for the same; empty where none do."""
     count = count_answers(table, "all")
-    return f" for {count:,} different answers" if count < queries_of(table) else ""
+    return f" for {count:,} different answers" if count < count_queries(table) else ""
 
 
 def _correct(rows: Mapping[str, list[Tested]], family: list[str]) -> dict[str, list[Tested]]:

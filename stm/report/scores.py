@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from stm.errors import DataError
 from stm.metrics import METRICS, NDCG
-from stm.significance import Groups, group_alike
+from stm.significance import Groups, count_groups, group_alike
 from stm.tasks import SCOPES
 
 Signature = tuple[tuple[str, str, tuple[str, ...]], ...]
@@ -89,7 +89,7 @@ def without_queries(table: Table, left_out: Mapping[str, Collection[str]]) -> Ta
     return replace(
         table,
         tasks=[
-            replace(table.tasks[index], queries=len(rows[index]), answers=int(found.max()) + 1)
+            replace(table.tasks[index], queries=len(rows[index]), answers=count_groups(found))
             for index, found in zip(stays, groups, strict=True)
         ],
         query_ids=[[table.query_ids[index][row] for row in rows[index]] for index in stays],
@@ -155,7 +155,7 @@ def build_table(evaluations: Mapping[str, Mapping[str, Any]], subject: str) -> T
     rows = kept[models[0].name]["tasks"]
     ordered = sorted(wanted, key=lambda found: (rows[found[0]].get("domain", "general") != "medical", found[0]))
     query_ids = [list(ids) for _, _, ids in ordered]
-    groups = [_groups(kept, name, ids) for name, ids in zip((name for name, _, _ in ordered), query_ids, strict=True)]
+    groups = [_groups(kept, name, ids) for name, _, ids in ordered]
     tasks = [_task_info(name, rows[name], found) for (name, _, _), found in zip(ordered, groups, strict=True)]
     scores = {metric: _arrays(kept, models, tasks, query_ids, metric) for metric in METRICS}
     left_out = {name: _stale(name, data) for name, data in sorted(evaluations.items()) if name not in kept}
@@ -180,7 +180,7 @@ def _task_info(name: str, row: Mapping[str, Any], groups_N: Groups) -> TaskInfo:
     queries, passages = int(row.get("queries", 0)), int(row.get("passages", 0))
     return TaskInfo(
         name, str(row.get("domain", "general")), queries, passages,
-        int(row.get("full_queries", queries)), int(row.get("full_passages", passages)), int(groups_N.max()) + 1,
+        int(row.get("full_queries", queries)), int(row.get("full_passages", passages)), count_groups(groups_N),
     )  # fmt: skip
 
 
